@@ -1,0 +1,247 @@
+"""The operations that flax lacks, or that XLA runs badly where the towers share a device.
+
+Shapes: `B` batch, `H W` space, `C` channels of one tower. All of it is float32, and all of it is
+written for one tower.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+# ---------------------------------------------------------------- convolution
+
+
+def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]) -> jax.Array:
+    """Convolution of one tower: [B, H, W, C] and [k, k, C, M] -> [B, H', W', M].
+
+    `padding` is (top and left, bottom and right), in pixels.
+
+    Under `vmap` over towers it is one convolution a tower, where JAX would make a grouped one
+    (half as fast on a CPU), and one wide convolution where all towers read the same input.
+    """
+    conv = functools.partial(_conv, stride=stride, padding=padding)
+
+    @custom_vmap
+    def per_tower(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return conv(x, kernel)
+
+    @per_tower.def_vmap
+    def _(towers: int, batched: list[bool], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, bool]:
+        x_differs, kernel_differs = batched
+        assert kernel_differs, "every kernel belongs to a tower"
+        if x_differs:
+            return jnp.stack([conv(x[t], kernel[t]) for t in range(towers)]), True
+        wide = conv(x, jnp.concatenate(list(kernel), axis=-1))
+        return jnp.stack(jnp.split(wide, towers, axis=-1)), True
+
+    return per_tower(x, kernel)
+
+
+def _conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]) -> jax.Array:
+    """The convolution itself, with a kernel gradient that a CPU runs well."""
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, (stride, stride), (padding, padding), dimension_numbers=_NHWC)
+
+    def forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        return plain(x, kernel), (x, kernel)
+
+    def kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda k: plain(x, k), kernel)(g)[0]
+
+    def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, kernel = saved
+        (dx,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(g)
+        by_matmul = functools.partial(_kernel_gradient_by_matmul, stride=stride, padding=padding)
+        dk = lax.platform_dependent(x, kernel, g, cpu=by_matmul, default=kernel_gradient)
+        return dx, dk
+
+    op = jax.custom_vjp(plain)
+    op.defvjp(forward, backward)
+    return op(x, kernel)
+
+
+def _kernel_gradient_by_matmul(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, *, stride: int, padding: tuple[int, int]
+) -> jax.Array:
+    """dL/dkernel [k, k, C, M] from x [B, H, W, C] and g [B, H', W', M], as one matmul an offset.
+
+    XLA:CPU runs this gradient as a convolution with a window as large as the image: four times
+    slower than this for conv1 and half as fast for the others (benchmarks/step.py). A stride s
+    first becomes channels: s x s pixels are one pixel of s * s * C, and a kernel of 11 with stride
+    4 one of 3 with stride 1.
+    """
+    size, channels, maps = kernel.shape[0], x.shape[-1], g.shape[-1]
+    height, width = g.shape[1:3]
+    blocks = -(-size // stride)  # the kernel's size in blocks of stride pixels
+    wanted = [(n - 1 + blocks) * stride for n in (height, width)]
+    x = lax.pad(x, 0.0, [(0, 0, 0), *((padding[0], w - n - padding[0], 0) for w, n in zip(wanted, x.shape[1:3], strict=True)), (0, 0, 0)])  # fmt: skip
+    x = x.reshape(-1, wanted[0] // stride, stride, wanted[1] // stride, stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, wanted[0] // stride, wanted[1] // stride, stride**2 * channels)
+    flat_g = g.reshape(-1, maps)
+    dk = jnp.stack([
+        x[:, i : i + height, j : j + width].reshape(-1, x.shape[-1]).T @ flat_g
+        for i in range(blocks)
+        for j in range(blocks)
+    ])  # fmt: skip
+    dk = dk.reshape(blocks, blocks, stride, stride, channels, maps).transpose(0, 2, 1, 3, 4, 5)
+    return dk.reshape(blocks * stride, blocks * stride, channels, maps)[:size, :size]
+
+
+class Conv(nn.Module):
+    """A tower's convolution with bias: [B, H, W, C] -> [B, H', W', maps], before the non-linearity.
+
+    Gaussian weights of deviation `init_std`, not truncated, and a constant bias (2012 source,
+    layers-145.cfg).
+    """
+
+    maps: int
+    kernel: int
+    stride: int
+    padding: tuple[int, int]
+    init_std: float
+    init_bias: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.maps)
+        kernel = self.param("kernel", nn.initializers.normal(self.init_std), shape)
+        bias = self.param("bias", nn.initializers.constant(self.init_bias), (self.maps,))
+        return tower_conv(x, kernel, stride=self.stride, padding=self.padding) + _last_axis(bias, x.ndim)
+
+
+class Dense(nn.Module):
+    """A tower's fully connected layer with bias: [B, C] -> [B, units], before the non-linearity."""
+
+    units: int
+    init_std: float
+    init_bias: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x.shape[-1], self.units))
+        bias = self.param("bias", nn.initializers.constant(self.init_bias), (self.units,))
+        return x @ kernel + _last_axis(bias, x.ndim)
+
+
+def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:
+    return bias.reshape((1,) * (ndim - 1) + bias.shape)
+
+
+# ---------------------------------------------------------------- response normalisation
+
+
+def channel_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
+    """Local response normalisation across channels: [B, H, W, C] -> the same shape.
+
+    x / (k + alpha / size * sum of x^2 over `size` neighbouring channels) ** beta, the window
+    centred and cut off at the edges, over the channels of this tower only.
+
+    Differs: the paper (section 3.3) does not divide alpha by the size; its source does
+    (cuda-convnet `layer.py`, NormLayerParser), and the paper's numbers come from the source.
+    """
+    channel = jnp.arange(x.shape[-1])
+    # For an even size the window reaches one further to the left, as in cuda-convnet.
+    low = channel - size // 2
+    band = ((channel[:, None] >= low[None]) & (channel[:, None] < low[None] + size)).astype(x.dtype)
+
+    def window_sum(x: jax.Array, transposed: bool) -> jax.Array:
+        # A band matrix: a matmul, where shifts along the channels are what neither a CPU's vector
+        # unit nor a TPU's lanes do well.
+        return jnp.matmul(x, band.T if transposed else band, precision=lax.Precision.HIGHEST)
+
+    return _response_norm(x, window_sum, alpha / size, beta, k)
+
+
+def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
+    """Response normalisation over `size` x `size` pixels of each channel: [B, H, W, C] -> the same.
+
+    x / (k + alpha / size^2 * sum of x^2 over the window) ** beta. The paper does not mention it;
+    the network of its numbers has it after conv2's LRN (layers-145.cfg, rnorm2).
+    """
+
+    def window_sum(x: jax.Array, transposed: bool) -> jax.Array:
+        before, after = size // 2, size - 1 - size // 2
+        edges = (after, before) if transposed else (before, after)
+        for axis in (1, 2):
+            x = lax.reduce_window(
+                x, 0.0, lax.add, _along(axis, size), (1,) * 4, [edges if a == axis else (0, 0) for a in range(4)]
+            )
+        return x
+
+    return _response_norm(x, window_sum, alpha / size**2, beta, k)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _response_norm(
+    x: jax.Array, window_sum: Callable[[jax.Array, bool], jax.Array], scale: float, beta: float, k: float
+) -> jax.Array:
+    """x * d^-beta with d = k + scale * window_sum(x^2).
+
+    Its derivative is written out because the one autodiff finds costs as much as conv2:
+    dx = g d^-beta - 2 beta scale x W^T(g x d^(-beta-1)).
+    """
+    return _response_norm_forward(x, window_sum, scale, beta, k)[0]
+
+
+def _response_norm_forward(x, window_sum, scale, beta, k):  # type: ignore[no-untyped-def]
+    d = k + scale * window_sum(x * x, False)
+    power = _negative_power(d, beta)
+    return x * power, (x, d, power)
+
+
+def _response_norm_backward(window_sum, scale, beta, k, saved, g):  # type: ignore[no-untyped-def]
+    x, d, power = saved
+    g_power = g * power
+    return (g_power - (2.0 * beta * scale) * x * window_sum(g_power * x / d, True),)
+
+
+_response_norm.defvjp(_response_norm_forward, _response_norm_backward)
+
+
+def _negative_power(d: jax.Array, beta: float) -> jax.Array:
+    if beta == 0.75:  # the only value anyone used; two roots are half the time of a power on a CPU
+        root = lax.rsqrt(d)
+        return root * jnp.sqrt(root)
+    return d**-beta
+
+
+def _along(axis: int, size: int) -> tuple[int, ...]:
+    return tuple(size if a == axis else 1 for a in range(4))
+
+
+# ---------------------------------------------------------------- pooling, dropout
+
+
+def pool(x: jax.Array, *, kind: str, size: int, stride: int) -> jax.Array:
+    """Max or average pooling, [B, H, W, C] -> [B, (H - size) // stride + 1, ..., C], no padding.
+
+    It overlaps where `size` > `stride` (paper, section 3.4: 3 and 2). One axis after the other,
+    each as `size` strided slices: the gradient of `reduce_window`'s maximum is a
+    select-and-scatter, four times slower on a CPU. Equal maxima share the gradient.
+    """
+    for axis in (1, 2):
+        last = (x.shape[axis] - size) // stride * stride + 1
+        slices = [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
+        x = functools.reduce(jnp.maximum if kind == "max" else jnp.add, slices)
+    return x if kind == "max" else x / size**2
+
+
+def dropout(x: jax.Array, *, rate: float, keys_B: jax.Array | None) -> jax.Array:
+    """Dropout as the 2012 source does it: [B, C] -> [B, C].
+
+    With a key for each example: zero with probability `rate`, and no rescaling. Without keys
+    (evaluation): everything times 1 - `rate`. (`layer.cu`, HiddenSexLayer; paper, section 4.2.)
+    """
+    if keys_B is None:
+        return x * (1.0 - rate)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys_B)
+    return jnp.where(keep, x, 0.0)

@@ -1,0 +1,136 @@
+"""What a run says: on the terminal, in train.log, in metrics.jsonl and to TensorBoard."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+METRICS = "metrics.jsonl"
+
+
+class Report:
+    """The one place that prints and writes. Only the first process of several does either.
+
+    `metrics.jsonl` has one object a line, flushed at once: training lines with `step` and `loss`,
+    evaluations with `step` and `eval_top1`. A training run that begins or goes on at `first_step` cuts
+    off what a killed one wrote after it, so that the file holds one history; None only adds.
+    """
+
+    def __init__(self, workdir: Path, *, main: bool, first_step: int | None = None) -> None:
+        self._main = main
+        self._bar: Any = None
+        self.evaluated: dict[int, dict[str, Any]] = {}
+        if not main:
+            return
+        self._path = workdir / METRICS
+        if first_step is not None:
+            self._rewind(first_step)
+        self._log: TextIO = (workdir / "train.log").open("a", encoding="utf-8")
+        self._metrics: TextIO = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=None if first_step is None else first_step + 1)
+
+    def _rewind(self, first_step: int) -> None:
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the last line of a killed run
+            if entry["step"] > first_step:
+                continue
+            kept.append(line)
+            if "eval_top1" in entry and "mode" not in entry:  # not one of --mode=eval
+                self.evaluated[entry["step"]] = entry
+        replacement = self._path.with_suffix(".tmp")
+        replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        replacement.replace(self._path)
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._main:
+            self._close_bar()
+            self._board.close()
+            self._metrics.close()
+            self._log.close()
+
+    def say(self, text: str) -> None:
+        """A line for people, on the terminal and in train.log."""
+        if self._main:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+            self._note(text)
+
+    def _note(self, text: str) -> None:
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._log.flush()
+
+    def start(self, *, step: int, steps: int) -> None:
+        """Shows the progress bar, on a terminal only."""
+        if self._main:
+            self._bar = tqdm(
+                total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.1,
+                bar_format="{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {remaining} left{postfix}",
+            )  # fmt: skip
+
+    def tick(self) -> None:
+        """One step was started."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def step(self, entry: dict[str, Any], *, steps: int) -> None:
+        """A training line: `step`, `loss`, `images_per_second`, ..."""
+        if not self._main:
+            return
+        self._write(entry)
+        left = (steps - entry["step"]) * entry["seconds_per_step"]
+        text = (
+            f"step {entry['step']}/{steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
+            f"top-1 {entry['top1']:.1f} %  {entry['images_per_second']:.1f} images/s  {_clock(left)} left"
+        )
+        if self._bar is not None and not self._bar.disable:
+            self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s")
+            self._note(text)
+        else:
+            self.say(text)
+
+    def evaluation(self, entry: dict[str, Any]) -> None:
+        """An evaluation line: `step`, `eval_top1`, `eval_top5`, `eval_loss`, `eval_images`, ..."""
+        if not self._main:
+            return
+        self.evaluated[entry["step"]] = entry
+        self._write(entry)
+        self.say(f"step {entry['step']}  {describe(entry)}")
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps(entry) + "\n")
+        self._metrics.flush()
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, int | float):
+                group = "eval" if "eval_top1" in entry else "train"
+                self._board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, entry["step"])
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """An evaluation in words."""
+    return (
+        f"top-1 {entry['eval_top1']:.2f} %  top-5 {entry['eval_top5']:.2f} %  loss {entry['eval_loss']:.4f}  "
+        f"on {entry['eval_images']:,} images of {entry['eval_split']} (centre crop)"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,166 @@
+"""The network of one tower, and its table of layers.
+
+Which layers there are, how wide they are, what follows each and which of them see the other
+tower is the config's (`configs/alexnet.py`, section model). This file says what the words mean.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax import AlexNetError, layers
+from alexnet_jax.towers import TOWER, gather_towers
+
+OPERATIONS = ("relu", "norm", "spatial_norm", "pool", "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The constants of a response norm: see `layers.channel_norm` and `layers.spatial_norm`."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """`kind` is "max" or "avg"; `size` and `stride` in pixels."""
+
+    kind: str
+    size: int
+    stride: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLayer:
+    """A convolution of `maps` maps a tower, and the operations (of OPERATIONS) that follow it."""
+
+    name: str
+    maps: int
+    kernel: int
+    stride: int
+    padding: tuple[int, int]
+    init_std: float
+    init_bias: float
+    then: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseLayer:
+    """A fully connected layer of `units` units a tower, and the operations that follow it."""
+
+    name: str
+    units: int
+    init_std: float
+    init_bias: float
+    then: tuple[str, ...]
+
+
+class AlexNet(nn.Module):
+    """One tower of AlexNet: images [B, H, W, 3] float32, 0..255 less the mean -> logits [B, K].
+
+    Every tower gets the same images. The logits have been gathered: they are the same on every
+    tower. `keys_B`, a key for each example, turns dropout on; the same keys go to all towers.
+
+    It must run under an axis named `tower` (`towers.over_towers`). Each operation's result can be
+    seen in the collection `seen` and moved through the collection `perturbations`, under the
+    paper's names: conv1, norm1, pool1, ...
+    """
+
+    classes: int
+    towers: int
+    stack: tuple[ConvLayer | DenseLayer, ...]
+    exchange: frozenset[str]
+    norm: Window
+    spatial_norm: Window
+    pool: Pool
+    dropout: float
+
+    @nn.compact
+    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        x = images
+        for number, layer in enumerate(self.stack):
+            if layer.name in self.exchange:
+                x = gather_towers(x)
+            x = self._see(layer.name + "_out", self._weighted(layer, x))
+            keys = None if keys_B is None else _layer_keys(keys_B, number)
+            for word in layer.then:
+                x = self._see(operation_name(word, layer.name), self._apply(word, layer.name, x, keys))
+        return gather_towers(x)[:, : self.classes]
+
+    def _weighted(self, layer: ConvLayer | DenseLayer, x: jax.Array) -> jax.Array:
+        options = dataclasses.asdict(layer)
+        del options["then"]
+        if isinstance(layer, DenseLayer):
+            return layers.Dense(**options)(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
+        _check_fits(x, layer.name, window=layer.kernel, padding=sum(layer.padding))
+        return layers.Conv(**options)(x)
+
+    def _apply(self, word: str, layer_name: str, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        if word == "relu":
+            return jax.nn.relu(x)
+        if word == "norm":
+            return layers.channel_norm(x, **dataclasses.asdict(self.norm))
+        if word == "spatial_norm":
+            return layers.spatial_norm(x, **dataclasses.asdict(self.spatial_norm))
+        if word == "pool":
+            _check_fits(x, layer_name, window=self.pool.size, padding=0)
+            return layers.pool(x, **dataclasses.asdict(self.pool))
+        assert word == "dropout", word  # config.py has checked the words
+        return layers.dropout(x, rate=self.dropout, keys_B=keys_B)
+
+    def _see(self, name: str, x: jax.Array) -> jax.Array:
+        self.sow("seen", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        return self.perturb(name, x)
+
+
+def _check_fits(x: jax.Array, layer_name: str, *, window: int, padding: int) -> None:
+    if min(x.shape[1:3]) + padding < window:
+        raise AlexNetError(
+            f"At {layer_name} the image has shrunk to {x.shape[1]} x {x.shape[2]} pixels, too small for a window of "
+            f"{window}: use a larger data.crop_pixels, or smaller windows and strides in the model section."
+        )
+
+
+def operation_name(word: str, layer_name: str) -> str:
+    """The paper's name of an operation: pool after conv5 is pool5, norm after conv1 is norm1."""
+    return word + layer_name.lstrip("convf")
+
+
+def _layer_keys(keys_B: jax.Array, number: int) -> jax.Array:
+    tower = jax.lax.axis_index(TOWER)
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, number), tower))(keys_B)
+
+
+def init_params(model: AlexNet, key: jax.Array, image_pixels: int) -> Any:
+    """The parameters of all towers, {layer: {kernel, bias}}, each leaf with a leading tower axis."""
+
+    def one_tower(key: jax.Array) -> Any:
+        images = jnp.zeros((1, image_pixels, image_pixels, 3), jnp.float32)
+        return model.init(key, images)["params"]
+
+    return jax.vmap(one_tower, axis_name=TOWER)(jax.random.split(key, model.towers))
+
+
+def tower_program(model: AlexNet) -> Callable[..., jax.Array]:
+    """`program(params, images, keys_B=None)` of one tower, for `towers.over_towers`."""
+
+    def program(params: Any, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        logits = model.apply({"params": params}, images, keys_B)
+        assert isinstance(logits, jax.Array)
+        return logits
+
+    return program
+
+
+def count_parameters(model: AlexNet, params: Any) -> int:
+    """The network's parameters, from arrays or shapes; what only rounds the classes up is not counted."""
+    units = model.towers * params[model.stack[-1].name]["bias"].shape[-1]
+    inputs = params[model.stack[-1].name]["kernel"].shape[-2]
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) - (units - model.classes) * (inputs + 1)

@@ -1,0 +1,36 @@
+"""What a run was made with: versions, commit, devices."""
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "array-record", "numpy",
+    "opencv-python-headless", "scikit-learn", "ml-collections", "absl-py", "tensorboardX",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """{time, python, packages, commit, devices, processes} of this process, ready for JSON."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of this code, with "+changes" where files differ from it; None outside of git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
