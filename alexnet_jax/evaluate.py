@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax import towers
 from alexnet_jax.data import Batch
-from alexnet_jax.towers import DATA, EVERYWHERE, PER_EXAMPLE, PER_TOWER
+from alexnet_jax.towers import EVERYWHERE, PER_EXAMPLE, PER_TOWER
 
 Counts = dict[str, jax.Array]
 EvalStep = Callable[[Any, dict[str, jax.Array]], Counts]
@@ -47,7 +47,7 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, mean: tuple
             "top5": (real_B & is_among_best(logits_BK, labels_B, 5)).sum(),
             "images": real_B.sum(),
         }
-        return jax.lax.psum(sums, DATA)
+        return towers.sum_over_data(sums, mesh)
 
     return jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=EVERYWHERE, check_vma=False)

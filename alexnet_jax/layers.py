@@ -10,6 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
@@ -148,10 +149,10 @@ def channel_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
     Differs: the paper (section 3.3) does not divide alpha by the size; its source does
     (cuda-convnet `layer.py`, NormLayerParser), and the paper's numbers come from the source.
     """
-    channel = jnp.arange(x.shape[-1])
+    channel = np.arange(x.shape[-1])
     # For an even size the window reaches one further to the left, as in cuda-convnet.
     low = channel - size // 2
-    band = ((channel[:, None] >= low[None]) & (channel[:, None] < low[None] + size)).astype(x.dtype)
+    band = ((channel[:, None] >= low[None]) & (channel[:, None] < low[None] + size)).astype(np.float32)
 
     def window_sum(x: jax.Array, transposed: bool) -> jax.Array:
         # A band matrix: a matmul, where shifts along the channels are what neither a CPU's vector

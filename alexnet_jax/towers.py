@@ -77,6 +77,12 @@ def over_towers(program: Callable[..., jax.Array], *, mesh: Mesh | None = None) 
     return run
 
 
+def sum_over_data(tree: Any, mesh: Mesh) -> Any:
+    """The sum of each leaf over the mesh axis `data`, under `shard_map` over `mesh`."""
+    # XLA:CPU does not see that a sum over one device is none, and copies every gradient through it.
+    return jax.lax.psum(tree, DATA) if mesh.shape[DATA] > 1 else tree
+
+
 def spec_of(tree: Any) -> Any:
     """Partition specs of a train state: scalars and keys everywhere, all else by its tower axis."""
     return jax.tree.map(lambda leaf: PER_TOWER if leaf.ndim else EVERYWHERE, tree)

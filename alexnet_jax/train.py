@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from alexnet_jax import towers
 from alexnet_jax.evaluate import is_among_best, to_input
 from alexnet_jax.model import AlexNet, init_params
-from alexnet_jax.towers import DATA, EVERYWHERE, PER_EXAMPLE, TOWER
+from alexnet_jax.towers import EVERYWHERE, PER_EXAMPLE, TOWER
 
 _FLIP = 1_000_000  # folded into an example's key for its flip; dropout folds in the number of its layer
 
@@ -65,16 +65,16 @@ def make_train_step(
             return losses_B.sum() / (batch_size * mesh.shape[TOWER]), logits_BK
 
         (loss, logits_BK), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        gradients = jax.lax.psum(gradients, DATA)
+        gradients = towers.sum_over_data(gradients, mesh)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         percent = 100.0 / batch_size
         metrics = {
             "loss": loss * mesh.shape[TOWER],
-            "top1": is_among_best(logits_BK, batch["label"], 1).sum() * percent,
-            "top5": is_among_best(logits_BK, batch["label"], 5).sum() * percent,
+            "top1": is_among_best(logits_BK, batch["label"], 1).sum(dtype=jnp.float32) * percent,
+            "top5": is_among_best(logits_BK, batch["label"], 5).sum(dtype=jnp.float32) * percent,
         }
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), jax.lax.psum(metrics, DATA)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), towers.sum_over_data(metrics, mesh)
 
     spec = towers.spec_of(state)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(spec, PER_EXAMPLE), out_specs=(spec, EVERYWHERE), check_vma=False)
