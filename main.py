@@ -4,22 +4,21 @@ python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|
 """
 
 import ast
-import logging
 import os
+import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from alexnet_jax import AlexNetError, config as configs
 
-HERE = Path(__file__).resolve().parent
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(HERE / "configs" / "alexnet.py"), "The recipe, with its data set: configs/alexnet.py:cifar10", lock_config=True
-)
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "alexnet.py"
+CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, with its data set: configs/alexnet.py:cifar10")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/<config>-<data>)")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "summary"], "What to do")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "With --mode=eval: latest, best or a step")
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value)
     if DISTRIBUTED.value:
         jax.distributed.initialize()
-    logging.getLogger().setLevel(logging.WARNING)  # the run speaks for itself; libraries only to warn
+    logging.set_verbosity(logging.ERROR)  # orbax warns of every checkpoint that is not an evaluated one
     config = CONFIG.value
     workdir = Path(WORKDIR.value or f"runs/{_config_path().stem}-{config.data.name.replace('/', '-').replace(':', '-')}")
     from alexnet_jax import run, summary  # after the devices are settled
@@ -58,7 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def _config_path() -> Path:
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
 
 
 def _program() -> str:
@@ -68,11 +67,17 @@ def _program() -> str:
 
 # ---------------------------------------------------------------- errors for people
 
+_CONFIG_FLAG = r"(?m)^--?config[=\n](.*)$"
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple, such as (1, 2)", str: "text"}
 
 
 def _parse(argv: list[str]) -> list[str]:
     """The flags, or AlexNetError with one sentence that names the one that cannot be."""
+    if not re.search(_CONFIG_FLAG, "\n".join(argv)):
+        argv = [argv[0], f"--config={DEFAULT_CONFIG}", *argv[1:]]
+    path, _ = _recipe(argv)
+    if not path.exists():
+        raise AlexNetError(f"--config={path}: there is no such file; the recipes are in {DEFAULT_CONFIG.parent}.")
     try:
         rest = flags.FLAGS(argv)
     except flags.IllegalFlagValueError as error:
@@ -84,17 +89,20 @@ def _parse(argv: list[str]) -> list[str]:
         if explanation is None:
             raise
         raise AlexNetError(explanation) from error
-    path = _config_path()
-    if not path.exists():
-        raise AlexNetError(f"--config={path}: there is no such file; the recipes are in {HERE / 'configs'}.")
     return list(rest)
+
+
+def _recipe(argv: list[str]) -> tuple[Path, str]:
+    """The config file of --config=FILE[:DATA] or --config FILE[:DATA], and its data set ("" for its default)."""
+    path, _, data_name = re.findall(_CONFIG_FLAG, "\n".join(argv))[-1].partition(":")
+    return Path(path), data_name
 
 
 def _explain_override(argv: list[str]) -> str | None:
     """Which --config.section.field=value names no field, or has a value of another type."""
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS([argv[0], *(arg for arg in argv if arg.startswith(("--config=", "-config=")))])
-    config = CONFIG.value
+    path, data_name = _recipe(argv)
+    get_config = runpy.run_path(str(path))["get_config"]
+    config = get_config(data_name) if data_name else get_config()
     for arg in argv:
         if not arg.lstrip("-").startswith("config."):
             continue

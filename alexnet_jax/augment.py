@@ -15,7 +15,7 @@ def decode(image: bytes | np.ndarray) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return np.broadcast_to(image, (*image.shape[:2], 3))
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
     if pixels is None:
         raise ValueError(f"{len(image)} bytes that are no image OpenCV can read")
     return np.asarray(pixels)

@@ -28,7 +28,7 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler())
 
     def latest(self) -> int | None:
         """The step of the last whole checkpoint, None without one."""
@@ -58,7 +58,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, metrics: dict[str, Any] | None = None) -> None:
         """Starts to save; the state may be changed or donated when this returns."""
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True)
 
     def restore(self, step: int, target: Any) -> Any:
         """The state of a checkpoint on the shardings of `target`, a tree of ShapeDtypeStructs.
@@ -68,12 +68,15 @@ class Checkpoints:
         """
         saved = self._manager.item_metadata(step)
         self._compare(step, saved, target)
-        return self._manager.restore(step, args=ocp.args.PyTreeRestore(target, partial_restore=True))
+        where = ocp.checkpoint_utils.construct_restore_args(target)
+        return self._manager.restore(step, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True))
 
     def _compare(self, step: int, saved: Any, target: Any) -> None:
         theirs = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
         for path, leaf in jax.tree_util.tree_leaves_with_path(target):
             name = _path(path)
+            if not name.startswith("params/"):
+                continue  # the rest follows from them
             if theirs.get(name) != tuple(leaf.shape):
                 raise AlexNetError(
                     f"The checkpoint {self.folder / str(step)} is of another network: its {name} is "

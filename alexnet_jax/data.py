@@ -74,13 +74,14 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
     where = data_dir or "~/tensorflow_datasets"
     if not builder.data_path.exists():
         option = f", data_dir={data_dir!r}" if data_dir else ""
+        by_hand = f"put its archives into {where}/downloads/manual and " if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
         raise AlexNetError(
-            f"{builder.info.full_name} is not prepared under {where}. Prepare it once, with TensorFlow: "
+            f"{builder.info.full_name} is not prepared under {where}: {by_hand}run once, with TensorFlow, "
             f"pip install tensorflow-cpu importlib-resources; python -c \"import tensorflow_datasets as tfds; "
             f"tfds.builder({name!r}{option}, file_format='array_record').download_and_prepare()\" "
             "(or point --config.data.data_dir at where it is)."
         )
-    if split.split("[")[0] not in builder.info.splits:
+    if any(part.split("[")[0] not in builder.info.splits for part in split.split("+")):
         raise AlexNetError(
             f"{name} has no split {split!r} but {', '.join(builder.info.splits)}: "
             "set --config.data.train_split or --config.data.eval_split."
@@ -91,9 +92,12 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
             "prepare the data set again with file_format='array_record'."
         )
     # download=False: a data set that is missing must not start its own preparation here.
-    records = tfds.data_source(
-        name, split=split, data_dir=data_dir or None, download=False, decoders={image: tfds.decode.SkipDecoding()}
-    )
+    try:
+        records = tfds.data_source(
+            name, split=split, data_dir=data_dir or None, download=False, decoders={image: tfds.decode.SkipDecoding()}
+        )
+    except ValueError as error:
+        raise AlexNetError(f"The split {split!r} of {name} is not to be read: {str(error).splitlines()[0]}") from error
     class_names = tuple(builder.info.features[label].names)
     return Split(_Renamed(records, image, label), split, class_names)
 
@@ -104,6 +108,8 @@ def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
 
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
+    except ImportError as error:
+        raise AlexNetError(f"The definition of {name} needs a package that is not here ({error.name}): install it.") from error
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise AlexNetError(
             f"TFDS knows no data set {name!r} ({str(error).splitlines()[0].rstrip('.')}): "

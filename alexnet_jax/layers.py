@@ -26,7 +26,8 @@ def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[i
     `padding` is (top and left, bottom and right), in pixels.
 
     Under `vmap` over towers it is one convolution a tower, where JAX would make a grouped one
-    (half as fast on a CPU), and one wide convolution where all towers read the same input.
+    (half as fast on a CPU), and one wide convolution where all towers read the same input. Gradients
+    are taken of that `vmap`, as `towers.over_towers` does it: without one there are none.
     """
     conv = functools.partial(_conv, stride=stride, padding=padding)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -25,7 +26,7 @@ def sgd_2012(
 
 def step_schedule(*, learning_rate: float, drop_steps: Sequence[int], drop_factor: float) -> optax.Schedule:
     """step -> learning rate: constant, and divided by `drop_factor` from each of `drop_steps` on."""
-    return optax.piecewise_constant_schedule(learning_rate, {step: 1.0 / drop_factor for step in drop_steps})
+    return lambda step: learning_rate * drop_factor ** -sum(jnp.where(step >= drop, 1.0, 0.0) for drop in drop_steps)
 
 
 def _where_named(name: str, params: Any) -> Any:

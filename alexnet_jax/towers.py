@@ -107,16 +107,19 @@ def feed_share(mesh: Mesh) -> tuple[int, int]:
 
     Processes whose devices hold different towers of the same images feed the same part.
     """
-    mine = [d.process_index == jax.process_index() for d in mesh.devices.flat]
-    rows = np.flatnonzero(np.asarray(mine).reshape(mesh.devices.shape).any(axis=1))
-    count = mesh.shape[DATA] // len(rows)
-    index = int(rows[0]) // len(rows)
-    if not np.array_equal(rows, np.arange(len(rows)) + index * len(rows)):
-        raise AlexNetError(
-            "The devices of this process are not neighbours on the mesh axis data: "
-            "start every process with the same number of devices."
-        )
-    return index, count
+    owners = np.asarray([device.process_index for device in mesh.devices.flat]).reshape(mesh.devices.shape)
+    rows_of = {int(owner): np.flatnonzero((owners == owner).any(axis=1)) for owner in np.unique(owners)}
+    # Every process looks at all of them, so that all stop together where one cannot be fed.
+    for rows in rows_of.values():
+        size = len(rows)
+        aligned = len(owners) % size == 0 and rows[0] % size == 0 and rows[-1] == rows[0] + size - 1
+        if not aligned or size != len(rows_of[0]):
+            raise AlexNetError(
+                f"The mesh data {owners.shape[0]} x tower {owners.shape[1]} cuts across the processes: start each with "
+                "the same number of devices, a multiple of mesh.tower or a part of it."
+            )
+    mine = rows_of[jax.process_index()]
+    return int(mine[0]) // len(mine), len(owners) // len(mine)
 
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -154,9 +154,10 @@ def test_decode_gives_rgb_of_every_kind_of_image() -> None:
     assert np.abs(decoded.astype(int) - red).max() < 5
 
 
-def test_bytes_that_are_no_image_are_a_value_error() -> None:
+@pytest.mark.parametrize("data", [b"<html>404 Not Found</html>", b""])
+def test_bytes_that_are_no_image_are_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="no image"):
-        augment.decode(b"<html>404 Not Found</html>")
+        augment.decode(data)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

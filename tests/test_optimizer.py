@@ -1,7 +1,5 @@
 """The update rule of 2012, step by step by hand."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +10,6 @@ from alexnet_jax import optimizer
 
 Tree = dict[str, dict[str, np.ndarray]]
 SHAPES = {"conv1": {"kernel": (2, 3, 3, 1, 2), "bias": (2, 2)}, "fc8": {"kernel": (2, 4, 3), "bias": (2, 3)}}
-
-
-@pytest.fixture(autouse=True)
-def _standard_promotion() -> Iterator[None]:
-    """optax's own schedule compares an integer with 0.0, which the strict promotion of these tests forbids."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def _random(seed: int) -> Tree:
