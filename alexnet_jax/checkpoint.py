@@ -60,6 +60,12 @@ class Checkpoints:
         """Starts to save; the state may be changed or donated when this returns."""
         self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True)
 
+    def drop(self, step: int) -> None:
+        """Deletes a checkpoint that turned out to be bad, if it is there."""
+        self._manager.wait_until_finished()
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
+
     def restore(self, step: int, target: Any) -> Any:
         """The state of a checkpoint on the shardings of `target`, a tree of ShapeDtypeStructs.
 

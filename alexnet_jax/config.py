@@ -99,7 +99,7 @@ def check(config: ConfigDict) -> None:
     if unknown:
         raise AlexNetError(f"config.model.exchange names {unknown[0]!r}: it must be of {', '.join(model.layers)}.")
     if "maps" in model[model.layers[-1]] or model[model.layers[-1]].then:
-        raise AlexNetError(f"config.model.{model.layers[-1]} is the last layer: fully connected, with nothing after it.")
+        raise AlexNetError(f"config.model.{model.layers[-1]} is the last layer: it must be fully connected, with config.model.{model.layers[-1]}.then empty.")
     if config.data.crop_pixels > config.data.resize_pixels:
         raise AlexNetError(
             f"config.data.crop_pixels={config.data.crop_pixels} is not possible: "

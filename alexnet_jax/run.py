@@ -289,6 +289,7 @@ class Run:
         self._unseen = []
         for step, metrics in seen:
             if not np.isfinite(metrics["loss"]):
+                self.checkpoints.drop(step - 1)  # this loss is that of its parameters
                 raise AlexNetError(self._divergence(f"The loss is {metrics['loss']} at step {step}", seen[0][0], seen[-1][0]))
         return {"step": seen[-1][0], **{name: float(value) for name, value in seen[-1][1].items()}} if seen else {}
 

@@ -1,0 +1,127 @@
+"""The config: every value is checked, and none is there for nobody."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from configs.alexnet import get_config
+from ml_collections import ConfigDict
+
+from alexnet_jax import AlexNetError, config as configs, run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("data_name", ["digits", "cifar10", "imagenet2012", "oxford_flowers102"])
+def test_the_recipe_is_possible_for_every_data_set(data_name: str, tmp_path: Path) -> None:
+    """It passes its own check, and comes back from its file as it was."""
+    config = get_config(data_name)
+    configs.check(config)
+    configs.save(config, tmp_path)
+    assert configs.differences(config, configs.load(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data.name", ""),
+        ("data.crop_pixels", 0),
+        ("data.crop_pixels", 300),
+        ("data.mean", (1.0, 2.0)),
+        ("data.mean", (1.0, 2.0, 300.0)),
+        ("data.threads", 0),
+        ("data.prefetch_batches", 0),
+        ("model.towers", 0),
+        ("model.layers", ()),
+        ("model.layers", ("conv1", "conv1", "fc8")),
+        ("model.layers", ("conv1", "conv7", "fc8")),
+        ("model.exchange", ("conv9",)),
+        ("model.conv1.then", "relu sigmoid"),
+        ("model.conv1.maps", 0),
+        ("model.conv1.padding", (1, 2, 3)),
+        ("model.conv1.padding", (-1, 2)),
+        ("model.fc8.then", "relu"),
+        ("model.norm.k", 0.0),
+        ("model.pool.kind", "median"),
+        ("model.dropout", 1.0),
+        ("model.dropout", -0.1),
+        ("mesh.tower", -1),
+        ("train.batch_size", 0),
+        ("train.epochs", 0),
+        ("train.steps", -1),
+        ("train.seed", -1),
+        ("train.learning_rate", -0.1),
+        ("train.drop_epochs", (5, 5)),
+        ("train.drop_epochs", (0, 5)),
+        ("train.drop_factor", 0.0),
+        ("train.momentum", 1.0),
+        ("eval.every_epochs", 0),
+        ("checkpoint.keep", 0),
+        ("log.every_steps", 0),
+    ],
+)
+def test_what_cannot_be_is_said_with_its_field(field: str, value: Any) -> None:
+    config = get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(AlexNetError) as error:
+        configs.check(config)
+    assert f"config.{field}" in str(error.value)
+    assert "must" in str(error.value) or "there is no" in str(error.value)
+
+
+def test_a_network_ends_in_a_fully_connected_layer() -> None:
+    config = get_config()
+    config.model.layers, config.model.exchange = ("conv1", "conv2"), ()
+    with pytest.raises(AlexNetError, match=r"config\.model\.conv2 is the last layer"):
+        configs.check(config)
+
+
+def test_a_field_that_nobody_knows_is_refused() -> None:
+    config = get_config()
+    config.train.nesterov = True
+    with pytest.raises(AlexNetError, match=r"config\.train\.nesterov is no field"):
+        configs.check(config)
+
+
+def test_a_last_layer_too_narrow_for_the_classes_is_one_sentence() -> None:
+    config = get_config()
+    config.model.fc8.units = 4
+    with pytest.raises(AlexNetError, match=r"config\.model\.fc8\.units is too small for 10 classes"):
+        run.build_model(config, 10)
+
+
+class _Recorder:
+    """A config that notes which of its leaves are read."""
+
+    def __init__(self, config: ConfigDict, path: str, read: set[str]) -> None:
+        self._config, self._path, self._read = config, path, read
+
+    def __getattr__(self, key: str) -> Any:
+        return getattr(self._config, key) if key in ("to_dict",) else self[key]
+
+    def __getitem__(self, key: str) -> Any:
+        value, path = self._config[key], f"{self._path}.{key}"
+        if isinstance(value, ConfigDict):
+            return _Recorder(value, path, self._read)
+        self._read.add(path)
+        return value
+
+    def keys(self) -> Any:
+        return self._config.keys()
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
+def test_every_leaf_of_every_config_is_read(
+    recipe: str, small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, which also evaluates, looks at every one of them; checking and saving do not count."""
+    config = __import__(f"configs.{recipe}", fromlist=["get_config"]).get_config()
+    config.update_from_flattened_dict({k: v for k, v in dict(configs._flat(small_config)).items() if k in dict(configs._flat(config))})
+    config.train.batch_size = 128
+    config.train.epochs = 1
+    read: set[str] = set()
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    run.Run(_Recorder(config, "config", read), tmp_path, command="", eval_command="").train()  # type: ignore[arg-type]
+    assert {f"config.{path}" for path, _ in configs._flat(config)} - read == set()

@@ -1,0 +1,227 @@
+"""The run as a person has it: stopped anywhere, resumed, evaluated, and told in words what is wrong."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from alexnet_jax import AlexNetError, config as configs, run, towers
+from alexnet_jax.checkpoint import Checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent
+Devices = Callable[[int], None]
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
+    """`devices(n)`: from now on there are n of them."""
+    there = jax.devices()
+    return lambda count: monkeypatch.setattr(jax, "devices", lambda: there[:count])
+
+
+def _train(config: ConfigDict, workdir: Path, **fields: Any) -> run.Run:
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({"log.every_steps": 2, "checkpoint.every_steps": 100} | fields)
+    configs.check(config)
+    training = run.Run(config, workdir, command="the same command", eval_command="the evaluation")
+    training.train()
+    return training
+
+
+def _state(training: run.Run, step: int) -> dict[str, np.ndarray]:
+    """Every leaf of a checkpoint, keys as their bits."""
+    target = towers.on_mesh(training._shapes, training.mesh)
+    state = Checkpoints(training.workdir).restore(step, target)
+    leaves = jax.tree_util.tree_leaves_with_path(state.replace(key=jax.random.key_data(state.key)))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _lines(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_going_on_is_the_run_that_never_stopped(small_config: ConfigDict, tmp_path: Path, devices: Devices) -> None:
+    """12 steps at once and 5 + 7 end in the same parameters, momentum and key, to the bit."""
+    devices(2)
+    whole = _train(small_config, tmp_path / "whole", **{"train.steps": 12})
+    _train(small_config, tmp_path / "parts", **{"train.steps": 5})
+    parts = _train(small_config, tmp_path / "parts", **{"train.steps": 12})
+    assert parts.first_step == 5
+    left, right = _state(whole, 12), _state(parts, 12)
+    assert left.keys() == right.keys()
+    assert sum("trace" in name for name in left) == 16
+    for name, leaf in left.items():
+        np.testing.assert_array_equal(leaf, right[name], err_msg=name)
+    losses = [{e["step"]: e["loss"] for e in _lines(r.workdir) if "loss" in e} for r in (whole, parts)]
+    assert losses[0].items() <= losses[1].items()
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4), (1, 2), (4, 2)])
+def test_a_run_moves_between_machines(
+    before: int, after: int, small_config: ConfigDict, tmp_path: Path, devices: Devices
+) -> None:
+    """Saved on some devices, it goes on and evaluates on others, with the numbers it would have had."""
+    devices(before)
+    _train(small_config, tmp_path, **{"train.steps": 3})
+    devices(after)
+    moved = _train(small_config, tmp_path, **{"train.steps": 6})
+    devices(before)
+    stayed = _train(small_config, tmp_path / "stayed", **{"train.steps": 6})
+    left, right = _state(stayed, 6), _state(moved, 6)
+    for name, leaf in left.items():
+        np.testing.assert_allclose(right[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
+    trained = [entry for entry in _lines(tmp_path) if "eval_top1" in entry]
+    for count in (before, after):
+        devices(count)
+        entry = run.evaluate_checkpoint(configs.load(tmp_path), tmp_path, which="6")
+        assert entry["eval_images"] == 299
+        assert entry["eval_loss"] == pytest.approx(trained[-1]["eval_loss"], rel=1e-5)
+
+
+def _evaluates_right(entry: dict[str, Any]) -> bool:
+    return {"step", "eval_top1", "eval_top5", "eval_loss", "eval_images"} <= entry.keys()
+
+
+def test_what_a_run_leaves_behind(small_config: ConfigDict, tmp_path: Path, devices: Devices) -> None:
+    """Config, start, log, metrics with an evaluation at each epoch's end, and the best checkpoint kept."""
+    devices(1)
+    training = _train(small_config, tmp_path, **{"train.batch_size": 100, "train.epochs": 2, "checkpoint.every_steps": 4})
+    assert training.plan.steps == 30  # ceil(2 * 1498 / 100)
+    assert configs.differences(configs.load(tmp_path), training.config) == []
+    start = json.loads((tmp_path / "starts.jsonl").read_text())
+    assert start["packages"]["jax"] == jax.__version__
+    assert len(start["devices"]) == 1
+    lines = _lines(tmp_path)
+    evaluations = [entry for entry in lines if "eval_top1" in entry]
+    assert [entry["step"] for entry in evaluations] == [15, 30]
+    assert all(_evaluates_right(entry) for entry in evaluations)
+    assert {"loss", "top1", "top5", "learning_rate", "images_per_second"} <= lines[0].keys()
+    kept = {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()}
+    best = max(evaluations, key=lambda entry: (entry["eval_top1"], entry["step"]))["step"]
+    assert kept == {28, 30, best}
+    assert Checkpoints(tmp_path).find("best") == best
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert "done: top-1" in (tmp_path / "train.log").read_text().splitlines()[-1]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_config: ConfigDict, tmp_path: Path, devices: Devices) -> None:
+    """The steps are named, and the last good checkpoint is the one that stays."""
+    devices(1)
+    _train(small_config, tmp_path, **{"train.steps": 3})
+    with pytest.raises(AlexNetError, match=r"(at step \d+|no longer finite).*steps \d+ to \d+.*checkpoint of step 3") as error:
+        _train(small_config, tmp_path, **{"train.steps": 9, "train.learning_rate": 1e30, "checkpoint.every_steps": 1})
+    assert "learning_rate" in str(error.value)
+    assert Checkpoints(tmp_path).latest() == 3
+
+
+@pytest.mark.parametrize("field", ["train.seed", "train.batch_size", "model.dropout", "model.conv2.then", "data.flip"])
+def test_a_run_does_not_go_on_as_another(
+    field: str, small_config: ConfigDict, tmp_path: Path, devices: Devices
+) -> None:
+    devices(1)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    other = {"train.seed": 5, "train.batch_size": 4, "model.dropout": 0.25, "model.conv2.then": "relu pool", "data.flip": True}
+    configs.save(small_config, tmp_path)
+    monkey = run.Run(small_config, tmp_path / "new", command="", eval_command="")
+    monkey.workdir, monkey.first_step = tmp_path, 1
+    monkey._check_goes_on()
+    monkey.config.update_from_flattened_dict({field: other[field]})
+    with pytest.raises(AlexNetError, match=rf"config\.{field}=.* another --workdir"):
+        monkey._check_goes_on()
+
+
+def test_evaluation_without_a_checkpoint_or_of_another_network(
+    small_config: ConfigDict, tmp_path: Path, devices: Devices
+) -> None:
+    devices(1)
+    with pytest.raises(AlexNetError, match="no checkpoint"):
+        run.evaluate_checkpoint(small_config, tmp_path, which="latest")
+    with pytest.raises(AlexNetError, match="no run"):
+        configs.load(tmp_path)
+    _train(small_config, tmp_path, **{"train.steps": 1})
+    with pytest.raises(AlexNetError, match="use latest, best or one of 1"):
+        run.evaluate_checkpoint(small_config, tmp_path, which="7")
+    small_config.model.conv4.maps = 6
+    with pytest.raises(AlexNetError, match=r"another network: its params/conv4/bias is \(2, 5\)"):
+        run.evaluate_checkpoint(small_config, tmp_path, which="latest")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "main.py"), *arguments]
+
+
+def _run_until(command: list[str], step: int, number: signal.Signals) -> tuple[int, str]:
+    """Starts the command, sends the signal when it has said that `step` is done; (exit status, output)."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process:
+        said = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            said += line
+            if line.startswith(f"step {step}/"):
+                process.send_signal(number)
+        return process.wait(), said
+
+
+def test_killed_anywhere_it_ends_as_if_undisturbed(
+    small_flags: list[str], small_config: ConfigDict, tmp_path: Path, devices: Devices
+) -> None:
+    """kill -9 at three random moments, then SIGTERM, then the same command: the same run to the bit."""
+    devices(1)  # as in the processes that are started here
+    fields = ["--config.train.steps=40", "--config.checkpoint.every_steps=4", "--config.log.every_steps=1"]
+    small_config.update_from_flattened_dict({"train.steps": 40, "checkpoint.every_steps": 4, "log.every_steps": 1})
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    calm = subprocess.run(_command(f"--workdir={undisturbed}", *small_flags, *fields), cwd=ROOT, capture_output=True, text=True)
+    assert calm.returncode == 0, calm.stderr
+    command = _command(f"--workdir={killed}", *small_flags, *fields)
+    moments = sorted(random.sample(range(5, 36), 4))
+    print("killed after steps", moments)
+    for step, number in zip(moments, [signal.SIGKILL] * 3 + [signal.SIGTERM], strict=True):
+        status, said = _run_until(command, step, number)
+        assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM), said
+    assert "to go on:" in said
+    assert "--config.train.steps=40" in said
+    last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert "going on after step" in last.stdout
+    runs = [run.Run(small_config, workdir, command="", eval_command="") for workdir in (undisturbed, killed)]
+    left, right = (_state(training, 40) for training in runs)
+    for name, leaf in left.items():
+        np.testing.assert_array_equal(leaf, right[name], err_msg=name)
+    timeless = [
+        [{k: v for k, v in entry.items() if "second" not in k} for entry in _lines(workdir)] for workdir in (undisturbed, killed)
+    ]
+    assert timeless[0] == timeless[1]
+    assert calm.stdout.splitlines()[-1].split(";")[0] == last.stdout.splitlines()[-1].split(";")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config.train.stepz=3"], "--config.train.stepz: config.train has no field 'stepz'; it has batch_size,"),
+        (["--config.train.steps=abc"], "--config.train.steps=abc: it must be a whole number."),
+        (["--config.model.dropout=1.5"], "config.model.dropout=1.5 is not possible: it must be at least 0 and below 1."),
+        (["--cpu_devices=3", "--config.train.batch_size=31"], "config.train.batch_size=31 does not divide over the mesh"),
+        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
+        (["--mode=eval", "--workdir=/nowhere/at/all"], "There is no run in /nowhere/at/all"),
+    ],
+)
+def test_a_wrong_command_ends_with_one_sentence(arguments: list[str], said: str, tmp_path: Path) -> None:
+    workdir = [] if any("workdir" in argument for argument in arguments) else [f"--workdir={tmp_path / 'none'}"]
+    ended = subprocess.run(_command(*arguments, *workdir), cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: {said}"), ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not (tmp_path / "none").exists() or not os.listdir(tmp_path / "none")
