@@ -27,6 +27,7 @@ DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes 
 
 
 def main(argv: list[str]) -> None:
+    """Settles the devices and the config, and hands over."""
     if argv[1:]:
         raise AlexNetError(f"{argv[1]!r} is no option of main.py: every option begins with --, see --help.")
     if CPU_DEVICES.value:
@@ -36,7 +37,9 @@ def main(argv: list[str]) -> None:
         jax.distributed.initialize()
     logging.set_verbosity(logging.ERROR)  # orbax warns of every checkpoint that is not an evaluated one
     config = CONFIG.value
-    workdir = Path(WORKDIR.value or f"runs/{_config_path().stem}-{config.data.name.replace('/', '-').replace(':', '-')}")
+    workdir = Path(
+        WORKDIR.value or f"runs/{_config_path().stem}-{config.data.name.replace('/', '-').replace(':', '-')}"
+    )
     from alexnet_jax import run, summary  # after the devices are settled
 
     if MODE.value == "eval":
@@ -51,7 +54,9 @@ def main(argv: list[str]) -> None:
     else:
         eval_command = f"{_program()} --mode=eval --workdir={shlex.quote(str(workdir))}"
         try:
-            run.Run(config, workdir, command=f"{_program()} {shlex.join(sys.argv[1:])}", eval_command=eval_command).train()
+            run.Run(
+                config, workdir, command=f"{_program()} {shlex.join(sys.argv[1:])}", eval_command=eval_command
+            ).train()
         except run.Interrupted as stop:
             sys.exit(128 + stop.signal)
 
@@ -68,7 +73,13 @@ def _program() -> str:
 # ---------------------------------------------------------------- errors for people
 
 _CONFIG_FLAG = r"(?m)^--?config[=\n](.*)$"
-_TYPES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple, such as (1, 2)", str: "text"}
+_TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a tuple, such as (1, 2)",
+    str: "text",
+}
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -48,7 +48,8 @@ class Checkpoints:
             return step
         if not which.isdigit() or int(which) not in steps:
             raise AlexNetError(
-                f"--checkpoint={which} is not in {self.folder}: use latest, best or one of {', '.join(map(str, steps))}."
+                f"--checkpoint={which} is not in {self.folder}: "
+                f"use latest, best or one of {', '.join(map(str, steps))}."
             )
         return int(which)
 
@@ -75,7 +76,9 @@ class Checkpoints:
         saved = self._manager.item_metadata(step)
         self._compare(step, saved, target)
         where = ocp.checkpoint_utils.construct_restore_args(target)
-        return self._manager.restore(step, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True))
+        return self._manager.restore(
+            step, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
+        )
 
     def _compare(self, step: int, saved: Any, target: Any) -> None:
         theirs = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}

@@ -98,8 +98,11 @@ def check(config: ConfigDict) -> None:
     unknown = [name for name in model.exchange if name not in model.layers]
     if unknown:
         raise AlexNetError(f"config.model.exchange names {unknown[0]!r}: it must be of {', '.join(model.layers)}.")
-    if "maps" in model[model.layers[-1]] or model[model.layers[-1]].then:
-        raise AlexNetError(f"config.model.{model.layers[-1]} is the last layer: it must be fully connected, with config.model.{model.layers[-1]}.then empty.")
+    last = model.layers[-1]
+    if "maps" in model[last] or model[last].then:
+        raise AlexNetError(
+            f"config.model.{last} is the last layer: it must be fully connected, with config.model.{last}.then empty."
+        )
     if config.data.crop_pixels > config.data.resize_pixels:
         raise AlexNetError(
             f"config.data.crop_pixels={config.data.crop_pixels} is not possible: "
@@ -138,7 +141,9 @@ def load(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`. Raises AlexNetError when there is no run."""
     path = workdir / SAVED_AS
     if not path.exists():
-        raise AlexNetError(f"There is no run in {workdir}: it has no {SAVED_AS}. Name the folder of one with --workdir.")
+        raise AlexNetError(
+            f"There is no run in {workdir}: it has no {SAVED_AS}. Name the folder of one with --workdir."
+        )
     config = ConfigDict(_tuples(json.loads(path.read_text())))
     config.lock()
     return config

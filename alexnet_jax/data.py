@@ -63,7 +63,9 @@ def _digits(split: str) -> Split:
         raise AlexNetError(f"data.train_split or data.eval_split is {split!r}: digits has train and test.")
     digits = load_digits()
     images = (digits.images[chosen[split], :, :, None] * 255.0 / 16.0).astype(np.uint8)
-    records = [{"image": image, "label": label} for image, label in zip(images, digits.target[chosen[split]], strict=True)]
+    records = [
+        {"image": image, "label": label} for image, label in zip(images, digits.target[chosen[split]], strict=True)
+    ]
     return Split(records, split, tuple(str(name) for name in digits.target_names))
 
 
@@ -77,7 +79,7 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
         by_hand = f"put its archives into {where}/downloads/manual and " if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
         raise AlexNetError(
             f"{builder.info.full_name} is not prepared under {where}: {by_hand}run once, with TensorFlow, "
-            f"pip install tensorflow-cpu importlib-resources; python -c \"import tensorflow_datasets as tfds; "
+            f'pip install tensorflow-cpu importlib-resources; python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder({name!r}{option}, file_format='array_record').download_and_prepare()\" "
             "(or point --config.data.data_dir at where it is)."
         )
@@ -109,7 +111,9 @@ def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
     except ImportError as error:
-        raise AlexNetError(f"The definition of {name} needs a package that is not here ({error.name}): install it.") from error
+        raise AlexNetError(
+            f"The definition of {name} needs a package that is not here ({error.name}): install it."
+        ) from error
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise AlexNetError(
             f"TFDS knows no data set {name!r} ({str(error).splitlines()[0].rstrip('.')}): "
@@ -144,7 +148,15 @@ class _Renamed:
 
 
 def train_batches(
-    split: Split, images: Images, *, batch_size: int, seed: int, step: int, share: tuple[int, int], threads: int, prefetch: int
+    split: Split,
+    images: Images,
+    *,
+    batch_size: int,
+    seed: int,
+    step: int,
+    share: tuple[int, int],
+    threads: int,
+    prefetch: int,
 ) -> Iterator[Batch]:
     """Batches from `step` on, without end: image [b, H, W, 3] uint8, label [b] int32, place [b] int32.
 

@@ -85,7 +85,8 @@ def _kernel_gradient_by_matmul(
     height, width = g.shape[1:3]
     blocks = -(-size // stride)  # the kernel's size in blocks of stride pixels
     wanted = [(n - 1 + blocks) * stride for n in (height, width)]
-    x = lax.pad(x, 0.0, [(0, 0, 0), *((padding[0], w - n - padding[0], 0) for w, n in zip(wanted, x.shape[1:3], strict=True)), (0, 0, 0)])  # fmt: skip
+    edges = [(padding[0], w - n - padding[0], 0) for w, n in zip(wanted, x.shape[1:3], strict=True)]
+    x = lax.pad(x, 0.0, [(0, 0, 0), *edges, (0, 0, 0)])
     x = x.reshape(-1, wanted[0] // stride, stride, wanted[1] // stride, stride, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, wanted[0] // stride, wanted[1] // stride, stride**2 * channels)
     flat_g = g.reshape(-1, maps)

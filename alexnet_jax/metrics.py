@@ -32,7 +32,9 @@ class Report:
             self._rewind(first_step)
         self._log: TextIO = (workdir / "train.log").open("a", encoding="utf-8")
         self._metrics: TextIO = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=None if first_step is None else first_step + 1)
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=None if first_step is None else first_step + 1
+        )
 
     def _rewind(self, first_step: int) -> None:
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
@@ -54,7 +56,9 @@ class Report:
     def __enter__(self) -> "Report":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._main:
             self._close_bar()
             self._board.close()

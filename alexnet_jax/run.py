@@ -17,7 +17,15 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import AlexNetError, config as configs, data, model as models, optimizer as optimizers, provenance, towers
+from alexnet_jax import (
+    AlexNetError,
+    config as configs,
+    data,
+    model as models,
+    optimizer as optimizers,
+    provenance,
+    towers,
+)
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.evaluate import evaluate, make_eval_step
 from alexnet_jax.metrics import Report, describe
@@ -72,7 +80,8 @@ def build_model(config: ConfigDict, classes: int) -> models.AlexNet:
     last = stack[-1]
     if not isinstance(last, models.DenseLayer) or last.units * c.towers < classes:
         raise AlexNetError(
-            f"config.model.{last.name}.units is too small for {classes} classes: use 0, which is each tower's share of them."
+            f"config.model.{last.name}.units is too small for {classes} classes: "
+            "use 0, which is each tower's share of them."
         )
     return models.AlexNet(
         classes=classes,
@@ -102,7 +111,9 @@ def eval_split(config: ConfigDict) -> data.Split:
     return data.open_split(config.data.name, config.data.eval_split, config.data.data_dir)
 
 
-def evaluator(config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: data.Split) -> Callable[[Any], dict[str, Any]]:
+def evaluator(
+    config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: data.Split
+) -> Callable[[Any], dict[str, Any]]:
     """`evaluate(params)` over the whole of `split`, compiled once."""
     step = make_eval_step(models.tower_program(model), mesh, mean=config.data.mean)
 
@@ -163,7 +174,9 @@ class Run:
         self.plan = Plan(images, c.batch_size, steps, config.eval.every_epochs)
         self.model = build_model(config, len(self.split.class_names))
         self.optimizer, self.learning_rate = build_optimizer(config, images)
-        self._make_state = lambda: make_state(self.model, self.optimizer, seed=c.seed, image_pixels=config.data.crop_pixels)
+        self._make_state = lambda: make_state(
+            self.model, self.optimizer, seed=c.seed, image_pixels=config.data.crop_pixels
+        )
         self._shapes = jax.eval_shape(self._make_state)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         self.first_step = self.checkpoints.latest() or 0
@@ -195,15 +208,17 @@ class Run:
         """What this run is, for its first lines: nobody gets a toy by accident."""
         c, rows, tower = self.config, self.mesh.shape[DATA], self.mesh.shape[TOWER]
         device = self.mesh.devices.flat[0]
+        pixels, devices = c.data.crop_pixels, f"{rows * tower} {device.platform} device(s) ({device.device_kind})"
         placement = "each tower on a device of its own" if tower > 1 else "all towers together on each device"
         parameters = models.count_parameters(self.model, self._shapes.params)
+        going_on = f", going on after step {self.first_step:,}" if self.first_step else ""
         return [
             f"data     {c.data.name}: {len(self.split.source):,} images of {self.split.name}, "
             f"{len(self.eval_split.source):,} of {self.eval_split.name} for evaluation, {self.model.classes} classes",
-            f"network  {c.model.towers} tower(s), {parameters:,} parameters, {c.data.crop_pixels} x {c.data.crop_pixels} pixels",
-            f"mesh     data {rows} x tower {tower} on {rows * tower} {device.platform} device(s) ({device.device_kind}): {placement}",
-            f"steps    {self.plan.steps:,} of {c.train.batch_size} images ({self.plan.epoch(self.plan.steps):.1f} epochs)"
-            + (f", going on after step {self.first_step:,}" if self.first_step else ""),
+            f"network  {c.model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
+            f"mesh     data {rows} x tower {tower} on {devices}: {placement}",
+            f"steps    {self.plan.steps:,} of {self.plan.batch_size} images "
+            f"({self.plan.epoch(self.plan.steps):.1f} epochs){going_on}",
             f"workdir  {self.workdir}",
         ]
 
@@ -222,7 +237,9 @@ class Run:
                 f"{self.workdir} holds a run that is at step {self.first_step}, past the {self.plan.steps} asked for: "
                 "raise train.steps or train.epochs, or use another --workdir."
             )
-        return [f"changed  config.{field}: {theirs!r} until here, {ours!r} from now on" for field, ours, theirs in changed]
+        return [
+            f"changed  config.{field}: {theirs!r} until here, {ours!r} from now on" for field, ours, theirs in changed
+        ]
 
     def _start_state(self) -> TrainState:
         if not self.first_step:
@@ -290,7 +307,9 @@ class Run:
         for step, metrics in seen:
             if not np.isfinite(metrics["loss"]):
                 self.checkpoints.drop(step - 1)  # this loss is that of its parameters
-                raise AlexNetError(self._divergence(f"The loss is {metrics['loss']} at step {step}", seen[0][0], seen[-1][0]))
+                raise AlexNetError(
+                    self._divergence(f"The loss is {metrics['loss']} at step {step}", seen[0][0], seen[-1][0])
+                )
         return {"step": seen[-1][0], **{name: float(value) for name, value in seen[-1][1].items()}} if seen else {}
 
     def _divergence(self, what: str, first: int, last: int) -> str:

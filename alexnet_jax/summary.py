@@ -1,7 +1,7 @@
 """The network as a table, read off the live model."""
 
+import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,65 +23,83 @@ Where the commonly copied table is wrong:
          and on top. conv2 pads 2 and conv3 to conv5 pad 1, which the table leaves out too."""
 
 
-def describe(model: models.AlexNet, image_pixels: int) -> list[dict[str, Any]]:
-    """One row a weighted layer or pooling: its shapes for one tower, and parameters and MACs of all.
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A weighted layer or a pooling: shapes of one tower without the batch, counts of all towers."""
 
-    Keys: name, input, window, output (shapes without the batch, of one tower), sees ("image", "own",
-    "both"), parameters, macs (multiply-adds an image). Read off the shapes of the live model.
-    """
+    name: str
+    input: tuple[int, ...]
+    window: str
+    output: tuple[int, ...]
+    sees: str  # "image", "own" or "both"
+    parameters: int = 0
+    macs: int = 0  # multiply-adds an image
+
+
+def describe(model: models.AlexNet, image_pixels: int) -> list[Row]:
+    """The rows of the network's table, read off the shapes of the live model."""
     images = jax.ShapeDtypeStruct((1, image_pixels, image_pixels, 3), jnp.float32)
-    one_tower = jax.vmap(model.init, in_axes=(0, None), axis_name=TOWER)
-    variables = jax.eval_shape(one_tower, jax.random.split(jax.random.key(0), model.towers), images)
-    params, seen = variables["params"], {name: shape.shape[2:] for name, shape in variables["perturbations"].items()}
-    rows, shape = [], images.shape[1:]
+    init = jax.vmap(model.init, in_axes=(0, None), axis_name=TOWER)
+    variables = jax.eval_shape(init, jax.random.split(jax.random.key(0), model.towers), images)
+    shapes = {name: leaf.shape[2:] for name, leaf in variables["perturbations"].items()}  # without tower and batch
+    rows: list[Row] = []
+    x: tuple[int, ...] = images.shape[1:]
     for layer in model.stack:
-        exchanges = layer.name in model.exchange
-        if exchanges:
-            shape = (*shape[:-1], shape[-1] * model.towers)
-        kernel, output = params[layer.name]["kernel"], seen[f"{layer.name}_out"]
-        is_last = layer is model.stack[-1]
-        units = model.classes if is_last else output[-1] * model.towers
-        positions = math.prod(output[:-1])
-        if isinstance(layer, models.DenseLayer):
-            shape = (math.prod(shape),)
-            window = f"{shape[0]} x {output[-1]}"
-        else:
-            window = f"{layer.kernel} x {layer.kernel} x {kernel.shape[-2]} / {layer.stride}{_padding(layer.padding)}"
-        per_unit = math.prod(kernel.shape[1:-1])  # weights into one unit or map
-        rows.append({
-            "name": layer.name, "input": shape, "window": window, "output": output,
-            "sees": "image" if not rows else "both" if exchanges and model.towers > 1 else "own",
-            "parameters": (per_unit + 1) * units, "macs": per_unit * units * positions,
-        })  # fmt: skip
+        if layer.name in model.exchange:
+            x = (*x[:-1], x[-1] * model.towers)
+        rows.append(_weighted_row(model, layer, variables["params"][layer.name]["kernel"].shape[1:], x, shapes))
+        if len(rows) == 1:
+            rows[0] = dataclasses.replace(rows[0], sees="image")
+        x = shapes[f"{layer.name}_out"]
         for word in layer.then:
             name = models.operation_name(word, layer.name)
             if word == "pool":
                 window = f"{model.pool.size} x {model.pool.size} / {model.pool.stride} {model.pool.kind}"
-                before = rows[-1]["output"]
-                rows.append({"name": name, "input": before, "window": window, "output": seen[name], "sees": "own", "parameters": 0, "macs": 0})  # fmt: skip
-            shape = seen[name]
-        shape = seen[models.operation_name(layer.then[-1], layer.name)] if layer.then else output
+                rows.append(Row(name, x, window, shapes[name], "own"))
+            x = shapes[name]
     return rows
 
 
+def _weighted_row(
+    model: models.AlexNet,
+    layer: models.ConvLayer | models.DenseLayer,
+    kernel: tuple[int, ...],
+    x: tuple[int, ...],
+    shapes: dict[str, tuple[int, ...]],
+) -> Row:
+    output = shapes[f"{layer.name}_out"]
+    units = model.classes if layer is model.stack[-1] else output[-1] * model.towers
+    weights = math.prod(kernel[:-1])  # into one unit or map
+    if isinstance(layer, models.ConvLayer):
+        window = f"{layer.kernel} x {layer.kernel} x {kernel[-2]} / {layer.stride}{_padding(layer.padding)}"
+    else:
+        x, window = (weights,), f"{weights} x {output[-1]}"
+    sees = "both" if layer.name in model.exchange and model.towers > 1 else "own"
+    return Row(layer.name, x, window, output, sees, (weights + 1) * units, weights * units * math.prod(output[:-1]))
+
+
 def summarize(config: ConfigDict) -> str:
-    """The table of the config's network, the order of its operations, and what crosses the towers."""
-    classes = _classes(config)
-    model = run.build_model(config, classes)
+    """The table of the config's network, the order of its operations, and what is often wrong in others."""
+    model = run.build_model(config, _classes(config))
     rows = describe(model, config.data.crop_pixels)
     times = f" (x{model.towers})" if model.towers > 1 else ""
-    cells = [_HEAD] + [
-        (r["name"], _shape(r["input"], times if r["sees"] == "own" else ""), r["window"], _shape(r["output"], times), r["sees"], f"{r['parameters']:,}", f"{r['macs']:,}")
-        for r in rows
-    ]  # fmt: skip
-    cells.append(("total", "", "", "", "", f"{sum(r['parameters'] for r in rows):,}", f"{sum(r['macs'] for r in rows):,}"))
-    widths = [max(len(row[i]) for row in cells) for i in range(len(_HEAD))]
-    lines = ["  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in cells]
+    cells = [_HEAD]
+    for row in rows:
+        shapes = (_shape(row.input, times if row.sees == "own" else ""), row.window, _shape(row.output, times))
+        cells.append((row.name, *shapes, row.sees, f"{row.parameters:,}", f"{row.macs:,}"))
+    total = (f"{sum(row.parameters for row in rows):,}", f"{sum(row.macs for row in rows):,}")
+    cells.append(("total", "", "", "", "", *total))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(_aligned, row, widths, range(len(_HEAD)))).rstrip() for row in cells]
     rule = "-" * max(map(len, lines))
-    title = f"{config.data.name}: {classes} classes, {model.towers} tower(s); (x{model.towers}): in each tower; sees: own tower or both\n"
-    order = ["", "The order of the operations:"]
-    order += ["  " + " -> ".join((layer.name, *(models.operation_name(w, layer.name) for w in layer.then))) for layer in model.stack]
-    return "\n".join([title, lines[0], rule, *lines[1:-1], rule, lines[-1], *order, "", _COMMON_MISTAKES])
+    title = f"{config.data.name}: {model.classes} classes, {model.towers} tower(s)"
+    legend = f"(x{model.towers}): in each tower; sees: the other tower's maps too (both) or only its own"
+    order = [
+        "  " + " -> ".join((layer.name, *(models.operation_name(word, layer.name) for word in layer.then)))
+        for layer in model.stack
+    ]
+    table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+    return "\n".join([title, legend, "", *table, "", "The order of the operations:", *order, "", _COMMON_MISTAKES])
 
 
 def _classes(config: ConfigDict) -> int:

@@ -115,8 +115,8 @@ def feed_share(mesh: Mesh) -> tuple[int, int]:
         aligned = len(owners) % size == 0 and rows[0] % size == 0 and rows[-1] == rows[0] + size - 1
         if not aligned or size != len(rows_of[0]):
             raise AlexNetError(
-                f"The mesh data {owners.shape[0]} x tower {owners.shape[1]} cuts across the processes: start each with "
-                "the same number of devices, a multiple of mesh.tower or a part of it."
+                f"The mesh data {mesh.shape[DATA]} x tower {mesh.shape[TOWER]} cuts across the processes: "
+                "start each with the same number of devices, a multiple of mesh.tower or a part of it."
             )
     mine = rows_of[jax.process_index()]
     return int(mine[0]) // len(mine), len(owners) // len(mine)

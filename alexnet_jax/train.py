@@ -17,8 +17,7 @@ from alexnet_jax.towers import EVERYWHERE, PER_EXAMPLE, TOWER
 _FLIP = 1_000_000  # folded into an example's key for its flip; dropout folds in the number of its layer
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a run is at a step. Every leaf but the scalars has a leading tower axis."""
 
     step: jax.Array  # [] int32: how many updates were made
@@ -74,8 +73,12 @@ def make_train_step(
             "top1": is_among_best(logits_BK, batch["label"], 1).sum(dtype=jnp.float32) * percent,
             "top5": is_among_best(logits_BK, batch["label"], 5).sum(dtype=jnp.float32) * percent,
         }
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), towers.sum_over_data(metrics, mesh)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), towers.sum_over_data(
+            metrics, mesh
+        )
 
     spec = towers.spec_of(state)
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=(spec, PER_EXAMPLE), out_specs=(spec, EVERYWHERE), check_vma=False)
+    sharded = jax.shard_map(
+        step, mesh=mesh, in_specs=(spec, PER_EXAMPLE), out_specs=(spec, EVERYWHERE), check_vma=False
+    )
     return jax.jit(sharded, donate_argnums=0)

@@ -109,10 +109,20 @@ def get_config(data_name: str = "digits") -> ConfigDict:
     return c
 
 
-def _conv(maps: int, kernel: int, stride: int, padding: tuple[int, int], then: str, *, std: float, bias: float) -> ConfigDict:
+def _conv(
+    maps: int, kernel: int, stride: int, padding: tuple[int, int], then: str, *, std: float, bias: float
+) -> ConfigDict:
     """`maps` a tower; `padding` is (left and top, right and bottom); `then`: what follows, in order."""
     return ConfigDict(
-        {"maps": maps, "kernel": kernel, "stride": stride, "padding": padding, "then": then, "init_std": std, "init_bias": bias}
+        {
+            "maps": maps,
+            "kernel": kernel,
+            "stride": stride,
+            "padding": padding,
+            "then": then,
+            "init_std": std,
+            "init_bias": bias,
+        }
     )
 
 

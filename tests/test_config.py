@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import pytest
-from configs.alexnet import get_config
 from ml_collections import ConfigDict
 
 from alexnet_jax import AlexNetError, config as configs, run
+from configs.alexnet import get_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,7 +117,9 @@ def test_every_leaf_of_every_config_is_read(
 ) -> None:
     """A run, which also evaluates, looks at every one of them; checking and saving do not count."""
     config = __import__(f"configs.{recipe}", fromlist=["get_config"]).get_config()
-    config.update_from_flattened_dict({k: v for k, v in dict(configs._flat(small_config)).items() if k in dict(configs._flat(config))})
+    config.update_from_flattened_dict(
+        {k: v for k, v in dict(configs._flat(small_config)).items() if k in dict(configs._flat(config))}
+    )
     config.train.batch_size = 128
     config.train.epochs = 1
     read: set[str] = set()

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs.alexnet import get_config
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from alexnet_jax import AlexNetError, model as models, run, summary, towers
+from configs.alexnet import get_config
 
 
 def _network(config: ConfigDict, classes: int = 10) -> tuple[models.AlexNet, Any, jax.Array]:
@@ -27,8 +27,8 @@ def _logits(network: models.AlexNet) -> Any:
 
 def test_parameters_and_multiply_adds_are_those_of_the_paper() -> None:
     """Per layer as counted by hand from the paper's table, 60,965,224 and 724,406,816 in all."""
-    rows = {row["name"]: row for row in summary.describe(run.build_model(get_config(), 1000), 224)}
-    counts = {name: (row["parameters"], row["macs"]) for name, row in rows.items() if row["parameters"]}
+    rows = {row.name: row for row in summary.describe(run.build_model(get_config(), 1000), 224)}
+    counts = {name: (row.parameters, row.macs) for name, row in rows.items() if row.parameters}
     assert counts == {
         "conv1": (34_944, 105_415_200),
         "conv2": (307_456, 223_948_800),
@@ -44,8 +44,8 @@ def test_parameters_and_multiply_adds_are_those_of_the_paper() -> None:
 
 
 def test_shapes_are_those_of_the_table() -> None:
-    rows = {row["name"]: row for row in summary.describe(run.build_model(get_config(), 1000), 224)}
-    assert {name: (row["input"], row["output"], row["sees"]) for name, row in rows.items()} == {
+    rows = {row.name: row for row in summary.describe(run.build_model(get_config(), 1000), 224)}
+    assert {name: (row.input, row.output, row.sees) for name, row in rows.items()} == {
         "conv1": ((224, 224, 3), (55, 55, 48), "image"),
         "pool1": ((55, 55, 48), (27, 27, 48), "own"),
         "conv2": ((27, 27, 48), (27, 27, 128), "own"),

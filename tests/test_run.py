@@ -95,7 +95,9 @@ def _evaluates_right(entry: dict[str, Any]) -> bool:
 def test_what_a_run_leaves_behind(small_config: ConfigDict, tmp_path: Path, devices: Devices) -> None:
     """Config, start, log, metrics with an evaluation at each epoch's end, and the best checkpoint kept."""
     devices(1)
-    training = _train(small_config, tmp_path, **{"train.batch_size": 100, "train.epochs": 2, "checkpoint.every_steps": 4})
+    training = _train(
+        small_config, tmp_path, **{"train.batch_size": 100, "train.epochs": 2, "checkpoint.every_steps": 4}
+    )
     assert training.plan.steps == 30  # ceil(2 * 1498 / 100)
     assert configs.differences(configs.load(tmp_path), training.config) == []
     start = json.loads((tmp_path / "starts.jsonl").read_text())
@@ -118,7 +120,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config: ConfigDict, tmp_p
     """The steps are named, and the last good checkpoint is the one that stays."""
     devices(1)
     _train(small_config, tmp_path, **{"train.steps": 3})
-    with pytest.raises(AlexNetError, match=r"(at step \d+|no longer finite).*steps \d+ to \d+.*checkpoint of step 3") as error:
+    with pytest.raises(
+        AlexNetError, match=r"(at step \d+|no longer finite).*steps \d+ to \d+.*checkpoint of step 3"
+    ) as error:
         _train(small_config, tmp_path, **{"train.steps": 9, "train.learning_rate": 1e30, "checkpoint.every_steps": 1})
     assert "learning_rate" in str(error.value)
     assert Checkpoints(tmp_path).latest() == 3
@@ -130,7 +134,13 @@ def test_a_run_does_not_go_on_as_another(
 ) -> None:
     devices(1)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    other = {"train.seed": 5, "train.batch_size": 4, "model.dropout": 0.25, "model.conv2.then": "relu pool", "data.flip": True}
+    other = {
+        "train.seed": 5,
+        "train.batch_size": 4,
+        "model.dropout": 0.25,
+        "model.conv2.then": "relu pool",
+        "data.flip": True,
+    }
     configs.save(small_config, tmp_path)
     monkey = run.Run(small_config, tmp_path / "new", command="", eval_command="")
     monkey.workdir, monkey.first_step = tmp_path, 1
@@ -183,7 +193,9 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     fields = ["--config.train.steps=40", "--config.checkpoint.every_steps=4", "--config.log.every_steps=1"]
     small_config.update_from_flattened_dict({"train.steps": 40, "checkpoint.every_steps": 4, "log.every_steps": 1})
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    calm = subprocess.run(_command(f"--workdir={undisturbed}", *small_flags, *fields), cwd=ROOT, capture_output=True, text=True)
+    calm = subprocess.run(
+        _command(f"--workdir={undisturbed}", *small_flags, *fields), cwd=ROOT, capture_output=True, text=True
+    )
     assert calm.returncode == 0, calm.stderr
     command = _command(f"--workdir={killed}", *small_flags, *fields)
     moments = sorted(random.sample(range(5, 36), 4))
@@ -201,7 +213,8 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     for name, leaf in left.items():
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
     timeless = [
-        [{k: v for k, v in entry.items() if "second" not in k} for entry in _lines(workdir)] for workdir in (undisturbed, killed)
+        [{k: v for k, v in entry.items() if "second" not in k} for entry in _lines(workdir)]
+        for workdir in (undisturbed, killed)
     ]
     assert timeless[0] == timeless[1]
     assert calm.stdout.splitlines()[-1].split(";")[0] == last.stdout.splitlines()[-1].split(";")[0]
@@ -212,8 +225,14 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     [
         (["--config.train.stepz=3"], "--config.train.stepz: config.train has no field 'stepz'; it has batch_size,"),
         (["--config.train.steps=abc"], "--config.train.steps=abc: it must be a whole number."),
-        (["--config.model.dropout=1.5"], "config.model.dropout=1.5 is not possible: it must be at least 0 and below 1."),
-        (["--cpu_devices=3", "--config.train.batch_size=31"], "config.train.batch_size=31 does not divide over the mesh"),
+        (
+            ["--config.model.dropout=1.5"],
+            "config.model.dropout=1.5 is not possible: it must be at least 0 and below 1.",
+        ),
+        (
+            ["--cpu_devices=3", "--config.train.batch_size=31"],
+            "config.train.batch_size=31 does not divide over the mesh",
+        ),
         (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
         (["--mode=eval", "--workdir=/nowhere/at/all"], "There is no run in /nowhere/at/all"),
     ],

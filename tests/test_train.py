@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs.alexnet import get_config
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import model as models, run, towers
 from alexnet_jax.evaluate import is_among_best, to_input
 from alexnet_jax.train import TrainState, make_state, make_train_step
+from configs.alexnet import get_config
 
 MESHES = [(1, 1), (1, 2), (2, 1), (2, 2)]
 
@@ -130,7 +130,8 @@ def test_two_towers_exchange_what_the_paper_says_and_nothing_else(small_config: 
     found = _compiled(small_config, (1, 2))
     moved = sorted((name, size) for name, size, _ in found if size > 1)
     c, B, classes = small_config.model, 8, 10
-    gathered = [B * 3 * 3 * 2 * c.conv2.maps, B * 2 * c.conv5.maps, B * 2 * c.fc6.units, B * 2 * c.fc7.units, B * classes]
+    of_both_towers = (3 * 3 * c.conv2.maps, c.conv5.maps, c.fc6.units, c.fc7.units)
+    gathered = [*(B * 2 * size for size in of_both_towers), B * classes]
     assert [size for name, size in moved if name == "all-gather"] == sorted(gathered)
     assert [size for name, size in moved if name == "reduce-scatter"] == sorted(n // 2 for n in gathered)
     assert len(moved) == 10, moved
