@@ -132,7 +132,27 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x.shape[-1], self.units))
         bias = self.param("bias", nn.initializers.constant(self.init_bias), (self.units,))
-        return x @ kernel + _last_axis(bias, x.ndim)
+        return tower_matmul(x, kernel) + _last_axis(bias, x.ndim)
+
+
+def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[B, C] @ [C, units] of one tower. Under `vmap` over towers it is one matmul a tower.
+
+    JAX would make one wide matmul where both towers read the same input, for which XLA:CPU first
+    transposes fc6's 75 MB of weights, and their gradient after it.
+    """
+
+    @custom_vmap
+    def per_tower(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return x @ kernel
+
+    @per_tower.def_vmap
+    def _(towers: int, batched: list[bool], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, bool]:
+        x_differs, kernel_differs = batched
+        assert kernel_differs, "every kernel belongs to a tower"
+        return jnp.stack([(x[t] if x_differs else x) @ kernel[t] for t in range(towers)]), True
+
+    return per_tower(x, kernel)
 
 
 def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,12 +145,17 @@ class Interrupted(Exception):
 
 
 class _StopRequest:
-    """Ctrl-C and SIGTERM ask the loop to stop after its step; the second time they end it at once."""
+    """Ctrl-C and SIGTERM ask the loop to stop after its step; the second time they end it at once.
+
+    Of several processes one alone must not stop: there jax.distributed takes SIGTERM, and
+    `Checkpoints.reached_preemption` says at which step all of them do.
+    """
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self.signal = 0
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
@@ -220,6 +227,7 @@ class Run:
             f"steps    {self.plan.steps:,} of {self.plan.batch_size} images "
             f"({self.plan.epoch(self.plan.steps):.1f} epochs){going_on}",
             f"workdir  {self.workdir}",
+            *([_HUGE_PAGES] if _lacks_huge_pages(device.platform) else []),
         ]
 
     def _check_goes_on(self) -> list[str]:
@@ -349,6 +357,13 @@ class Run:
         entry = self.report.evaluated[self.plan.steps]
         where = self.checkpoints.folder / str(self.plan.steps)
         self.report.say(f"done: {describe(entry)}; checkpoint {where}; evaluate it with: {self.eval_command}")
+
+
+_HUGE_PAGES = "hint     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes the steps of a CPU faster"
+
+
+def _lacks_huge_pages(platform: str) -> bool:
+    return platform == "cpu" and sys.platform == "linux" and "hugetlb" not in os.environ.get("GLIBC_TUNABLES", "")
 
 
 class _Clock:

@@ -27,6 +27,7 @@ _IMAGENET = {
     "epochs": 91,
     "learning_rate": 0.01,
     "drop_epochs": (25, 51, 79),
+    "drop_factor": 10.0,
     "checkpoint_steps": 1000,
     "log_steps": 100,
 }
@@ -38,12 +39,13 @@ _DATA = {
         "mean": (79.4, 79.4, 79.4),
         "resize_pixels": 224,  # = crop_pixels: a digit is used whole
         "flip": False,  # a mirrored 2 is no 2
-        "batch_size": 32,
+        "batch_size": 16,  # experiments/001_digits_recipe has what else was tried
         "epochs": 3,
-        "learning_rate": 0.001,  # 0.01 diverges on these bright, contrasty pictures
-        "drop_epochs": (),
-        "checkpoint_steps": 40,
-        "log_steps": 5,
+        "learning_rate": 0.001,
+        "drop_epochs": (2,),
+        "drop_factor": 4.0,
+        "checkpoint_steps": 50,
+        "log_steps": 10,
     },
 }  # fmt: skip
 
@@ -98,7 +100,7 @@ def get_config(data_name: str = "digits") -> ConfigDict:
     c.train.learning_rate = known["learning_rate"]
     c.train.bias_rate = 2.0  # the biases' learning rate, in learning rates
     c.train.drop_epochs = known["drop_epochs"]  # where the learning rate is divided ...
-    c.train.drop_factor = 10.0  # ... by this
+    c.train.drop_factor = known["drop_factor"]  # ... by this
     c.train.momentum = 0.9
     c.train.weight_decay = 0.0005  # of the weights; biases have none
 
