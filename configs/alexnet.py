@@ -6,7 +6,7 @@
 
 What the authors reached: ILSVRC-2012 validation error 40.7 % top-1, 18.2 % top-5 with ten crops
 (paper, Table 2, "1 CNN"; layer-params-145.cfg: .406640 / .182100 after 91 epochs). This project has
-not repeated that run. On the digits it reaches what README.md, "What the default run reaches", says.
+not repeated that run. On the digits it reaches what README.md says under "What the default run reaches".
 
 Differs: the authors anneal conv1 earlier than the rest (epochs 67 and 72), add colour noise from
 principal components until epoch 67, and draw crop and flip once for 32 images. Here all layers share
