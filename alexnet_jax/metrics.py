@@ -24,12 +24,12 @@ class Report:
     def __init__(self, workdir: Path, *, main: bool, first_step: int | None = None) -> None:
         self._main = main
         self._bar: Any = None
-        self.evaluated: dict[int, dict[str, Any]] = {}
-        if not main:
-            return
+        self.evaluated: dict[int, dict[str, Any]] = {}  # the same in every process: they decide by it
         self._path = workdir / METRICS
         if first_step is not None:
             self._rewind(first_step)
+        if not main:
+            return
         self._log: TextIO = (workdir / "train.log").open("a", encoding="utf-8")
         self._metrics: TextIO = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
@@ -49,6 +49,8 @@ class Report:
             kept.append(line)
             if "eval_top1" in entry and "mode" not in entry:  # not one of --mode=eval
                 self.evaluated[entry["step"]] = entry
+        if not self._main:
+            return
         replacement = self._path.with_suffix(".tmp")
         replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         replacement.replace(self._path)
@@ -107,9 +109,9 @@ class Report:
 
     def evaluation(self, entry: dict[str, Any]) -> None:
         """An evaluation line: `step`, `eval_top1`, `eval_top5`, `eval_loss`, `eval_images`, ..."""
+        self.evaluated[entry["step"]] = entry
         if not self._main:
             return
-        self.evaluated[entry["step"]] = entry
         self._write(entry)
         self.say(f"step {entry['step']}  {describe(entry)}")
 

@@ -283,7 +283,8 @@ class Run:
         if self.plan.evaluates(step) and step not in self.report.evaluated:
             self._evaluate(evaluate_now, state)  # the run was stopped right before it
         batches = self._batches(step)
-        self.report.start(step=step, steps=self.plan.steps)
+        if step < self.plan.steps:
+            self.report.say("compiling the step ...")
         self._clock.restart(step)
         while step < self.plan.steps:
             state, metrics = train_step(state, towers.to_devices(next(batches), self.mesh))
@@ -291,12 +292,15 @@ class Run:
             self._unseen.append((step, metrics))
             if len(self._unseen) > 2:  # two steps ahead of the device, so that stopping does not wait for more
                 jax.block_until_ready(self._unseen[-3][1])
-            self.report.tick()
+            if step == self.first_step + 1:
+                jax.block_until_ready(metrics)  # compilation is no training: bar and clock start after it
+                self.report.start(step=step, steps=self.plan.steps)
+                if step % c.log.every_steps:
+                    self._clock.restart(step)
+            else:
+                self.report.tick()
             if step % c.log.every_steps == 0 or step == self.plan.steps:
                 self._log(step)
-            elif step == self.first_step + 1:
-                jax.block_until_ready(metrics)
-                self._clock.restart(step)  # compilation is no training
             stopping = bool(stop.signal) or self.checkpoints.reached_preemption(step)
             if (due := self.plan.evaluates(step) and not stopping) or step % c.checkpoint.every_steps == 0 or stopping:
                 with self._clock.paused():
@@ -382,7 +386,7 @@ class _Clock:
         self._since += time.perf_counter() - start
 
     def seconds_per_step(self, step: int) -> float:
-        return (time.perf_counter() - self._since) / (step - self._step)
+        return (time.perf_counter() - self._since) / max(1, step - self._step)
 
 
 @jax.jit
