@@ -114,7 +114,7 @@ def _collectives(hlo: str) -> list[tuple[str, int, str]]:
                 int(np.prod([int(n) for n in dims.split(",") if n], dtype=np.int64))
                 for dims in re.findall(r"[a-z]+\d*\[([\d,]*)\]", match[1])
             ]
-            groups = re.search(r"replica_groups=(\{\{.*?\}\}|\[.*?\]<=\[.*?\](?:T\(.*?\))?)", line)
+            groups = re.search(r"replica_groups=(\{\{.*?\}\}|\[.*?\]<=\[.*?\](?:T\(.*?\))?|mesh\[.*?\] \{.*?\})", line)
             found.append((match[2], max(sizes), groups[1] if groups else ""))
     return found
 
@@ -141,7 +141,7 @@ def test_without_a_tower_axis_only_data_is_reduced(small_config: ConfigDict) -> 
     """2 x 1: the gradients' all-reduce over `data`, and nothing between towers."""
     found = _compiled(small_config, (2, 1))
     assert {name for name, _, _ in found} == {"all-reduce"}
-    assert all(groups in ("{{0,1}}", "[1,2]<=[2]") for _, _, groups in found), found
+    assert all(groups in ("{{0,1}}", "mesh['data'=2,'tower'=1] {'data'}") for _, _, groups in found), found
 
 
 def test_an_exchange_less_is_a_collective_less(small_config: ConfigDict) -> None:
