@@ -190,26 +190,26 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
 ) -> None:
     """kill -9 at three random moments, then SIGTERM, then the same command: the same run to the bit."""
     devices(1)  # as in the processes that are started here
-    fields = ["--config.train.steps=40", "--config.checkpoint.every_steps=4", "--config.log.every_steps=1"]
-    small_config.update_from_flattened_dict({"train.steps": 40, "checkpoint.every_steps": 4, "log.every_steps": 1})
+    fields = ["--config.train.steps=80", "--config.checkpoint.every_steps=4", "--config.log.every_steps=1"]
+    small_config.update_from_flattened_dict({"train.steps": 80, "checkpoint.every_steps": 4, "log.every_steps": 1})
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     calm = subprocess.run(
         _command(f"--workdir={undisturbed}", *small_flags, *fields), cwd=ROOT, capture_output=True, text=True
     )
     assert calm.returncode == 0, calm.stderr
     command = _command(f"--workdir={killed}", *small_flags, *fields)
-    moments = sorted(random.sample(range(5, 36), 4))
+    moments = sorted(random.sample(range(5, 31), 4))
     print("killed after steps", moments)
     for step, number in zip(moments, [signal.SIGKILL] * 3 + [signal.SIGTERM], strict=True):
         status, said = _run_until(command, step, number)
         assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM), said
     assert "to go on:" in said
-    assert "--config.train.steps=40" in said
+    assert "--config.train.steps=80" in said
     last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert "going on after step" in last.stdout
     runs = [run.Run(small_config, workdir, command="", eval_command="") for workdir in (undisturbed, killed)]
-    left, right = (_state(training, 40) for training in runs)
+    left, right = (_state(training, 80) for training in runs)
     for name, leaf in left.items():
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
     timeless = [
