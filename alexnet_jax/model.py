@@ -70,7 +70,7 @@ class AlexNet(nn.Module):
 
     It must run under an axis named `tower` (`towers.over_towers`). Each operation's result can be
     seen in the collection `seen` and moved through the collection `perturbations`, under the
-    paper's names: conv1, norm1, pool1, ...
+    paper's names: conv1_out (what the weights give), norm1, pool1, relu1, ...
     """
 
     classes: int
