@@ -1,24 +1,42 @@
-"""What is done to one image on the host: NumPy and OpenCV only, since worker threads and processes import it."""
+"""What is done to one image on the host: NumPy, OpenCV and libjpeg-turbo only, since worker processes import it."""
 
 import cv2
 import numpy as np
+import simplejpeg
 
 cv2.setNumThreads(0)  # the threads of the feed are the parallelism
 
 
-def decode(image: bytes | np.ndarray) -> np.ndarray:
-    """An encoded image (JPEG, PNG, ...) or an array [H, W, 1 or 3] -> uint8 [H, W, 3], RGB.
+def decode(image: bytes | np.ndarray, *, at_least: int = 0) -> np.ndarray:
+    """An encoded image (JPEG, PNG, WebP, ...) or an array [H, W, 1 or 3] -> uint8 [H, W, 3], RGB.
 
-    A camera's orientation mark is ignored, as TFDS and the 2012 source ignore it. Raises ValueError
-    when the bytes are no image.
+    A JPEG may come out at a half or less of its size, as long as no side has under `at_least` pixels;
+    0 is its own size. A camera's orientation mark is ignored, as TFDS and the 2012 source ignore it.
+    Raises ValueError when the bytes are no whole image.
     """
     if isinstance(image, np.ndarray):
         return np.broadcast_to(image, (*image.shape[:2], 3))
+    if image[:2] == b"\xff\xd8":
+        try:
+            size = at_least or 1 << 16
+            # The factors between 1 and 2 are slower than no scaling: libjpeg-turbo has no SIMD for them.
+            return np.asarray(simplejpeg.decode_jpeg(image, "RGB", min_height=size, min_width=size, min_factor=2))
+        except ValueError:
+            pass  # CMYK, or damage that OpenCV may be able to pass over
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    except cv2.error:
+        pixels = None
     if pixels is None:
-        raise ValueError(f"{len(image)} bytes that are no image OpenCV can read")
+        raise ValueError(f"{len(image):,} bytes that are no whole image")
     return np.asarray(pixels)
+
+
+def resized_shape(height: int, width: int, short: int) -> tuple[int, int]:
+    """(height, width) after the short side was brought to `short` pixels."""
+    scale = short / min(height, width)
+    return max(short, round(height * scale)), max(short, round(width * scale))
 
 
 def resize_short_side(image: np.ndarray, pixels: int) -> np.ndarray:
@@ -26,16 +44,37 @@ def resize_short_side(image: np.ndarray, pixels: int) -> np.ndarray:
 
     The interpolation of the authors' make-data.py (cuda-convnet2).
     """
-    height, width = image.shape[:2]
-    short = min(height, width)
-    if short == pixels:
+    height, width = resized_shape(image.shape[0], image.shape[1], pixels)
+    if (height, width) == image.shape[:2]:
         return image
-    size = (max(pixels, round(width * pixels / short)), max(pixels, round(height * pixels / short)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if short < pixels else cv2.INTER_AREA))
+    way = cv2.INTER_CUBIC if min(image.shape[:2]) < pixels else cv2.INTER_AREA
+    return np.asarray(cv2.resize(image, (width, height), interpolation=way))
 
 
-def crop(image: np.ndarray, pixels: int, rng: np.random.Generator | None) -> np.ndarray:
-    """[H, W, 3] -> [pixels, pixels, 3]: anywhere, each place as likely, or the centre without `rng`."""
-    spare = np.asarray(image.shape[:2]) - pixels
-    top, left = spare // 2 if rng is None else rng.integers(0, spare + 1)
-    return image[top : top + pixels, left : left + pixels]
+def crop_resized(
+    image: np.ndarray, short: int, pixels: int, place: np.ndarray | None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """[H, W, 3] -> [pixels, pixels, 3]: a square of the image whose short side has `short` pixels.
+
+    `place` is two numbers in [0, 1): how far down and to the right among all the places there are,
+    each as likely; None is the centre. `out` takes the result where it is given. Only the square is
+    resized, after it was cut out to the nearest pixel.
+
+    Differs: bilinear between one and two source pixels a pixel, where `resize_short_side` goes by
+    area, which costs more than decoding does. Packed data (`prepare --pack`) has it by area.
+    """
+    height, width = image.shape[:2]
+    spare = np.asarray(resized_shape(height, width, short)) - pixels
+    top, left = (int(p) for p in (spare // 2 if place is None else place * (spare + 1)))
+    scale = min(height, width) / short  # source pixels a pixel
+    if scale == 1:
+        square = image[top : top + pixels, left : left + pixels]
+        if out is None:
+            return square
+        out[:] = square
+        return out
+    size = max(1, min(round(pixels * scale), height, width))
+    top, left = min(round(top * scale), height - size), min(round(left * scale), width - size)
+    way = cv2.INTER_CUBIC if scale < 1 else cv2.INTER_LINEAR if scale < 2 else cv2.INTER_AREA
+    square = image[top : top + size, left : left + size]
+    return np.asarray(cv2.resize(square, (pixels, pixels), dst=out, interpolation=way))

@@ -3,6 +3,7 @@
 Which fields there are and what they mean is in `configs/alexnet.py`; only what is allowed is here.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax import AlexNetError
+from alexnet_jax.data import Split
 from alexnet_jax.model import OPERATIONS
 
-SAVED_AS = "config.json"
+SAVED_AS, CLASSES = "config.json", "classes.txt"
 
 _Rule = tuple[Callable[[Any], bool], str]
 
@@ -46,13 +48,15 @@ _ALLOWED: dict[str, Any] = {
         "name": _NAME,
         "data_dir": _ANY,
         "train_split": _NAME,
-        "eval_split": _NAME,
+        "eval_split": _ANY,
         "resize_pixels": _at_least(1),
         "crop_pixels": _at_least(1),
         "flip": _ANY,
-        "mean": (lambda v: len(v) == 3 and all(0 <= m <= 255 for m in v), "three numbers from 0 to 255"),
-        "threads": _at_least(1),
+        "mean": (lambda v: len(v) in (0, 3) and all(0 <= m <= 255 for m in v), "three numbers from 0 to 255, or ()"),
+        "threads": _at_least(0),
+        "workers": _at_least(-1),
         "prefetch_batches": _at_least(1),
+        "max_bad_records": _at_least(0),
     },
     "model": {
         "towers": _at_least(1),
@@ -131,10 +135,24 @@ def _leaves(config: ConfigDict, rules: dict[str, Any], path: str) -> Iterator[tu
             yield here, value, rules[key]
 
 
-def save(config: ConfigDict, workdir: Path) -> None:
-    """The resolved config as `config.json` in `workdir`."""
+def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path) -> None:
+    """The resolved config as `config.json` in `workdir`, and beside it the classes' names in label order."""
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     (workdir / SAVED_AS).write_text(text)
+    (workdir / CLASSES).write_text("".join(name + "\n" for name in class_names), encoding="utf-8")
+
+
+def check_classes(workdir: Path, split: Split) -> None:
+    """Raises AlexNetError where the run in `workdir` knows other classes than the data set."""
+    ours, path = split.class_names, workdir / CLASSES
+    theirs = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+    for label, (our, their) in enumerate(itertools.zip_longest(ours, theirs)):
+        if our != their:
+            raise AlexNetError(
+                f"The run in {workdir} has {len(theirs)} classes and the data set {len(ours)}, and label {label} is "
+                f"{their or 'none'} for the run and {our or 'none'} for the data: use the data set it was trained on, "
+                "or another --workdir."
+            )
 
 
 def load(workdir: Path) -> ConfigDict:

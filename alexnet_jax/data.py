@@ -1,8 +1,10 @@
-"""From a data set to batches: a batch is a pure function of (seed, step), wherever it is computed."""
+"""From records to batches: a batch is a pure function of (seed, step), wherever and however it is computed."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import grain
@@ -12,9 +14,15 @@ from alexnet_jax import AlexNetError, augment
 
 Batch = dict[str, np.ndarray]
 
+_ORDER, _CROPS = 0, 1  # what a random stream is for, beside the seed and the epoch or step
+_FOREVER = 2**62
+
 
 class Source(Protocol):
-    """Random access to the records of one split: {"image": bytes or [H, W, C] uint8, "label": int}."""
+    """Random access to the records of one split: {"image": bytes or [H, W, C] uint8, "label": int, "key": str}.
+
+    `key` is what people call the record: its file name, or its split and number.
+    """
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> dict[str, Any]: ...
@@ -27,6 +35,7 @@ class Split:
     source: Source
     name: str
     class_names: tuple[str, ...]
+    folder: Path | None = None  # of a prepared data set, with its statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,173 +45,197 @@ class Images:
     resize_pixels: int
     crop_pixels: int
 
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> Batch:
-        image = augment.resize_short_side(augment.decode(record["image"]), self.resize_pixels)
-        image = augment.crop(image, self.crop_pixels, rng)
-        return {"image": np.ascontiguousarray(image), "label": np.asarray(record["label"], np.int32)}
-
-
-# ---------------------------------------------------------------- sources
-
-
-def open_split(name: str, split: str, data_dir: str) -> Split:
-    """The split of the embedded `digits`, or of any image classification set that TFDS has prepared.
-
-    Raises AlexNetError, with what to run, when it is not there.
-    """
-    return _digits(split) if name == "digits" else _tfds(name, split, data_dir)
-
-
-def _digits(split: str) -> Split:
-    """scikit-learn's 1,797 handwritten digits (8x8, 16 greys): every sixth is held out for test."""
-    from sklearn.datasets import load_digits
-
-    held_out = np.arange(1797) % 6 == 5
-    chosen = {"train": ~held_out, "test": held_out}
-    if split not in chosen:
-        raise AlexNetError(f"data.train_split or data.eval_split is {split!r}: digits has train and test.")
-    digits = load_digits()
-    images = (digits.images[chosen[split], :, :, None] * 255.0 / 16.0).astype(np.uint8)
-    records = [
-        {"image": image, "label": label} for image, label in zip(images, digits.target[chosen[split]], strict=True)
-    ]
-    return Split(records, split, tuple(str(name) for name in digits.target_names))
-
-
-def _tfds(name: str, split: str, data_dir: str) -> Split:
-    import tensorflow_datasets as tfds
-
-    builder, image, label = tfds_classification(name, data_dir)
-    where = data_dir or "~/tensorflow_datasets"
-    if not builder.data_path.exists():
-        option = f", data_dir={data_dir!r}" if data_dir else ""
-        by_hand = f"put its archives into {where}/downloads/manual and " if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
-        raise AlexNetError(
-            f"{builder.info.full_name} is not prepared under {where}: {by_hand}run once, with TensorFlow, "
-            f'pip install tensorflow-cpu importlib-resources; python -c "import tensorflow_datasets as tfds; '
-            f"tfds.builder({name!r}{option}, file_format='array_record').download_and_prepare()\" "
-            "(or point --config.data.data_dir at where it is)."
-        )
-    if any(part.split("[")[0] not in builder.info.splits for part in split.split("+")):
-        raise AlexNetError(
-            f"{name} has no split {split!r} but {', '.join(builder.info.splits)}: "
-            "set --config.data.train_split or --config.data.eval_split."
-        )
-    if builder.info.file_format.value != "array_record":
-        raise AlexNetError(
-            f"{builder.data_path} holds {builder.info.file_format.value} files, which need TensorFlow to be read: "
-            "prepare the data set again with file_format='array_record'."
-        )
-    # download=False: a data set that is missing must not start its own preparation here.
-    try:
-        records = tfds.data_source(
-            name, split=split, data_dir=data_dir or None, download=False, decoders={image: tfds.decode.SkipDecoding()}
-        )
-    except ValueError as error:
-        raise AlexNetError(f"The split {split!r} of {name} is not to be read: {str(error).splitlines()[0]}") from error
-    class_names = tuple(builder.info.features[label].names)
-    return Split(_Renamed(records, image, label), split, class_names)
-
-
-def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
-    """The TFDS builder of `name` and the names of its image and label features; reads no image."""
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
-    except ImportError as error:
-        raise AlexNetError(
-            f"The definition of {name} needs a package that is not here ({error.name}): install it."
-        ) from error
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise AlexNetError(
-            f"TFDS knows no data set {name!r} ({str(error).splitlines()[0].rstrip('.')}): "
-            "use digits, imagenet2012, cifar10 or another name of its catalogue."
-        ) from error
-    features = builder.info.features or {}
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    image, label = builder.info.supervised_keys or ((images or [None])[0], (labels or [None])[0])
-    if image not in images or label not in labels:
-        raise AlexNetError(f"{name} is no image classification set: its features are {', '.join(features)}.")
-    return builder, image, label
+    def __call__(self, image: bytes | np.ndarray, place: np.ndarray | None, out: np.ndarray) -> None:
+        """Fills `out`, [crop, crop, 3]. `place` is as in `augment.crop_resized`. Raises ValueError."""
+        pixels = augment.decode(image, at_least=self.resize_pixels)
+        augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Renamed:
-    """A TFDS source under the two names that the project uses."""
+class Feed:
+    """How a process computes its batches. Nothing of it changes what they hold."""
 
-    records: Any
-    image: str
-    label: str
+    threads: int = 2  # in each worker, or in this process without workers
+    workers: int = 0  # processes of their own
+    prefetch_batches: int = 4  # computed ahead
+    max_bad_records: int = 0  # more of them end the run
+    say: Callable[[str], None] = print  # to whom bad records are named
 
-    def __len__(self) -> int:
-        return len(self.records)
+    @property
+    def batches_in_memory(self) -> int:
+        """The most batches that are in this host's memory at a time, those on their way included."""
+        ahead = max(self.prefetch_batches, self.threads)
+        return 2 + (self.workers * (ahead + 1) if self.workers else ahead)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        record = self.records[i]
-        return {"image": record[self.image], "label": record[self.label]}
 
+def parallelism(threads: int, workers: int) -> tuple[int, int]:
+    """(threads, workers) where 0 threads or -1 workers ask for what suits the cores of this process.
 
-# ---------------------------------------------------------------- batches
+    One process decodes on about eight cores before the interpreter's lock binds, about 0.1 ms of
+    Python an image; on more than sixteen cores it takes worker processes of eight threads each.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if workers < 0:
+        workers = cores // 8 if cores > 16 and not threads else 0
+    return threads or (8 if workers and cores > 16 else max(1, cores // max(1, workers))), workers
 
 
 def train_batches(
     split: Split,
     images: Images,
+    feed: Feed,
     *,
     batch_size: int,
     seed: int,
     step: int,
     share: tuple[int, int],
-    threads: int,
-    prefetch: int,
 ) -> Iterator[Batch]:
     """Batches from `step` on, without end: image [b, H, W, 3] uint8, label [b] int32, place [b] int32.
 
     The records are shuffled anew each epoch, and a batch may hold the end of one and the beginning
     of the next. `batch_size` is the global one; this process gets part `share` = (index, count) of
-    it, and `place` is where in the global batch each of its examples stands. Nothing but `step` is
-    needed to go on: neither threads nor processes change what comes.
+    it, reads no other record, and `place` is where in the global batch each of its examples stands.
+    Nothing but `step` is needed to go on: neither threads nor processes change what comes.
+
+    A record that does not decode is named to `feed.say` and replaced by the next one in the data
+    set that does. Raises AlexNetError when there are more of them than `feed.max_bad_records`, and
+    for a label that is no class.
     """
-    index, count = share
-    stream = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat()
-    stream = stream.random_map(images)  # keyed by (seed, place in the stream)
-    stream = stream[index::count].batch(batch_size // count, drop_remainder=True)
-    place = np.arange(batch_size, dtype=np.int32)[index::count]
-    return _iterate(stream[step:].map(lambda batch: batch | {"place": place}), threads, prefetch)
+    load = _LoadTraining(split, images, batch_size, seed, share, tries=feed.max_bad_records + 2)
+    return _checked(_iterate(grain.MapDataset.range(step, _FOREVER).map(load), feed), split, feed)
 
 
 def eval_batches(
-    split: Split, images: Images, *, batch_size: int, share: tuple[int, int], threads: int, prefetch: int
+    split: Split, images: Images, feed: Feed, *, batch_size: int, share: tuple[int, int]
 ) -> Iterator[Batch]:
-    """Every record of the split once, in order and centre cropped; label -1 fills the last batch up."""
-    index, count = share
-    padded = -(-len(split.source) // batch_size) * batch_size
-    stream = grain.MapDataset.source(_Padded(split.source, padded)).map(functools.partial(_or_blank, images))
-    stream = stream[index::count].batch(batch_size // count, drop_remainder=True)
-    return _iterate(stream, threads, prefetch)
+    """Every record of the split once, in order and centre cropped; label -1 fills the last batch up.
 
-
-def _iterate(stream: Any, threads: int, prefetch: int) -> Iterator[Batch]:
-    # The buffer counts batches, and its default of 500 would hold 10 GB of them.
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    return iter(stream.to_iter_dataset(options))
+    A record that does not decode is named to `feed.say` and counted with a black image.
+    """
+    batches = -(-len(split.source) // batch_size)
+    load = _LoadInOrder(split, images, batch_size, share)
+    return _checked(_iterate(grain.MapDataset.range(batches).map(load), feed), split, feed)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Padded:
-    source: Source
-    length: int
+class _LoadTraining:
+    split: Split
+    images: Images
+    batch_size: int
+    seed: int
+    share: tuple[int, int]
+    tries: int
 
-    def __len__(self) -> int:
-        return self.length
+    def __call__(self, step: int) -> Batch:
+        index, count = self.share
+        records = len(self.split.source)
+        # Drawn for the global batch, so that an example's crop does not depend on how many processes there are.
+        places = np.random.default_rng((self.seed, _CROPS, step)).random((self.batch_size, 2))[index::count]
+        place = np.arange(self.batch_size)[index::count]
+        batch = _empty(len(place), self.images) | {"place": place.astype(np.int32)}
+        for i, at in enumerate((step * self.batch_size + place).tolist()):
+            epoch, position = divmod(at, records)
+            number = int(_order(self.seed, epoch, records)[position])
+            for further in range(self.tries):
+                if _load(self.split, self.images, (number + further) % records, places[i], batch, i):
+                    break
+                batch["bad"][i] = number
+        return batch
 
-    def __getitem__(self, i: int) -> dict[str, Any] | None:
-        return self.source[i] if i < len(self.source) else {}
+
+@dataclasses.dataclass(frozen=True)
+class _LoadInOrder:
+    split: Split
+    images: Images
+    batch_size: int
+    share: tuple[int, int]
+
+    def __call__(self, number: int) -> Batch:
+        index, count = self.share
+        numbers = range(number * self.batch_size, (number + 1) * self.batch_size)[index::count]
+        batch = _empty(len(numbers), self.images)
+        for i, record in enumerate(numbers):
+            if record >= len(self.split.source):
+                batch["label"][i] = -1
+            elif not _load(self.split, self.images, record, None, batch, i):
+                batch["image"][i] = 0
+                batch["bad"][i] = record
+        return batch
 
 
-def _or_blank(images: Images, record: dict[str, Any]) -> Batch:
-    if record:
-        return images(record)
-    return {"image": np.zeros((images.crop_pixels, images.crop_pixels, 3), np.uint8), "label": np.asarray(-1, np.int32)}
+@functools.lru_cache(2)  # a batch may hold the end of one epoch and the beginning of the next
+def _order(seed: int, epoch: int, records: int) -> np.ndarray:
+    """The numbers of the records in the order of an epoch; 10 MB for ImageNet, drawn in 20 ms."""
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(records)
+
+
+def _empty(size: int, images: Images) -> Batch:
+    """A batch to be filled; `bad` is the number of the record that was to stand there and did not load, or -1."""
+    return {
+        "image": np.zeros((size, images.crop_pixels, images.crop_pixels, 3), np.uint8),
+        "label": np.zeros(size, np.int32),
+        "bad": np.full(size, -1, np.int64),
+    }
+
+
+def _load(split: Split, images: Images, number: int, place: np.ndarray | None, batch: Batch, i: int) -> bool:
+    """Puts a record into place i of the batch; False where it is bad. `_fault` says why, when somebody asks."""
+    try:
+        record = split.source[number]
+        batch["label"][i] = record["label"]
+        images(record["image"], place, batch["image"][i])
+    except Exception:
+        # Whatever the reader raises: a worker must not die of one record, and `_fault` reads it again.
+        return False
+    return bool(0 <= record["label"] < len(split.class_names))
+
+
+def _fault(split: Split, number: int) -> str:
+    """Which record this is and what is wrong with it. Raises AlexNetError where its label is no class."""
+    try:
+        record = split.source[number]
+    except Exception as error:
+        return f"{split.name}[{number}] cannot be read ({str(error).splitlines()[0]})"
+    classes, label = len(split.class_names), int(record["label"])
+    if not 0 <= label < classes:
+        raise AlexNetError(
+            f"The record {record['key']} of {split.name} has the label {label}, but the data set has {classes} "
+            f"classes, 0 to {classes - 1}: use a split that is labelled, or prepare the data again."
+        )
+    try:
+        augment.decode(record["image"])
+    except ValueError as error:
+        return f"{record['key']} does not decode ({error})"
+    return f"{record['key']} could not be loaded, but could the second time"
+
+
+def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Batch]:
+    """The batches without their `bad`; tells of every bad record once."""
+    found: dict[int, str] = {}
+    try:
+        for batch in batches:
+            bad = batch.pop("bad")
+            for number in bad[bad >= 0].tolist():
+                if number in found:
+                    continue
+                found[number] = _fault(split, number)
+                feed.say(f"bad record {len(found)} (of {feed.max_bad_records} allowed): {found[number]}")
+                if len(found) > feed.max_bad_records:
+                    raise AlexNetError(
+                        f"{split.name} has more bad records than data.max_bad_records={feed.max_bad_records}: "
+                        f"{'; '.join(found.values())}. Mend or remove them, or allow more."
+                    )
+            yield batch
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+
+
+def _iterate(stream: Any, feed: Feed) -> Iterator[Batch]:
+    # The buffer counts batches, and its default of 500 would hold 10 GB of them.
+    ahead = max(feed.prefetch_batches, feed.threads)
+    batches = stream.to_iter_dataset(grain.ReadOptions(num_threads=feed.threads, prefetch_buffer_size=ahead))
+    if feed.workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=feed.workers, per_worker_buffer_size=1))
+    return iter(batches)

@@ -33,7 +33,7 @@ def is_among_best(logits_BK: jax.Array, labels_B: jax.Array, k: int) -> jax.Arra
 
 
 def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, mean: tuple[float, ...]) -> EvalStep:
-    """The jitted `step(params, batch)` -> sums over the whole batch: loss, top1, top5, images."""
+    """The jitted `step(params, batch)` -> sums over the whole batch: loss, top1, top5 [K], images [K] by class."""
     run = towers.over_towers(program, mesh=mesh)
 
     def step(params: Any, batch: dict[str, jax.Array]) -> Counts:
@@ -41,11 +41,16 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, mean: tuple
         real_B = batch["label"] >= 0
         labels_B = jnp.where(real_B, batch["label"], 0)
         losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels_B)
+
+        def by_class(counted_B: jax.Array) -> jax.Array:
+            counts_K = jnp.zeros(logits_BK.shape[1], jnp.int32)
+            return counts_K.at[labels_B].add((real_B & counted_B).astype(jnp.int32))
+
         sums = {
             "loss": jnp.where(real_B, losses_B, 0.0).sum(),
-            "top1": (real_B & is_among_best(logits_BK, labels_B, 1)).sum(),
-            "top5": (real_B & is_among_best(logits_BK, labels_B, 5)).sum(),
-            "images": real_B.sum(),
+            "top1": by_class(is_among_best(logits_BK, labels_B, 1)),
+            "top5": by_class(is_among_best(logits_BK, labels_B, 5)),
+            "images": by_class(real_B),
         }
         return towers.sum_over_data(sums, mesh)
 
@@ -54,9 +59,14 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, mean: tuple
     )
 
 
-def evaluate(step: EvalStep, params: Any, batches: Iterable[Batch], mesh: Mesh) -> dict[str, Any]:
-    """{eval_top1, eval_top5 (percent), eval_loss (nats), eval_images} over all the batches."""
-    total = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "images": 0.0}
+def evaluate(
+    step: EvalStep, params: Any, batches: Iterable[Batch], mesh: Mesh, class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """{eval_top1, eval_top5 (percent), eval_loss (nats), eval_images, eval_classes} over all the batches.
+
+    `eval_classes` is {name: top-1 in percent} of every class that has images.
+    """
+    total: dict[str, Any] = {"loss": 0.0, "top1": 0, "top5": 0, "images": 0}
     pending: list[Counts] = []
     for batch in batches:
         pending.append(step(params, towers.to_devices(batch, mesh)))
@@ -64,15 +74,17 @@ def evaluate(step: EvalStep, params: Any, batches: Iterable[Batch], mesh: Mesh) 
             _add(total, pending.pop(0))
     for counts in pending:
         _add(total, counts)
-    images = int(total["images"])
+    images = int(total["images"].sum())
+    each = zip(class_names, total["top1"].tolist(), total["images"].tolist(), strict=True)
     return {
-        "eval_top1": 100.0 * total["top1"] / images,
-        "eval_top5": 100.0 * total["top5"] / images,
-        "eval_loss": total["loss"] / images,
+        "eval_top1": 100.0 * int(total["top1"].sum()) / images,
+        "eval_top5": 100.0 * int(total["top5"].sum()) / images,
+        "eval_loss": float(total["loss"]) / images,
         "eval_images": images,
+        "eval_classes": {name: 100.0 * right / of for name, right, of in each if of},
     }
 
 
-def _add(total: dict[str, float], counts: Counts) -> None:
+def _add(total: dict[str, Any], counts: Counts) -> None:
     for name, value in counts.items():
-        total[name] += float(np.asarray(value))
+        total[name] = total[name] + np.asarray(value, np.float64 if name == "loss" else np.int64)

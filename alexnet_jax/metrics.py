@@ -99,7 +99,8 @@ class Report:
         left = (steps - entry["step"]) * entry["seconds_per_step"]
         text = (
             f"step {entry['step']}/{steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
-            f"top-1 {entry['top1']:.1f} %  {entry['images_per_second']:.1f} images/s  {_clock(left)} left"
+            f"top-1 {entry['top1']:.1f} %  {entry['images_per_second']:.1f} images/s  "
+            f"waiting for data {100 * entry['data_wait']:.0f} %  {_clock(left)} left"
         )
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s")
@@ -131,10 +132,26 @@ class Report:
 
 def describe(entry: dict[str, Any]) -> str:
     """An evaluation in words."""
+    name, percent = min(entry["eval_classes"].items(), key=lambda item: item[1])
     return (
-        f"top-1 {entry['eval_top1']:.2f} %  top-5 {entry['eval_top5']:.2f} %  loss {entry['eval_loss']:.4f}  "
+        f"top-1 {entry['eval_top1']:.2f} % (weakest {name}: {percent:.1f} %)  top-5 {entry['eval_top5']:.2f} %  "
+        f"loss {entry['eval_loss']:.4f}  "
         f"on {entry['eval_images']:,} images of {entry['eval_split']} (centre crop)"
     )
+
+
+def describe_classes(entry: dict[str, Any]) -> str:
+    """The accuracy of each class of an evaluation, the weakest first; twenty of them at most."""
+    weakest = sorted(entry["eval_classes"].items(), key=lambda item: item[1])
+    width = max(len(name) for name, _ in weakest[:20])
+    lines = [f"  {name:{width}}  {percent:6.2f} %" for name, percent in weakest[:20]]
+    more = [f"  ... and {len(weakest) - 20:,} more in {METRICS}"] if len(weakest) > 20 else []
+    return "\n".join(["top-1 by class, the weakest first:", *lines, *more])
+
+
+def some_of(names: tuple[str, ...]) -> str:
+    """The first names of a long list, all of a short one."""
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:8])}, ..., {names[-1]}"
 
 
 def _clock(seconds: float) -> str:

@@ -26,11 +26,13 @@ from alexnet_jax import (
     model as models,
     optimizer as optimizers,
     provenance,
+    sources,
+    statistics,
     towers,
 )
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.evaluate import evaluate, make_eval_step
-from alexnet_jax.metrics import Report, describe
+from alexnet_jax.metrics import Report, describe, describe_classes, some_of
 from alexnet_jax.towers import DATA, TOWER
 from alexnet_jax.train import TrainState, make_state, make_train_step
 
@@ -108,13 +110,23 @@ def build_optimizer(config: ConfigDict, images: int) -> tuple[optax.GradientTran
     return optimizer, schedule
 
 
-def eval_split(config: ConfigDict) -> data.Split:
-    """The split that the config evaluates on."""
-    return data.open_split(config.data.name, config.data.eval_split, config.data.data_dir)
+def open_split(config: ConfigDict, split: str) -> data.Split:
+    """A split of the config's data set; its means become the config's where that has none."""
+    opened = sources.open_split(config.data.name, split, config.data.data_dir)
+    if not config.data.mean:
+        config.data.mean = statistics.mean_of(opened.folder, config.data.name)
+    return opened
+
+
+def make_feed(config: ConfigDict, say: Callable[[str], None]) -> data.Feed:
+    """How this process computes its batches, with what the config leaves to the machine filled in."""
+    c = config.data
+    threads, workers = data.parallelism(c.threads, c.workers)
+    return data.Feed(threads, workers, c.prefetch_batches, c.max_bad_records, say)
 
 
 def evaluator(
-    config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: data.Split
+    config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: data.Split, say: Callable[[str], None]
 ) -> Callable[[Any], dict[str, Any]]:
     """`evaluate(params)` over the whole of `split`, compiled once."""
     step = make_eval_step(models.tower_program(model), mesh, mean=config.data.mean)
@@ -123,12 +135,12 @@ def evaluator(
         batches = data.eval_batches(
             split,
             data.Images(config.data.resize_pixels, config.data.crop_pixels),
+            make_feed(config, say),
             batch_size=config.eval.batch_size,
             share=towers.feed_share(mesh),
-            threads=config.data.threads,
-            prefetch=config.data.prefetch_batches,
         )
-        return evaluate(step, params, batches, mesh) | {"eval_split": f"{config.data.name} {split.name}"}
+        entry = evaluate(step, params, batches, mesh, split.class_names)
+        return entry | {"eval_split": f"{config.data.name} {split.name}"}
 
     return run
 
@@ -174,8 +186,8 @@ class Run:
         self.config, self.workdir, self.command, self.eval_command = config, workdir, command, eval_command
         self.mesh = towers.make_mesh(towers=config.model.towers, tower=config.mesh.tower)
         configs.check_batches(config, self.mesh.shape[DATA])
-        self.split = data.open_split(config.data.name, config.data.train_split, config.data.data_dir)
-        self.eval_split = eval_split(config)
+        self.split = open_split(config, config.data.train_split)
+        self.eval_split = open_split(config, config.data.eval_split)
         images, c = len(self.split.source), config.train
         steps = c.steps or step_of_epoch(c.epochs, images=images, batch_size=c.batch_size)
         self.plan = Plan(images, c.batch_size, steps, config.eval.every_epochs)
@@ -196,7 +208,7 @@ class Run:
         main = jax.process_index() == 0
         if main:
             self.workdir.mkdir(parents=True, exist_ok=True)
-            configs.save(self.config, self.workdir)
+            configs.save(self.config, self.split.class_names, self.workdir)
             start = {"step": self.first_step, "command": self.command} | provenance.environment()
             with (self.workdir / "starts.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(start) + "\n")
@@ -221,7 +233,9 @@ class Run:
         going_on = f", going on after step {self.first_step:,}" if self.first_step else ""
         return [
             f"data     {c.data.name}: {len(self.split.source):,} images of {self.split.name}, "
-            f"{len(self.eval_split.source):,} of {self.eval_split.name} for evaluation, {self.model.classes} classes",
+            f"{len(self.eval_split.source):,} of {self.eval_split.name} for evaluation",
+            f"classes  {self.model.classes:,}: {some_of(self.split.class_names)}",
+            f"feed     {self._feed_in_words()}",
             f"network  {c.model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
             f"mesh     data {rows} x tower {tower} on {devices}: {placement}",
             f"steps    {self.plan.steps:,} of {self.plan.batch_size} images "
@@ -230,9 +244,17 @@ class Run:
             *([_HUGE_PAGES] if _lacks_huge_pages(device.platform) else []),
         ]
 
+    def _feed_in_words(self) -> str:
+        feed, pixels = make_feed(self.config, print), self.config.data.crop_pixels
+        share = self.plan.batch_size // towers.feed_share(self.mesh)[1]
+        size = feed.batches_in_memory * share * pixels**2 * 3 / 1e6
+        where = f"{feed.workers} worker(s) of {feed.threads} thread(s)" if feed.workers else f"{feed.threads} thread(s)"
+        return f"{where} in each process, at most {feed.batches_in_memory} batches ({size:,.0f} MB) in its memory"
+
     def _check_goes_on(self) -> list[str]:
         if not self.first_step:
             return []
+        configs.check_classes(self.workdir, self.split)
         changed = configs.differences(self.config, configs.load(self.workdir))
         for field, ours, theirs in changed:
             if field.startswith(_IDENTITY):
@@ -265,12 +287,11 @@ class Run:
         return data.train_batches(
             self.split,
             data.Images(c.resize_pixels, c.crop_pixels),
+            make_feed(self.config, self.report.say),
             batch_size=self.plan.batch_size,
             seed=self.config.train.seed,
             step=step,
             share=towers.feed_share(self.mesh),
-            threads=c.threads,
-            prefetch=c.prefetch_batches,
         )
 
     def _loop(self, state: TrainState, stop: _StopRequest) -> None:
@@ -279,7 +300,7 @@ class Run:
             models.tower_program(self.model), self.optimizer, self.mesh, self._shapes,
             batch_size=self.plan.batch_size, mean=c.data.mean, flip=c.data.flip,
         )  # fmt: skip
-        evaluate_now = evaluator(c, self.model, self.mesh, self.eval_split)
+        evaluate_now = evaluator(c, self.model, self.mesh, self.eval_split, self.report.say)
         if self.plan.evaluates(step) and step not in self.report.evaluated:
             self._evaluate(evaluate_now, state)  # the run was stopped right before it
         batches = self._batches(step)
@@ -287,7 +308,10 @@ class Run:
             self.report.say("compiling the step ...")
         self._clock.restart(step)
         while step < self.plan.steps:
-            state, metrics = train_step(state, towers.to_devices(next(batches), self.mesh))
+            with self._clock.waiting():
+                batch = next(batches)
+            # Both are only started: the transfer of this batch runs beside the steps before it.
+            state, metrics = train_step(state, towers.to_devices(batch, self.mesh))
             step += 1
             self._unseen.append((step, metrics))
             if len(self._unseen) > 2:  # two steps ahead of the device, so that stopping does not wait for more
@@ -335,13 +359,14 @@ class Run:
 
     def _log(self, step: int) -> None:
         entry = self._look()
-        seconds = self._clock.seconds_per_step(step)
+        seconds, waited = self._clock.seconds_per_step(step), self._clock.share_waited()
         self._clock.restart(step)
         entry |= {
             "epoch": self.plan.epoch(step),
             "learning_rate": float(self.learning_rate(step - 1)),
             "images_per_second": self.plan.batch_size / seconds,
             "seconds_per_step": seconds,
+            "data_wait": waited,
         }
         self.report.step(entry, steps=self.plan.steps)
 
@@ -377,13 +402,23 @@ class _Clock:
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        self._since, self._step = time.perf_counter(), step
+        self._since, self._step, self._waited = time.perf_counter(), step, 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def share_waited(self) -> float:
+        """Part of the time, 0 to 1, in which the loop had no next batch to start."""
+        return min(1.0, self._waited / (time.perf_counter() - self._since))
 
     def seconds_per_step(self, step: int) -> float:
         return (time.perf_counter() - self._since) / max(1, step - self._step)
@@ -409,12 +444,14 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, *, which: str) -> dic
     step = checkpoints.find(which)
     mesh = towers.make_mesh(towers=config.model.towers, tower=config.mesh.tower)
     configs.check_batches(config, mesh.shape[DATA])
-    split = eval_split(config)
+    split = open_split(config, config.data.eval_split)
+    configs.check_classes(workdir, split)
     model = build_model(config, len(split.class_names))
     shapes = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0), config.data.crop_pixels))
     params = checkpoints.restore(step, {"params": towers.on_mesh(shapes, mesh)})["params"]
-    entry = {"step": step, **evaluator(config, model, mesh, split)(params), "mode": "eval"}
     checkpoints.close()
     with Report(workdir, main=jax.process_index() == 0) as report:
+        entry = {"step": step, **evaluator(config, model, mesh, split, report.say)(params), "mode": "eval"}
         report.evaluation(entry)
+        report.say(describe_classes(entry))
     return entry

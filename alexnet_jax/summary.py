@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from alexnet_jax import data, model as models, run
+from alexnet_jax import model as models, run, sources
 from alexnet_jax.towers import TOWER
 
 _HEAD = ("layer", "input", "kernel/stride", "output", "sees", "parameters", "multiply-adds")
@@ -103,9 +103,9 @@ def summarize(config: ConfigDict) -> str:
 
 
 def _classes(config: ConfigDict) -> int:
-    if config.data.name == "digits":
-        return len(data.open_split("digits", config.data.eval_split, "").class_names)
-    builder, _, label = data.tfds_classification(config.data.name, config.data.data_dir)
+    if config.data.name in ("digits", "synthetic"):
+        return len(sources.open_split(config.data.name, "train", "").class_names)
+    builder, _, label = sources.tfds_classification(config.data.name, config.data.data_dir)
     return int(builder.info.features[label].num_classes)
 
 

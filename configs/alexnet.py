@@ -2,7 +2,10 @@
 
     python main.py --config=configs/alexnet.py                    the embedded digits, runs anywhere
     python main.py --config=configs/alexnet.py:imagenet2012       the network of the paper's Table 2
+    python main.py --config=configs/alexnet.py:imagenet2012_pack256   ... from what `prepare --pack=256` wrote
     python main.py --config=configs/alexnet.py:cifar10            any TFDS image classification set
+    python main.py --config=configs/alexnet.py:my_pictures        your own, by the name given to `prepare folder`
+    python main.py --config=configs/alexnet.py:synthetic          noise of ImageNet's shape and sizes, to time a run
 
 What the authors reached: ILSVRC-2012 validation error 40.7 % top-1, 18.2 % top-5 with ten crops
 (paper, Table 2, "1 CNN"; layer-params-145.cfg: .406640 / .182100 after 91 epochs). This project has
@@ -31,8 +34,10 @@ _IMAGENET = {
     "checkpoint_steps": 1000,
     "log_steps": 100,
 }
+_OWN = _IMAGENET | {"eval_split": "", "mean": (), "checkpoint_steps": 100, "log_steps": 10}
 _DATA = {
     "imagenet2012": _IMAGENET,
+    "synthetic": _IMAGENET | {"mean": (120.0, 120.0, 120.0), "epochs": 1, "log_steps": 10},
     "cifar10": _IMAGENET | {"eval_split": "test", "mean": (124.6, 121.2, 112.0), "checkpoint_steps": 200, "log_steps": 20},
     "digits": {
         "eval_split": "test",
@@ -51,8 +56,11 @@ _DATA = {
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:
-    """The recipe for a data set: `digits`, `imagenet2012`, `cifar10`, or any other name TFDS knows."""
-    known = _DATA.get(data_name, _IMAGENET | {"eval_split": "test"})
+    """The recipe for a data set: `digits`, `synthetic`, `imagenet2012`, `cifar10`, or any other prepared one.
+
+    A packed set, NAME_pack256, has the recipe of NAME.
+    """
+    known = _DATA.get(data_name.partition("_pack")[0], _OWN)
     c = ConfigDict()
 
     # ---- data: where images come from, and what they look like when they reach the network
@@ -60,13 +68,15 @@ def get_config(data_name: str = "digits") -> ConfigDict:
     c.data.name = data_name
     c.data.data_dir = ""  # where TFDS keeps its data; "" is ~/tensorflow_datasets
     c.data.train_split = "train"
-    c.data.eval_split = known["eval_split"]
+    c.data.eval_split = known["eval_split"]  # "" is validation, or test where there is no such
     c.data.resize_pixels = known["resize_pixels"]  # the short side, before the crop
     c.data.crop_pixels = 224  # random in training, the centre in evaluation
     c.data.flip = known["flip"]  # mirror left and right, half of the training images
-    c.data.mean = known["mean"]  # subtracted from R, G, B; the range stays 0..255, as in the source
-    c.data.threads = 2  # that read and decode, in each process
+    c.data.mean = known["mean"]  # subtracted from R, G, B; the range stays 0..255. (): the data set's own, as stored
+    c.data.threads = 0  # that read and decode, in each process or worker; 0 is by the machine's cores
+    c.data.workers = -1  # processes that do so; -1 is none up to 16 cores, one for each 8 beyond
     c.data.prefetch_batches = 4  # ready on the host; one batch of 128 is 19 MB
+    c.data.max_bad_records = 10  # that do not decode and are replaced; more of them end the run
 
     # ---- model: B is the batch; the shapes are those of one tower, and there are two
     c.model = ConfigDict()

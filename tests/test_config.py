@@ -18,7 +18,7 @@ def test_the_recipe_is_possible_for_every_data_set(data_name: str, tmp_path: Pat
     """It passes its own check, and comes back from its file as it was."""
     config = get_config(data_name)
     configs.check(config)
-    configs.save(config, tmp_path)
+    configs.save(config, ("cat", "dog"), tmp_path)
     assert configs.differences(config, configs.load(tmp_path)) == []
 
 
@@ -30,7 +30,7 @@ def test_the_recipe_is_possible_for_every_data_set(data_name: str, tmp_path: Pat
         ("data.crop_pixels", 300),
         ("data.mean", (1.0, 2.0)),
         ("data.mean", (1.0, 2.0, 300.0)),
-        ("data.threads", 0),
+        ("data.threads", -1),
         ("data.prefetch_batches", 0),
         ("model.towers", 0),
         ("model.layers", ()),
