@@ -220,7 +220,7 @@ def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Bat
                 if number in found:
                     continue
                 found[number] = _fault(split, number)
-                feed.say(f"bad record {len(found)} (of {feed.max_bad_records} allowed): {found[number]}")
+                feed.say(f"bad record {len(found)} of {split.name} ({feed.max_bad_records} allowed): {found[number]}")
                 if len(found) > feed.max_bad_records:
                     raise AlexNetError(
                         f"{split.name} has more bad records than data.max_bad_records={feed.max_bad_records}: "

@@ -311,17 +311,18 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _bar(total: int, done: int, name: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal, else a line at every tenth; yields what to call after each image."""
-    lock, count, start = threading.Lock(), done, time.monotonic()
+    """A progress bar on a terminal, else a line every ten seconds; yields what to call after each image."""
+    lock, count, said = threading.Lock(), done, time.monotonic()
     with tqdm(total=total, initial=done, desc=name, unit=" images", disable=None, dynamic_ncols=True) as bar:
 
         def tick() -> None:
-            nonlocal count
+            nonlocal count, said
             with lock:
                 count += 1
                 bar.update()
-                if bar.disable and count * 10 // total > (count - 1) * 10 // total:
-                    print(f"{name}: {count:,} of {total:,} images, {time.monotonic() - start:.0f} s", flush=True)
+                if bar.disable and time.monotonic() - said > 10:
+                    said = time.monotonic()
+                    print(f"{name}: {count:,} of {total:,} images", flush=True)
 
         yield tick
 

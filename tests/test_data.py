@@ -251,7 +251,7 @@ def test_a_bad_record_is_replaced_by_the_next_good_one_and_named_once(threads: i
         "5 does not decode (6 bytes that are no whole image)",
         "train[6] cannot be read (the disk is gone)",
     ]
-    assert said[0].startswith("bad record 1 (of 4 allowed): ")
+    assert said[0].startswith("bad record 1 of train (4 allowed): ")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import AlexNetError, config as configs, run, towers
+from alexnet_jax import AlexNetError, bench_input, config as configs, prepare, run, sources, towers
 from alexnet_jax.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,6 +166,141 @@ def test_evaluation_without_a_checkpoint_or_of_another_network(
     small_config.model.conv4.maps = 6
     with pytest.raises(AlexNetError, match=r"another network: its params/conv4/bias is \(2, 5\)"):
         run.evaluate_checkpoint(small_config, tmp_path, which="latest")
+
+
+# ---------------------------------------------------------------- data on its way through a run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A prepared data set of three classes, 24 + 6 pictures, under tmp_path/data; the folder of its files."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for class_name in ("cat", "dog", "emu"):
+            folder = tmp_path / "originals" / split / class_name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                cv2.imwrite(str(folder / f"{i}.jpg"), rng.integers(0, 256, (80, 90, 3), np.uint8))
+    prepare.main(["folder", f"--from={tmp_path / 'originals'}", "--name=pets", f"--data_dir={tmp_path / 'data'}"])
+    return tmp_path / "data" / "pets" / "1.0.0"
+
+
+def _of_pictures(config: ConfigDict, pictures: Path) -> ConfigDict:
+    config.data.name, config.data.data_dir = "pets", str(pictures.parents[1])
+    config.data.eval_split, config.data.mean = "", ()
+    return config
+
+
+def test_a_prepared_folder_trains_with_its_own_means_and_class_names(
+    small_config: ConfigDict, pictures: Path, tmp_path: Path, devices: Devices
+) -> None:
+    """The means of its statistics are saved with the run, its classes are in log and metrics, and it goes on."""
+    devices(1)
+    config = _of_pictures(small_config, pictures)
+    _train(config, tmp_path / "run", **{"train.steps": 2})
+    saved = configs.load(tmp_path / "run")
+    assert saved.data.mean == tuple(json.loads((pictures / "statistics.json").read_text())["mean"])
+    assert _train(config, tmp_path / "run", **{"train.steps": 3}).first_step == 2
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "data     pets: 24 images of train, 6 of validation for evaluation" in log
+    assert "classes  3: cat, dog, emu" in log
+    assert "waiting for data " in log
+    lines = _lines(tmp_path / "run")
+    assert all(0 <= entry["data_wait"] <= 1 for entry in lines if "loss" in entry)
+    evaluated = [entry for entry in lines if "eval_top1" in entry]
+    assert evaluated[-1]["eval_classes"].keys() == {"cat", "dog", "emu"}
+    assert np.mean(list(evaluated[-1]["eval_classes"].values())) == pytest.approx(evaluated[-1]["eval_top1"])
+    assert run.evaluate_checkpoint(saved, tmp_path / "run", which="latest")["eval_images"] == 6
+    assert "top-1 by class, the weakest first:" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_checkpoint_and_a_data_set_of_other_classes_are_one_sentence(
+    small_config: ConfigDict, pictures: Path, tmp_path: Path, devices: Devices
+) -> None:
+    devices(1)
+    config = _of_pictures(small_config, pictures)
+    _train(config, tmp_path / "run", **{"train.steps": 1})
+    labels = pictures / "label.labels.txt"
+    labels.write_text(labels.read_text().replace("emu", "yak"))
+    message = "has 3 classes and the data set 3, and label 2 is emu for the run and yak for the data"
+    with pytest.raises(AlexNetError, match=message):
+        run.evaluate_checkpoint(configs.load(tmp_path / "run"), tmp_path / "run", which="latest")
+    with pytest.raises(AlexNetError, match=message):
+        _train(config, tmp_path / "run", **{"train.steps": 2})
+    digits = configs.load(tmp_path / "run")
+    digits.data.name = "digits"
+    with pytest.raises(AlexNetError, match=r"has 3 classes and the data set 10, and label 0 is cat for the run and 0"):
+        run.evaluate_checkpoint(digits, tmp_path / "run", which="latest")
+
+
+def test_a_data_set_without_statistics_is_answered_with_the_command_for_them(
+    small_config: ConfigDict, pictures: Path, tmp_path: Path, devices: Devices
+) -> None:
+    devices(1)
+    (pictures / "statistics.json").unlink()
+    with pytest.raises(AlexNetError, match=r"pets has no statistics: .*prepare statistics pets"):
+        _train(_of_pictures(small_config, pictures), tmp_path / "run", **{"train.steps": 1})
+
+
+def test_bad_records_of_a_run_are_in_its_log_and_too_many_end_it(
+    small_config: ConfigDict, pictures: Path, tmp_path: Path, devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names of their files; the run ends as its undisturbed twin would, with as many images."""
+    devices(1)
+    config = _of_pictures(small_config, pictures)
+    opened = sources._Examples.__getitem__
+
+    def damaged(source: Any, i: int) -> dict[str, Any]:
+        record = opened(source, i)
+        return record | ({"image": record["image"][:500]} if record["key"] in ("cat/1.jpg", "emu/3.jpg") else {})
+
+    monkeypatch.setattr(sources._Examples, "__getitem__", damaged)
+    _train(config, tmp_path / "run", **{"train.steps": 6, "data.max_bad_records": 2})
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert (
+        log.count("cat/1.jpg does not decode (500 bytes that are no whole image)") == 3
+    )  # train, and validation twice
+    assert log.count("emu/3.jpg does not decode") == 1
+    assert "on 6 images of pets validation" in log
+    with pytest.raises(
+        AlexNetError, match=r"train has more bad records than data\.max_bad_records=1: .*; .*\.jpg does"
+    ):
+        _train(config, tmp_path / "other", **{"train.steps": 6, "data.max_bad_records": 1})
+
+
+def test_bench_input_times_every_stage_and_says_what_binds(
+    small_config: ConfigDict, devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices(1)
+    monkeypatch.setattr(bench_input, "_SECONDS", 0.01)
+    report = bench_input.bench_input(small_config)
+    for stage in (
+        "read",
+        "decode",
+        "crop",
+        "batch",
+        "all four, one thread",
+        "the feed, ",
+        "transfer",
+        "the step, 1 cpu",
+    ):
+        assert f"\n{stage}" in report
+    assert re.search(
+        r"Of the feed's stages \w+ binds\. The step takes [\d,]+ images/s .* [\d.]+ core\(s\) can feed\.", report
+    )
+    assert "The run would " in report
+
+
+@pytest.mark.parametrize(
+    ("whole", "verdict"),
+    [
+        (500.0, "would be input-bound: the feed gives 50 % of that with 2 core(s). Give it 4 cores, or prepare"),
+        (3000.0, "would not be input-bound: the feed gives 3.0 times that"),
+    ],
+)
+def test_the_verdict_on_the_input(whole: float, verdict: str) -> None:
+    cost = {"read": 50.0, "decode": 1500.0, "crop": 100.0, "batch": 20.0, "transfer": 1.0}
+    assert verdict in " ".join(bench_input._verdict(cost, whole, 2, 1000.0))
 
 
 # ---------------------------------------------------------------- the command line
