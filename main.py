@@ -88,7 +88,9 @@ def _parse(argv: list[str]) -> list[str]:
     """The flags, or AlexNetError with one sentence that names the one that cannot be."""
     if not re.search(_CONFIG_FLAG, "\n".join(argv)):
         argv = [argv[0], f"--config={DEFAULT_CONFIG}", *argv[1:]]
-    path, _ = _recipe(argv)
+    path, data_name = _recipe(argv)
+    # ml_collections wants the file before the fields that are set in it, and looks for them in sys.argv.
+    argv = sys.argv = [argv[0], f"--config={path}{':' * bool(data_name)}{data_name}", *_without_recipe(argv[1:])]
     if not path.exists():
         raise AlexNetError(f"--config={path}: there is no such file; the recipes are in {DEFAULT_CONFIG.parent}.")
     try:
@@ -109,6 +111,16 @@ def _recipe(argv: list[str]) -> tuple[Path, str]:
     """The config file of --config=FILE[:DATA] or --config FILE[:DATA], and its data set ("" for its default)."""
     path, _, data_name = re.findall(_CONFIG_FLAG, "\n".join(argv))[-1].partition(":")
     return Path(path), data_name
+
+
+def _without_recipe(arguments: list[str]) -> list[str]:
+    """The arguments but --config=FILE[:DATA] or --config FILE[:DATA]."""
+    values = {i + 1 for i, argument in enumerate(arguments) if argument in ("--config", "-config")}
+    return [
+        argument
+        for i, argument in enumerate(arguments)
+        if i not in values and not re.fullmatch(r"--?config(=.*)?", argument)
+    ]
 
 
 def _explain_override(argv: list[str]) -> str | None:

@@ -34,7 +34,7 @@ class Originals:
     version: str
     splits: dict[str, Source]
     class_names: tuple[str, ...]
-    upright: bool  # whether a camera's orientation mark is followed; ImageNet is used as its pixels lie
+    own: bool  # people's own pictures are put upright and may stay PNGs; else all is as TFDS has ImageNet
     about: str
 
 
@@ -104,7 +104,9 @@ def imagenet2012(folder: Path, splits: tuple[str, ...]) -> Originals:
         path = folder / _TAR_OF[split]
         places = _train_places(path, class_names) if split == "train" else _validation_places(path, class_names)
         opened[split] = _shuffled(places, split)
-    return Originals("imagenet2012", str(builder.version), dict(opened), class_names, False, builder.info.description)
+    return Originals(
+        "imagenet2012", str(builder.version), dict(opened), class_names, own=False, about=builder.info.description
+    )
 
 
 def _train_places(path: Path, class_names: tuple[str, ...]) -> Iterator[Place]:
@@ -138,7 +140,7 @@ def _members(path: Path, start: int, size: int, what: str) -> Iterator[tuple[str
     """(name, offset in the file, bytes) of the files of the tar that lies at `start` of `path`."""
     with path.open("rb") as file:
         window = _Window(file, start, size)
-        found = 0
+        found, end, whole = 0, 0, True
         try:
             with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
@@ -147,11 +149,14 @@ def _members(path: Path, start: int, size: int, what: str) -> Iterator[tuple[str
                     if member.offset_data + member.size > size:
                         raise tarfile.ReadError
                     found += 1
+                    end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     yield member.name, start + member.offset_data, member.size
-                ended = tar.offset <= size  # a tar's end is two blocks of zeros; behind them may be more
         except tarfile.TarError:
-            ended = False
-    if not ended or not found:
+            whole = False
+        # tarfile takes a file that was cut between two members for whole: it ends in blocks of zeros.
+        window.seek(end)
+        whole = whole and found > 0 and window.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+    if not whole:
         official = _TAR_BYTES.get(path.name)
         expected = f" (the official file has {official:,} bytes, this one {path.stat().st_size:,})" if official else ""
         raise AlexNetError(f"{what} is truncated or no tar, after {found:,} files{expected}: download it again.")
@@ -202,6 +207,8 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
     if "train" not in found:
         raise AlexNetError(f"{root} has {', '.join(sorted(found))} but no train: put the pictures to train on there.")
     class_names = tuple(sorted(found["train"]))
+    if len(class_names) == 1:
+        raise AlexNetError(f"{root} holds one class, {class_names[0]}: to tell classes apart takes two at least.")
     for split, classes in found.items():
         strangers = sorted(set(classes) - set(class_names))
         if strangers:
@@ -216,6 +223,13 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
                 key = f"{class_name}/{path.relative_to((parts or {'train': root})[split] / class_name).as_posix()}"
                 drawn = len(found) == 1 and _percentile(key) < validation_percent
                 places["validation" if drawn else split].append(Place(key, label, str(path), 0, path.stat().st_size))
+    left = {place.label for place in places["train"]}
+    for label, class_name in enumerate(class_names):
+        if label not in left:
+            raise AlexNetError(
+                f"All pictures of the class {class_name} in {root} were drawn to evaluate on: add some, lower "
+                f"--validation_percent={validation_percent}, or put them into folders train and val yourself."
+            )
     if "validation" not in places and "test" not in places:
         raise AlexNetError(
             f"No picture of {root} was drawn to evaluate on: raise --validation_percent={validation_percent}, or put "
@@ -223,7 +237,7 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
         )
     splits: dict[str, Source] = {split: _shuffled(those, split) for split, those in places.items()}
     return Originals(
-        name, "1.0.0", splits, class_names, True, f"The pictures of the folder {root.name}, a folder a class."
+        name, "1.0.0", splits, class_names, own=True, about=f"The pictures of the folder {root.name}, a folder a class."
     )
 
 
@@ -238,8 +252,6 @@ def _classes(root: Path) -> dict[str, list[Path]]:
     empty = [name for name, paths in classes.items() if not paths]
     if empty:
         raise AlexNetError(f"The class folder {root / empty[0]} has no picture: put some there or remove it.")
-    if len(classes) == 1:
-        raise AlexNetError(f"{root} holds one class, {next(iter(classes))}: to tell classes apart takes two at least.")
     return classes
 
 
@@ -250,12 +262,13 @@ def _percentile(key: str) -> int:
 # ---------------------------------------------------------------- one picture
 
 
-def checked(data: bytes, *, upright: bool) -> tuple[bytes, np.ndarray]:
+def checked(data: bytes, *, own: bool) -> tuple[bytes, np.ndarray]:
     """A picture's bytes as they are to be stored, and its pixels, uint8 [H, W, 3] RGB.
 
-    Grey and RGB JPEGs and 8-bit PNGs stay as they are to the byte; everything else (CMYK, WebP, with
-    alpha, 16 bits, turned by its orientation mark if `upright`) becomes a JPEG of quality 100 without
-    chroma subsampling, alpha over white. Raises ValueError for what is no whole picture.
+    Grey and RGB JPEGs, and of `own` pictures 8-bit PNGs, stay as they are to the byte; everything else
+    (CMYK, WebP, with alpha, 16 bits, `own` ones that their orientation mark turns) becomes a JPEG of
+    quality 100 without chroma subsampling, alpha over white. Raises ValueError for what is no whole
+    picture.
     """
     if not data:
         raise ValueError("zero bytes")
@@ -263,10 +276,15 @@ def checked(data: bytes, *, upright: bool) -> tuple[bytes, np.ndarray]:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
             warnings.simplefilter("ignore")
             kind, mode = opened.format, opened.mode
-            turned = upright and opened.getexif().get(0x0112, 1) != 1
+            turned = own and opened.getexif().get(0x0112, 1) != 1
             transparent = "transparency" in opened.info
             opened.load()  # to its last byte: what is truncated ends here
-            kept = kind in ("JPEG", "PNG") and mode in ("L", "RGB") and not turned and not transparent
+            kept = (
+                kind in (("JPEG", "PNG") if own else ("JPEG",))
+                and mode in ("L", "RGB")
+                and not turned
+                and not transparent
+            )
             picture = opened if kept else _as_rgb(ImageOps.exif_transpose(opened) if turned else opened)
             pixels = np.asarray(picture.convert("RGB"))
     except Image.DecompressionBombError as error:

@@ -41,9 +41,9 @@ class Layout:
         """What a packed set's name ends with."""
         return f"_pack{self.pack}{'_long' if self.keep_long_side else ''}" if self.pack else ""
 
-    def picture(self, data: bytes, *, upright: bool) -> tuple[bytes, np.ndarray]:
+    def picture(self, data: bytes, *, own: bool) -> tuple[bytes, np.ndarray]:
         """The bytes to store and the pixels in them (before their compression). Raises ValueError."""
-        data, pixels = originals.checked(data, upright=upright)
+        data, pixels = originals.checked(data, own=own)
         if self.pack:
             pixels = augment.resize_short_side(pixels, self.pack)
             if not self.keep_long_side:
@@ -170,7 +170,7 @@ class Preparation:
             tick()
             try:
                 record = self.data.splits[split][i]
-                data, pixels = self.layout.picture(record["image"], upright=self.data.upright)
+                data, pixels = self.layout.picture(record["image"], own=self.data.own)
             except (ValueError, OSError) as error:
                 refused.append((self._key(split, i), str(error).splitlines()[0]))
                 continue
@@ -223,17 +223,17 @@ class Preparation:
             print(f"refused    {len(refused):10,} files, listed in {self.folder / REFUSED}:{shown}{more}")
 
     def _check_classes(self, parts: dict[str, Any], refused: list[Any]) -> None:
-        """Every class must have something left to train on."""
-        if "train" not in parts or self.data.name == "imagenet2012":
+        """Every class of a folder must have something left to train on."""
+        if not self.data.own:
             return
         there = {int(label) for part in parts["train"] for label in part["labels"]}
         for label, class_name in enumerate(self.data.class_names):
             if label not in there:
+                example = next(f"{key}: {why}" for _, key, why in refused if key.startswith(f"{class_name}/"))
                 raise AlexNetError(
                     f"The class {class_name} has no picture to train on left, as all of its files were refused, such "
-                    f"as {next((f'{key}: {why}' for _, key, why in refused if key.startswith(class_name)), 'none')} "
-                    f"({self.unfinished / REFUSED} has them all): mend or remove it, remove {self.unfinished} and "
-                    "start again."
+                    f"as {example} ({self.unfinished / REFUSED} has them all): mend or remove it, remove "
+                    f"{self.unfinished} and start again."
                 )
 
     def _write_info(self, parts: dict[str, Any], fingerprint: str, refused: int) -> None:
@@ -241,7 +241,7 @@ class Preparation:
 
         features = tfds.features.FeaturesDict(
             {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                "image": tfds.features.Image(shape=(None, None, 3), encoding_format=None if self.data.own else "jpeg"),
                 "label": tfds.features.ClassLabel(names=self.data.class_names),
                 "file_name": tfds.features.Text(),
             }
@@ -430,7 +430,7 @@ def main(argv: list[str]) -> None:
         print(f"{split:10} {len(source):10,} pictures of {len(preparation.data.class_names):,} classes", flush=True)
     try:
         preparation.run()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError is ArrayRecord's, of a full disk
         raise AlexNetError(f"{error}: mend that, and the same command goes on where it stopped.") from error
 
 

@@ -27,10 +27,6 @@ def open_split(name: str, split: str, data_dir: str) -> Split:
         opened = _synthetic(split or "validation")
     else:
         opened = _tfds(name, split, data_dir)
-    if not len(opened.source):
-        raise AlexNetError(
-            f"The split {opened.name!r} of {name} is empty: choose another one or prepare the set again."
-        )
     return opened
 
 
@@ -112,7 +108,7 @@ def as_originals(name: str, data_dir: str) -> Originals:
     class_names = next(iter(splits.values())).class_names
     about = f"{builder.info.full_name}."
     return Originals(
-        name, str(builder.version), {k: s.source for k, s in splits.items()}, class_names, upright=False, about=about
+        name, str(builder.version), {k: s.source for k, s in splits.items()}, class_names, own=False, about=about
     )
 
 
@@ -136,6 +132,8 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
     kind = builder.info.file_format.value
     serialized: Any
     try:
+        if not splits[split].num_examples:
+            raise AlexNetError(f"The split {split!r} of {name} is empty: choose another one or prepare the set again.")
         if kind == "array_record":
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             serialized = builder.as_data_source(split=split, deserialize_method=raw)
