@@ -159,8 +159,7 @@ class _LoadInOrder:
             if record >= len(self.split.source):
                 batch["label"][i] = -1
             elif not _load(self.split, self.images, record, None, batch, i):
-                batch["image"][i] = 0
-                batch["bad"][i] = record
+                batch["bad"][i] = record  # and its image stays black
         return batch
 
 
