@@ -34,7 +34,17 @@ _IMAGENET = {
     "checkpoint_steps": 1000,
     "log_steps": 100,
 }
-_OWN = _IMAGENET | {"eval_split": "", "mean": (), "checkpoint_steps": 100, "log_steps": 10}
+# One's own pictures are fewer: a smaller batch, its rate in proportion (experiments/002_own_pictures).
+_OWN = _IMAGENET | {
+    "eval_split": "",
+    "mean": (),
+    "batch_size": 32,
+    "epochs": 20,
+    "learning_rate": 0.0025,
+    "drop_epochs": (12, 17),
+    "checkpoint_steps": 100,
+    "log_steps": 10,
+}
 _DATA = {
     "imagenet2012": _IMAGENET,
     "synthetic": _IMAGENET | {"mean": (120.0, 120.0, 120.0), "epochs": 1, "log_steps": 10},
