@@ -140,7 +140,7 @@ def _verdict(microseconds: dict[str, float], whole: float, cores: int, step: flo
     needed = step / (whole / cores)
     lines = [
         f"Of the feed's stages {slowest} binds. "
-        f"The step takes {step:,.0f} images/s of this process, which {needed:.1f} core(s) can feed."
+        f"The step takes {step:,.0f} images/s of this process, which {needed:.2g} core(s) can feed."
     ]
     if whole < step:
         cure = "prepare the data with --pack=256" if slowest in ("decode", "crop") else "put the data on a faster disk"

@@ -358,6 +358,18 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
 
 
 @pytest.mark.parametrize(
+    "recipe", [["--config", "configs/alexnet.py:synthetic"], ["--config=configs/alexnet.py:synthetic"]]
+)
+def test_the_recipe_may_stand_anywhere_on_the_line(recipe: list[str], tmp_path: Path) -> None:
+    """Behind the fields that are set in it too."""
+    command = _command("--config.model.conv1.maps=40", "--mode=summary", *recipe)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "synthetic: 1000 classes" in ended.stdout
+    assert "55 x 55 x 40" in ended.stdout
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--config.train.stepz=3"], "--config.train.stepz: config.train has no field 'stepz'; it has batch_size,"),
