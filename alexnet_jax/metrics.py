@@ -74,6 +74,13 @@ class Report:
             sys.stdout.flush()
             self._note(text)
 
+    def warn(self, text: str) -> None:
+        """A line for people of any process: what the feed of another one finds is told there."""
+        if self._main:
+            self.say(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def _note(self, text: str) -> None:
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._log.flush()

@@ -287,7 +287,7 @@ class Run:
         return data.train_batches(
             self.split,
             data.Images(c.resize_pixels, c.crop_pixels),
-            make_feed(self.config, self.report.say),
+            make_feed(self.config, self.report.warn),
             batch_size=self.plan.batch_size,
             seed=self.config.train.seed,
             step=step,
@@ -300,7 +300,7 @@ class Run:
             models.tower_program(self.model), self.optimizer, self.mesh, self._shapes,
             batch_size=self.plan.batch_size, mean=c.data.mean, flip=c.data.flip,
         )  # fmt: skip
-        evaluate_now = evaluator(c, self.model, self.mesh, self.eval_split, self.report.say)
+        evaluate_now = evaluator(c, self.model, self.mesh, self.eval_split, self.report.warn)
         if self.plan.evaluates(step) and step not in self.report.evaluated:
             self._evaluate(evaluate_now, state)  # the run was stopped right before it
         batches = self._batches(step)
@@ -451,7 +451,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, *, which: str) -> dic
     params = checkpoints.restore(step, {"params": towers.on_mesh(shapes, mesh)})["params"]
     checkpoints.close()
     with Report(workdir, main=jax.process_index() == 0) as report:
-        entry = {"step": step, **evaluator(config, model, mesh, split, report.say)(params), "mode": "eval"}
+        entry = {"step": step, **evaluator(config, model, mesh, split, report.warn)(params), "mode": "eval"}
         report.evaluation(entry)
         report.say(describe_classes(entry))
     return entry
