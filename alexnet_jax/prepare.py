@@ -110,12 +110,14 @@ class Preparation:
         """Of the originals and of the layout: a preparation only goes on with the same."""
         digest = hashlib.sha256(repr((self.name, self.data.version, self.data.class_names, self.layout)).encode())
         for split, source in sorted(self.data.splits.items()):
-            listing = source.places if isinstance(source, originals.Files) else len(source)
-            digest.update(f"{split} {listing}".encode())
+            digest.update(f"{split} {len(source)}\n".encode())
+            for place in source.places if isinstance(source, originals.Files) else ():
+                digest.update(f"{place.key} {place.label} {place.size}\n".encode())  # wherever it lies
         return digest.hexdigest()
 
     def _check_same(self, path: Path, fingerprint: str) -> None:
-        if json.loads(path.read_text()).get("fingerprint") != fingerprint:
+        there = json.loads(path.read_text()) if path.exists() else {}  # TFDS's own has none
+        if there.get("fingerprint") != fingerprint:
             raise AlexNetError(
                 f"{path.parent} was prepared from other files or with other options: remove it to prepare it anew, or "
                 "use another --data_dir."

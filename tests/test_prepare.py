@@ -202,6 +202,14 @@ def test_prepared_twice_is_prepared_and_otherwise_is_another(tars: Path, imagene
     assert _files(imagenet / "imagenet2012" / "5.1.0") == before
 
 
+def test_what_tfds_prepared_itself_is_left_alone(imagenet: Path, tmp_path: Path) -> None:
+    """A folder of that name and version, without what `prepare` notes down in its own."""
+    _as_tfrecord(imagenet, tmp_path)
+    (tmp_path / "old_pack32" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(AlexNetError, match=r"old_pack32/1\.0\.0 was prepared from other files"):
+        _prepare("tfds", "old", f"--data_dir={tmp_path}", "--pack=32")
+
+
 # ---------------------------------------------------------------- folders of pictures
 
 
