@@ -163,8 +163,7 @@ class _StopRequest:
     `Checkpoints.reached_preemption` says at which step all of them do.
     """
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self) -> None:
         self.signal = 0
         numbers = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
         self._before = {number: signal.signal(number, self._ask) for number in numbers}
@@ -172,7 +171,10 @@ class _StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self.restore()
-        self._report.say(f"{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)")
+        # A handler runs in the middle of anything, a write to the log or the terminal included, and such
+        # a write may not be begun a second time: this goes past Python's buffers.
+        line = f"\n{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)\n"
+        os.write(1, line.encode())
 
     def restore(self) -> None:
         for number, handler in self._before.items():
@@ -215,7 +217,7 @@ class Run:
         with Report(self.workdir, main=main, first_step=self.first_step) as self.report:
             for line in (*self.introduction(), *changed):
                 self.report.say(line)
-            stop = _StopRequest(self.report)
+            stop = _StopRequest()
             try:
                 self._loop(self._start_state(), stop)
             finally:

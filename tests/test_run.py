@@ -1,5 +1,6 @@
 """The run as a person has it: stopped anywhere, resumed, evaluated, and told in words what is wrong."""
 
+import io
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import AlexNetError, bench_input, config as configs, prepare, run, sources, towers
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.metrics import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 Devices = Callable[[int], None]
@@ -320,6 +322,30 @@ def _run_until(command: list[str], step: int, number: signal.Signals) -> tuple[i
             if line.startswith(f"step {step}/"):
                 process.send_signal(number)
         return process.wait(), said
+
+
+def test_a_signal_in_the_middle_of_writing_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Python's buffers refuse a write within a write, so the answer to a signal may not use them."""
+
+    class Interrupting(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, b: Any) -> int:
+            if not stop.signal:
+                signal.raise_signal(signal.SIGTERM)
+            return len(b)
+
+    with Report(tmp_path, main=True) as report:
+        report._log.close()
+        report._log = io.TextIOWrapper(io.BufferedWriter(Interrupting()))
+        stop = run._StopRequest()
+        try:
+            report.say("step 1")
+        finally:
+            stop.restore()
+    assert stop.signal == signal.SIGTERM
+    assert "SIGTERM: saving after this step" in capfd.readouterr().out
 
 
 def test_killed_anywhere_it_ends_as_if_undisturbed(
