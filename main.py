@@ -1,6 +1,6 @@
 """Trains, evaluates or describes AlexNet.
 
-python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|summary|bench_input]
+python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|probe|summary|bench_input]
 """
 
 import ast
@@ -20,7 +20,7 @@ from alexnet_jax import AlexNetError, config as configs
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "alexnet.py"
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, with its data set: configs/alexnet.py:cifar10")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/<config>-<data>)")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "summary", "bench_input"], "What to do")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "probe", "summary", "bench_input"], "What to do")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "With --mode=eval: latest, best or a step")
 CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "Run on this many virtual CPU devices", lower_bound=1)
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes (jax.distributed.initialize)")
@@ -49,6 +49,8 @@ def main(argv: list[str]) -> None:
     configs.check(config)
     if MODE.value == "summary":
         print(summary.summarize(config))
+    elif MODE.value == "probe":
+        print(run.probe_start(config))
     elif MODE.value == "bench_input":
         print(bench_input.bench_input(config))
     elif MODE.value == "eval":

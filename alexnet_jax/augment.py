@@ -52,20 +52,32 @@ def resize_short_side(image: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def crop_resized(
-    image: np.ndarray, short: int, pixels: int, place: np.ndarray | None, out: np.ndarray | None = None
+    image: np.ndarray,
+    short: int,
+    pixels: int,
+    place: np.ndarray | None,
+    out: np.ndarray | None = None,
+    *,
+    in_centre: bool = False,
 ) -> np.ndarray:
     """[H, W, 3] -> [pixels, pixels, 3]: a square of the image whose short side has `short` pixels.
 
     `place` is two numbers in [0, 1): how far down and to the right among all the places there are,
-    each as likely; None is the centre. `out` takes the result where it is given. Only the square is
-    resized, after it was cut out to the nearest pixel.
+    each as likely; None is the centre. With `in_centre` the places are those within the centre square of
+    the image: 33 x 33 of them for 224 pixels of 256, as in 2012 (`convdata_jpeg.py`; the paper's 2048
+    crops with mirroring would be 32 x 32). `out` takes the result where it is given. Only the square
+    is resized, after it was cut out to the nearest pixel.
 
     Differs: bilinear between one and two source pixels a pixel, where `resize_short_side` goes by
     area, which costs more than decoding does. Packed data (`prepare --pack`) has it by area.
     """
     height, width = image.shape[:2]
     spare = np.asarray(resized_shape(height, width, short)) - pixels
-    top, left = (int(p) for p in (spare // 2 if place is None else place * (spare + 1)))
+    if place is None:
+        top, left = (int(p) for p in spare // 2)
+    else:
+        first = (spare - (short - pixels)) // 2 if in_centre else 0 * spare
+        top, left = (int(p) for p in first + (place * (spare - 2 * first + 1)).astype(int))
     scale = min(height, width) / short  # source pixels a pixel
     if scale == 1:
         square = image[top : top + pixels, left : left + pixels]

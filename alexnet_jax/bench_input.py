@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import augment, config as configs, data, model as models, run, towers
+from alexnet_jax import augment, config as configs, data, run, towers
 from alexnet_jax.train import make_state, make_train_step
 
 _SECONDS = 2.0  # for each stage
@@ -22,7 +22,8 @@ def bench_input(config: ConfigDict) -> str:
     configs.check_batches(config, mesh.shape[towers.DATA])
     split = run.open_split(config, config.data.train_split)
     feed = run.make_feed(config, print)
-    images = data.Images(config.data.resize_pixels, config.data.crop_pixels)
+    c = config.data
+    images = data.Images(c.resize_pixels, c.crop_pixels, c.square, c.crop_chunk)
     _, count = towers.feed_share(mesh)
 
     def batches(feed: data.Feed) -> Iterable[data.Batch]:
@@ -40,7 +41,7 @@ def bench_input(config: ConfigDict) -> str:
     batch = next(iter(batches(data.Feed(threads=0, prefetch_batches=0))))
     microseconds["transfer"] = _transfer(batch, mesh) / per_batch
     print("timing the step: compiling it ...", flush=True)
-    step = _step_rate(config, len(split.class_names), len(split.source), batch, mesh) / count
+    step = _step_rate(config, split, batch, mesh) / count
     cores = feed.threads * max(1, feed.workers)
     return "\n".join(
         [*_table(microseconds, alone, whole, cores, step, mesh), "", *_verdict(microseconds, whole, cores, step)]
@@ -95,10 +96,10 @@ def _transfer(batch: data.Batch, mesh: Mesh) -> float:
     return _microseconds(lambda b: jax.block_until_ready(towers.to_devices(b, mesh)), [batch])
 
 
-def _step_rate(config: ConfigDict, classes: int, records: int, batch: data.Batch, mesh: Mesh) -> float:
+def _step_rate(config: ConfigDict, split: data.Split, batch: data.Batch, mesh: Mesh) -> float:
     """Images/s of the training step alone, over all devices, on one batch that lies there already."""
-    model = run.build_model(config, classes)
-    optimizer, _ = run.build_optimizer(config, records)
+    model = run.build_model(config, len(split.class_names))
+    optimizer, _ = run.build_optimizer(config, images=len(split.source), steps=1000)
 
     def init() -> Any:
         return make_state(model, optimizer, seed=0, image_pixels=config.data.crop_pixels)
@@ -106,8 +107,8 @@ def _step_rate(config: ConfigDict, classes: int, records: int, batch: data.Batch
     shapes = jax.eval_shape(init)
     state = jax.jit(init, out_shardings=towers.sharding_of(shapes, mesh))()
     step = make_train_step(
-        models.tower_program(model), optimizer, mesh, shapes,
-        batch_size=config.train.batch_size, mean=config.data.mean, flip=config.data.flip,
+        model, optimizer, mesh, shapes, batch_size=config.train.batch_size,
+        inputs=run.build_input(config, split), augmentation=run.build_augmentation(config, images=len(split.source)),
     )  # fmt: skip
     there = towers.to_devices(batch, mesh)
     seconds: list[float] = []

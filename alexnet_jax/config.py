@@ -39,6 +39,8 @@ _EPOCHS: _Rule = (lambda v: all(b > a for a, b in zip((0, *v), v, strict=False))
 _WORDS: _Rule = (lambda v: all(w in OPERATIONS for w in v.split()), f"words of: {' '.join(OPERATIONS)}")
 
 _WINDOW = {"size": _at_least(1), "alpha": _at_least(0), "beta": _at_least(0), "k": _ABOVE_0}
+_VECTORS: _Rule = (lambda v: len(v) in (0, 3) and all(len(u) == 3 for u in v), "three times three numbers, or ()")
+_DEVIATIONS: _Rule = (lambda v: len(v) in (0, 3) and all(d >= 0 for d in v), "three numbers, at least 0, or ()")
 _INIT = {"then": _WORDS, "init_std": _at_least(0), "init_bias": _ANY}
 _PADDING: _Rule = (lambda v: len(v) == 2 and all(isinstance(p, int) and p >= 0 for p in v), "two numbers of pixels")
 
@@ -53,6 +55,16 @@ _ALLOWED: dict[str, Any] = {
         "crop_pixels": _at_least(1),
         "flip": _ANY,
         "mean": (lambda v: len(v) in (0, 3) and all(0 <= m <= 255 for m in v), "three numbers from 0 to 255, or ()"),
+        "square": _ANY,
+        "crop_chunk": _at_least(1),
+        "mean_image": _ANY,
+        "deviation": (lambda v: len(v) == 3 and all(d > 0 for d in v), "three numbers above 0"),
+        "bgr": _ANY,
+        "colour_noise": _at_least(0),
+        "colour_form": _one_of("deviations", "eigenvalues"),
+        "colour_deviations": _DEVIATIONS,
+        "colour_vectors": _VECTORS,
+        "colour_end_epoch": _at_least(0),
         "threads": _at_least(0),
         "workers": _at_least(-1),
         "prefetch_batches": _at_least(1),
@@ -62,11 +74,15 @@ _ALLOWED: dict[str, Any] = {
         "towers": _at_least(1),
         "layers": (lambda v: len(v) > 0 and len(set(v)) == len(v), "names of layers, each once"),
         "exchange": _ANY,
-        "norm": _WINDOW,
+        "init": _one_of("normal", "fan_in"),
+        "weight_norm": _ANY,
+        "norm": _WINDOW | {"alpha_over_size": _ANY, "across_towers": _ANY},
         "spatial_norm": _WINDOW,
-        "pool": {"kind": _one_of("max", "avg"), "size": _at_least(1), "stride": _at_least(1)},
-        "dropout": _between(0, 1),
+        "batch_norm": {"momentum": _between(0, 1), "epsilon": _ABOVE_0},
+        "pool": {"kind": _one_of("max", "avg"), "size": _at_least(1), "stride": _at_least(1), "ceil": _ANY},
+        "dropout": {"rate": _between(0, 1), "inverted": _ANY},
     },
+    "init_from": _ANY,
     "mesh": {"tower": _at_least(0)},
     "train": {
         "batch_size": _at_least(1),
@@ -75,8 +91,21 @@ _ALLOWED: dict[str, Any] = {
         "seed": _between(0, 2**31),
         "learning_rate": _at_least(0),
         "bias_rate": _at_least(0),
+        "rates": _at_least(0),  # of every layer
+        "schedule": _one_of("steps", "constant", "plateau", "dexp", "polynomial"),
         "drop_epochs": _EPOCHS,
         "drop_factor": _ABOVE_0,
+        "bias_drop_epochs": _EPOCHS,
+        "own_drop_epochs": _EPOCHS,
+        "freeze_epochs": _at_least(0),
+        "plateau": {"patience": _at_least(1), "drops": _at_least(0)},
+        "dexp": {
+            "factor": _ABOVE_0,
+            "pieces": _at_least(1),
+            "bias_factor": _ABOVE_0,
+            "bias_pieces": _at_least(1),
+        },
+        "power": _at_least(0),
         "momentum": _between(0, 1),
         "weight_decay": _at_least(0),
     },
@@ -84,6 +113,7 @@ _ALLOWED: dict[str, Any] = {
     "checkpoint": {"every_steps": _at_least(1), "keep": _at_least(1)},
     "log": {"every_steps": _at_least(1)},
 }
+_BY_LAYER = ("rates", "own_drop_epochs", "freeze_epochs")  # sections with a field for each layer
 _CONV = _INIT | {"maps": _at_least(1), "kernel": _at_least(1), "stride": _at_least(1), "padding": _PADDING}
 _DENSE = _INIT | {"units": _at_least(0)}
 
@@ -95,13 +125,22 @@ def check(config: ConfigDict) -> None:
         if name not in model:
             raise AlexNetError(f"config.model.layers names {name!r}, but there is no config.model.{name}.")
     layers = {key: _CONV if "maps" in model[key] else _DENSE for key in model if key not in _ALLOWED["model"]}
-    for path, value, rule in _leaves(config, _ALLOWED | {"model": _ALLOWED["model"] | layers}, "config"):
+    by_layer = {key: dict.fromkeys(layers, _ALLOWED["train"][key]) for key in _BY_LAYER}
+    rules = _ALLOWED | {"model": _ALLOWED["model"] | layers, "train": _ALLOWED["train"] | by_layer}
+    for path, value, rule in _leaves(config, rules, "config"):
         allowed, words = rule
         if not allowed(value):
             raise AlexNetError(f"{path}={value!r} is not possible: it must be {words}.")
     unknown = [name for name in model.exchange if name not in model.layers]
     if unknown:
         raise AlexNetError(f"config.model.exchange names {unknown[0]!r}: it must be of {', '.join(model.layers)}.")
+    without = [name for name in model.layers if name not in config.train.rates]
+    if without:
+        raise AlexNetError(f"config.train.rates has no {without[0]!r}: it must have a rate for every layer.")
+    if len(config.data.colour_deviations) != len(config.data.colour_vectors):
+        raise AlexNetError(
+            "config.data.colour_vectors must be () where config.data.colour_deviations is, and only there."
+        )
     last = model.layers[-1]
     if "maps" in model[last] or model[last].then:
         raise AlexNetError(
@@ -144,8 +183,7 @@ def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path) -> Non
 
 def check_classes(workdir: Path, split: Split) -> None:
     """Raises AlexNetError where the run in `workdir` knows other classes than the data set."""
-    ours, path = split.class_names, workdir / CLASSES
-    theirs = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+    ours, theirs = split.class_names, load_classes(workdir)
     for label, (our, their) in enumerate(itertools.zip_longest(ours, theirs)):
         if our != their:
             raise AlexNetError(
@@ -153,6 +191,11 @@ def check_classes(workdir: Path, split: Split) -> None:
                 f"{their or 'none'} for the run and {our or 'none'} for the data: use the data set it was trained on, "
                 "or another --workdir."
             )
+
+
+def load_classes(workdir: Path) -> tuple[str, ...]:
+    """The names of the classes of the run in `workdir`, in label order."""
+    return tuple((workdir / CLASSES).read_text(encoding="utf-8").split("\n")[:-1])
 
 
 def load(workdir: Path) -> ConfigDict:
@@ -171,7 +214,7 @@ def _tuples(value: Any) -> Any:
     """JSON knows no tuples, and ml_collections takes a list for another type."""
     if isinstance(value, dict):
         return {key: _tuples(part) for key, part in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[tuple[str, Any, Any]]:

@@ -40,15 +40,21 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """How a record becomes the network's input: short side to `resize_pixels`, then a square crop."""
+    """How a record becomes the network's input: short side to `resize_pixels`, then a square crop.
+
+    `square`: random crops stay within the centre square. `chunk`: so many neighbours in a batch have
+    the same crop (32 in 2012, convdata_jpeg.py).
+    """
 
     resize_pixels: int
     crop_pixels: int
+    square: bool = False
+    chunk: int = 1
 
     def __call__(self, image: bytes | np.ndarray, place: np.ndarray | None, out: np.ndarray) -> None:
         """Fills `out`, [crop, crop, 3]. `place` is as in `augment.crop_resized`. Raises ValueError."""
         pixels = augment.decode(image, at_least=self.resize_pixels)
-        augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out)
+        augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out, in_centre=self.square)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +115,21 @@ def train_batches(
 def eval_batches(
     split: Split, images: Images, feed: Feed, *, batch_size: int, share: tuple[int, int]
 ) -> Iterator[Batch]:
-    """Every record of the split once, in order and centre cropped; label -1 fills the last batch up.
+    """Every record of the split once, in order, its centre square of crop_pixels; label -1 fills the last batch up.
 
     A record that does not decode is named to `feed.say` and counted with a black image.
     """
     batches = -(-len(split.source) // batch_size)
     load = _LoadInOrder(split, images, batch_size, share)
     return _checked(_iterate(grain.MapDataset.range(batches).map(load), feed), split, feed)
+
+
+def some_images(split: Split, images: Images, count: int) -> np.ndarray:
+    """Up to `count` images from all over the split, centre cropped, uint8 [n, crop, crop, 3]; bad ones are left out."""
+    numbers = np.unique(np.linspace(0, len(split.source) - 1, count).round().astype(int)).tolist()
+    batch = _empty(len(numbers), images)
+    good = [_load(split, images, number, None, batch, i) for i, number in enumerate(numbers)]
+    return batch["image"][good]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +145,9 @@ class _LoadTraining:
         index, count = self.share
         records = len(self.split.source)
         # Drawn for the global batch, so that an example's crop does not depend on how many processes there are.
-        places = np.random.default_rng((self.seed, _CROPS, step)).random((self.batch_size, 2))[index::count]
         place = np.arange(self.batch_size)[index::count]
+        crops = np.random.default_rng((self.seed, _CROPS, step)).random((self.batch_size, 2))
+        places = crops[place // self.images.chunk]
         batch = _empty(len(place), self.images) | {"place": place.astype(np.int32)}
         for i, at in enumerate((step * self.batch_size + place).tolist()):
             epoch, position = divmod(at, records)

@@ -1,12 +1,12 @@
-"""Evaluation: every image of a split once, centre cropped, counted exactly."""
+"""Evaluation: every image of a split once, by its centre crop and by all its views, counted exactly."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from alexnet_jax import towers
@@ -17,11 +17,52 @@ Counts = dict[str, jax.Array]
 EvalStep = Callable[[Any, dict[str, jax.Array]], Counts]
 
 
-def to_input(images: jax.Array, mean: tuple[float, ...], flips_B: jax.Array | None = None) -> jax.Array:
-    """uint8 [B, H, W, 3] -> float32 less the channel means, mirrored where `flips_B` says so."""
-    if flips_B is not None:
-        images = jnp.where(flips_B[:, None, None, None], images[:, :, ::-1], images)
-    return images.astype(jnp.float32) - jnp.asarray(mean, jnp.float32)[None, None, None]
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """How pixels become the network's input. `mean` is [3], or [crop, crop, 3] for a mean image; RGB, 0..255."""
+
+    crop_pixels: int
+    mean: np.ndarray
+    deviation: tuple[float, ...] = (1.0, 1.0, 1.0)  # of R, G, B: what remains is divided by it
+    bgr: bool = False  # blue first, as in Caffe
+
+    def centred(self, images: jax.Array) -> jax.Array:
+        """uint8 RGB [B, crop, crop, 3] -> float32 less the mean."""
+        mean = self.mean.astype(np.float32)
+        return images.astype(jnp.float32) - mean.reshape((1,) * (4 - mean.ndim) + mean.shape)
+
+    def finished(self, images: jax.Array) -> jax.Array:
+        """What `centred` gave -> over the deviations, in the network's order of colours."""
+        if self.deviation != (1.0, 1.0, 1.0):
+            images = images / np.asarray(self.deviation, np.float32)[None, None, None]
+        return images[..., ::-1] if self.bgr else images
+
+
+def mirrored(images: jax.Array, flips_B: jax.Array) -> jax.Array:
+    """[B, H, W, 3], left and right exchanged where `flips_B` says so."""
+    return jnp.where(flips_B[:, None, None, None], images[:, :, ::-1], images)
+
+
+Views = tuple[tuple[int, int, bool], ...]  # top, left, mirrored
+
+
+def views_of(resize_pixels: int, crop_pixels: int, *, flip: bool) -> Views:
+    """The views of a test image: the centre first, then the four corners, and with `flip` all of them mirrored.
+
+    Ten of them in 2012 (paper, section 4.1); fewer where the crop is the whole image or a mirrored
+    image is another one.
+    """
+    spare = resize_pixels - crop_pixels
+    places = [(spare // 2, spare // 2), *((top, left) for top in (0, spare) for left in (0, spare))]
+    kinds = (False, True) if flip else (False,)
+    return tuple(dict.fromkeys((top, left, mirror) for mirror in kinds for top, left in places))
+
+
+def crop_view(images: jax.Array, view: jax.Array, crop_pixels: int) -> jax.Array:
+    """One view, [3] int32 as in `Views`, of [B, H, W, 3]."""
+    size = (images.shape[0], crop_pixels, crop_pixels, 3)
+    crop = jax.lax.dynamic_slice(images, (0, view[0], view[1], 0), size)
+    return jnp.where(view[2] > 0, crop[:, :, ::-1], crop)
 
 
 def is_among_best(logits_BK: jax.Array, labels_B: jax.Array, k: int) -> jax.Array:
@@ -32,26 +73,23 @@ def is_among_best(logits_BK: jax.Array, labels_B: jax.Array, k: int) -> jax.Arra
     return ahead.sum(axis=1) < k
 
 
-def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, mean: tuple[float, ...]) -> EvalStep:
-    """The jitted `step(params, batch)` -> sums over the whole batch: loss, top1, top5 [K], images [K] by class."""
+def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Input, views: Views) -> EvalStep:
+    """The jitted `step(variables, batch)` -> sums over the whole batch, by class: images [K], and for the
+    centre crop and for all views: loss, top1 [K], top5 [K].
+
+    The images of a batch are squares that all views fit into; the probabilities of the views are
+    averaged (2012 source, `layer.cu`:1804). With one view there is nothing of "views".
+    """
     run = towers.over_towers(program, mesh=mesh)
 
-    def step(params: Any, batch: dict[str, jax.Array]) -> Counts:
-        logits_BK = run(params, to_input(batch["image"], mean))
+    def step(variables: Any, batch: dict[str, jax.Array]) -> Counts:
         real_B = batch["label"] >= 0
         labels_B = jnp.where(real_B, batch["label"], 0)
-        losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels_B)
-
-        def by_class(counted_B: jax.Array) -> jax.Array:
-            counts_K = jnp.zeros(logits_BK.shape[1], jnp.int32)
-            return counts_K.at[labels_B].add((real_B & counted_B).astype(jnp.int32))
-
-        sums = {
-            "loss": jnp.where(real_B, losses_B, 0.0).sum(),
-            "top1": by_class(is_among_best(logits_BK, labels_B, 1)),
-            "top5": by_class(is_among_best(logits_BK, labels_B, 5)),
-            "images": by_class(real_B),
-        }
+        probabilities = probabilities_of_views(run, variables, batch["image"], inputs, views)
+        sums = _sums(probabilities[0], labels_B, real_B, "")
+        if len(views) > 1:
+            sums |= _sums(probabilities.mean(axis=0), labels_B, real_B, "views_")
+        sums["images"] = _by_class(real_B, labels_B, probabilities.shape[-1])
         return towers.sum_over_data(sums, mesh)
 
     return jax.jit(
@@ -59,32 +97,59 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, mean: tuple
     )
 
 
+def probabilities_of_views(
+    run: Callable[..., jax.Array], variables: Any, images: jax.Array, inputs: Input, views: Views
+) -> jax.Array:
+    """The probabilities of the classes, [V, B, K], one view after the other so that memory holds one."""
+
+    def one(view: jax.Array) -> jax.Array:
+        crops = inputs.finished(inputs.centred(crop_view(images, view, inputs.crop_pixels)))
+        return jax.nn.softmax(run(variables, crops))
+
+    return jax.lax.map(one, jnp.asarray(np.asarray(views, np.int32)))
+
+
+def _sums(probabilities_BK: jax.Array, labels_B: jax.Array, real_B: jax.Array, prefix: str) -> Counts:
+    right = jnp.take_along_axis(probabilities_BK, labels_B[:, None], axis=1)[:, 0]
+    losses_B = -jnp.log(jnp.maximum(right, np.float32(1e-37)))
+    classes = probabilities_BK.shape[-1]
+    hit = {f"{prefix}top{k}": is_among_best(probabilities_BK, labels_B, k) for k in (1, 5)}
+    counts = {name: _by_class(real_B & hit_B, labels_B, classes) for name, hit_B in hit.items()}
+    return {f"{prefix}loss": jnp.where(real_B, losses_B, 0.0).sum(), **counts}
+
+
+def _by_class(counted_B: jax.Array, labels_B: jax.Array, classes: int) -> jax.Array:
+    return jnp.zeros(classes, jnp.int32).at[labels_B].add(counted_B.astype(jnp.int32))
+
+
 def evaluate(
-    step: EvalStep, params: Any, batches: Iterable[Batch], mesh: Mesh, class_names: tuple[str, ...]
+    step: EvalStep, variables: Any, batches: Iterable[Batch], mesh: Mesh, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
     """{eval_top1, eval_top5 (percent), eval_loss (nats), eval_images, eval_classes} over all the batches.
 
-    `eval_classes` is {name: top-1 in percent} of every class that has images.
+    With several views also eval_views_top1, eval_views_top5 and eval_views_loss. `eval_classes` is
+    {name: top-1 in percent} of every class that has images.
     """
-    total: dict[str, Any] = {"loss": 0.0, "top1": 0, "top5": 0, "images": 0}
+    total: dict[str, Any] = {}
     pending: list[Counts] = []
     for batch in batches:
-        pending.append(step(params, towers.to_devices(batch, mesh)))
+        pending.append(step(variables, towers.to_devices(batch, mesh)))
         if len(pending) > 1:  # one batch ahead of the device, and no more of them in its memory
             _add(total, pending.pop(0))
     for counts in pending:
         _add(total, counts)
     images = int(total["images"].sum())
+    entry: dict[str, Any] = {}
+    for prefix in ("", "views_") if "views_loss" in total else ("",):
+        for k in ("top1", "top5"):
+            entry[f"eval_{prefix}{k}"] = 100.0 * int(total[prefix + k].sum()) / images
+        entry[f"eval_{prefix}loss"] = float(total[prefix + "loss"]) / images
     each = zip(class_names, total["top1"].tolist(), total["images"].tolist(), strict=True)
-    return {
-        "eval_top1": 100.0 * int(total["top1"].sum()) / images,
-        "eval_top5": 100.0 * int(total["top5"].sum()) / images,
-        "eval_loss": float(total["loss"]) / images,
-        "eval_images": images,
-        "eval_classes": {name: 100.0 * right / of for name, right, of in each if of},
-    }
+    by_class = {name: 100.0 * right / of for name, right, of in each if of}
+    return entry | {"eval_images": images, "eval_classes": by_class}
 
 
 def _add(total: dict[str, Any], counts: Counts) -> None:
     for name, value in counts.items():
-        total[name] = total[name] + np.asarray(value, np.float64 if name == "loss" else np.int64)
+        part = np.asarray(value, np.float64 if name.endswith("loss") else np.int64)
+        total[name] = total[name] + part if name in total else part

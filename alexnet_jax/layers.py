@@ -5,6 +5,7 @@ written for one tower.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
+
+from alexnet_jax import AlexNetError
+from alexnet_jax.towers import TOWER, gather_towers
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -102,37 +106,64 @@ def _kernel_gradient_by_matmul(
 class Conv(nn.Module):
     """A tower's convolution with bias: [B, H, W, C] -> [B, H', W', maps], before the non-linearity.
 
-    Gaussian weights of deviation `init_std`, not truncated, and a constant bias (2012 source,
-    layers-145.cfg).
+    `init_kind` is as in `Dense`, and `weight_norm` too.
     """
 
     maps: int
     kernel: int
     stride: int
     padding: tuple[int, int]
+    init_kind: str
     init_std: float
     init_bias: float
+    weight_norm: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1], self.maps)
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), shape)
-        bias = self.param("bias", nn.initializers.constant(self.init_bias), (self.maps,))
+        kernel, bias = _weights(self, (self.kernel, self.kernel, x.shape[-1], self.maps))
         return tower_conv(x, kernel, stride=self.stride, padding=self.padding) + _last_axis(bias, x.ndim)
 
 
 class Dense(nn.Module):
-    """A tower's fully connected layer with bias: [B, C] -> [B, units], before the non-linearity."""
+    """A tower's fully connected layer with bias: [B, C] -> [B, units], before the non-linearity.
+
+    `init_kind` "normal": Gaussian weights of deviation `init_std`, not truncated, and the bias `init_bias`
+    (2012 source, layers-145.cfg). "fan_in": both uniform within 1 / sqrt(inputs of a unit), PyTorch's
+    default for its Conv2d and Linear. With `weight_norm` the weights of a unit are scale * v / |v|
+    (Salimans and Kingma 2016, arXiv 1602.07868, equation 2), `kernel` is v and `scale` begins as |v|.
+    """
 
     units: int
+    init_kind: str
     init_std: float
     init_bias: float
+    weight_norm: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x.shape[-1], self.units))
-        bias = self.param("bias", nn.initializers.constant(self.init_bias), (self.units,))
+        kernel, bias = _weights(self, (x.shape[-1], self.units))
         return tower_matmul(x, kernel) + _last_axis(bias, x.ndim)
+
+
+def _weights(layer: Conv | Dense, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The kernel, [..., units], and the bias, [units], of a layer, as its fields say."""
+    bias_shape = shape[-1:]
+    if layer.init_kind == "fan_in":
+        bound = math.prod(shape[:-1]) ** -0.5
+        kernel = layer.param("kernel", _uniform(bound), shape)
+        bias = layer.param("bias", _uniform(bound), bias_shape)
+    else:
+        kernel = layer.param("kernel", nn.initializers.normal(layer.init_std), shape)
+        bias = layer.param("bias", nn.initializers.constant(layer.init_bias), bias_shape)
+    if layer.weight_norm:
+        length = jnp.sqrt((kernel * kernel).sum(axis=range(len(shape) - 1)))
+        scale = layer.param("scale", lambda _: length)
+        kernel = kernel * _last_axis(scale / length, len(shape))
+    return kernel, bias
+
+
+def _uniform(bound: float) -> Callable[..., jax.Array]:
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -162,26 +193,52 @@ def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:
 # ---------------------------------------------------------------- response normalisation
 
 
-def channel_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
+def channel_norm(
+    x: jax.Array, *, size: int, alpha: float, beta: float, k: float, alpha_over_size: bool, across_towers: bool
+) -> jax.Array:
     """Local response normalisation across channels: [B, H, W, C] -> the same shape.
 
-    x / (k + alpha / size * sum of x^2 over `size` neighbouring channels) ** beta, the window
-    centred and cut off at the edges, over the channels of this tower only.
-
-    Differs: the paper (section 3.3) does not divide alpha by the size; its source does
-    (cuda-convnet `layer.py`, NormLayerParser), and the paper's numbers come from the source.
+    x / (k + a * sum of x^2 over `size` neighbouring channels) ** beta, the window centred and cut off
+    at the edges. a is alpha / size with `alpha_over_size`, as in the 2012 source (cuda-convnet
+    `layer.py`, NormLayerParser), Caffe and PyTorch; without it alpha, as the paper writes it (section
+    3.3) and TensorFlow has it. The channels are this tower's, as in 2012; with `across_towers` those
+    of all towers in their order, as in Caffe, which takes the outermost ones from the neighbours: a
+    communication.
     """
-    channel = np.arange(x.shape[-1])
     # For an even size the window reaches one further to the left, as in cuda-convnet.
-    low = channel - size // 2
-    band = ((channel[:, None] >= low[None]) & (channel[:, None] < low[None] + size)).astype(np.float32)
+    before, after = (size // 2, size - 1 - size // 2)
+    wide, offset = (_with_neighbours(x, before, after), before) if across_towers else (x, 0)
+    low = np.arange(x.shape[-1]) + offset - before
+    channel = np.arange(wide.shape[-1])[:, None]
+    band = ((channel >= low[None]) & (channel < low[None] + size)).astype(np.float32)
 
     def window_sum(x: jax.Array, transposed: bool) -> jax.Array:
         # A band matrix: a matmul, where shifts along the channels are what neither a CPU's vector
         # unit nor a TPU's lanes do well.
         return jnp.matmul(x, band.T if transposed else band, precision=lax.Precision.HIGHEST)
 
-    return _response_norm(x, window_sum, alpha / size, beta, k)
+    return _response_norm(x, wide, window_sum, alpha / size if alpha_over_size else alpha, beta, k)
+
+
+def _with_neighbours(x: jax.Array, before: int, after: int) -> jax.Array:
+    """[..., C] -> [..., before + C + after]: the last channels of the tower before, the first of the one after.
+
+    Zeros where there is no such tower. Raises AlexNetError where a tower has fewer channels than that.
+    """
+    channels = x.shape[-1]
+    if channels < max(before, after):
+        raise AlexNetError(
+            f"A response norm across towers reaches over {max(before, after)} channels to each side, but a tower has "
+            f"{channels}: use a smaller config.model.norm.size, or more maps."
+        )
+    first, last = x[..., :after], x[..., channels - before :]
+    edges = gather_towers(jnp.concatenate([first, last], axis=-1))
+    edges = edges.reshape(*x.shape[:-1], -1, first.shape[-1] + last.shape[-1])  # [..., T, first and last]
+    tower, none = lax.axis_index(TOWER), ((0, 0),) * (x.ndim - 1)
+    edges = jnp.pad(edges, (*none, (1, 1), (0, 0)))
+    left = lax.dynamic_index_in_dim(edges, tower, x.ndim - 1, keepdims=False)[..., first.shape[-1] :]
+    right = lax.dynamic_index_in_dim(edges, tower + 2, x.ndim - 1, keepdims=False)[..., : first.shape[-1]]
+    return jnp.concatenate([left, x, right], axis=-1)
 
 
 def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
@@ -200,31 +257,36 @@ def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
             )
         return x
 
-    return _response_norm(x, window_sum, alpha / size**2, beta, k)
+    return _response_norm(x, x, window_sum, alpha / size**2, beta, k)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _response_norm(
-    x: jax.Array, window_sum: Callable[[jax.Array, bool], jax.Array], scale: float, beta: float, k: float
+    x: jax.Array,
+    wide: jax.Array,
+    window_sum: Callable[[jax.Array, bool], jax.Array],
+    scale: float,
+    beta: float,
+    k: float,
 ) -> jax.Array:
-    """x * d^-beta with d = k + scale * window_sum(x^2).
+    """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
     Its derivative is written out because the one autodiff finds costs as much as conv2:
-    dx = g d^-beta - 2 beta scale x W^T(g x d^(-beta-1)).
+    dx = g d^-beta, dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
     """
-    return _response_norm_forward(x, window_sum, scale, beta, k)[0]
+    return _response_norm_forward(x, wide, window_sum, scale, beta, k)[0]
 
 
-def _response_norm_forward(x, window_sum, scale, beta, k):  # type: ignore[no-untyped-def]
-    d = k + scale * window_sum(x * x, False)
+def _response_norm_forward(x, wide, window_sum, scale, beta, k):  # type: ignore[no-untyped-def]
+    d = k + scale * window_sum(wide * wide, False)
     power = _negative_power(d, beta)
-    return x * power, (x, d, power)
+    return x * power, (x, wide, d, power)
 
 
 def _response_norm_backward(window_sum, scale, beta, k, saved, g):  # type: ignore[no-untyped-def]
-    x, d, power = saved
+    x, wide, d, power = saved
     g_power = g * power
-    return (g_power - (2.0 * beta * scale) * x * window_sum(g_power * x / d, True),)
+    return g_power, (-2.0 * beta * scale) * wide * window_sum(g_power * x / d, True)
 
 
 _response_norm.defvjp(_response_norm_forward, _response_norm_backward)
@@ -244,27 +306,47 @@ def _along(axis: int, size: int) -> tuple[int, ...]:
 # ---------------------------------------------------------------- pooling, dropout
 
 
-def pool(x: jax.Array, *, kind: str, size: int, stride: int) -> jax.Array:
-    """Max or average pooling, [B, H, W, C] -> [B, (H - size) // stride + 1, ..., C], no padding.
+def pool(x: jax.Array, *, kind: str, size: int, stride: int, ceil: bool) -> jax.Array:
+    """Max or average pooling, [B, H, W, C] -> [B, (H - size) / stride + 1, ..., C], no padding.
 
-    It overlaps where `size` > `stride` (paper, section 3.4: 3 and 2). One axis after the other,
-    each as `size` strided slices: the gradient of `reduce_window`'s maximum is a
-    select-and-scatter, four times slower on a CPU. Equal maxima share the gradient.
+    The division is rounded down, or with `ceil` up, as in cuda-convnet (`layer.py`:1164) and Caffe:
+    then a last window may reach beyond the image, and only its pixels inside count. It overlaps where
+    `size` > `stride` (paper, section 3.4: 3 and 2). One axis after the other, each as `size` strided
+    slices: the gradient of `reduce_window`'s maximum is a select-and-scatter, four times slower on a
+    CPU. Equal maxima share the gradient.
     """
     for axis in (1, 2):
-        last = (x.shape[axis] - size) // stride * stride + 1
+        length = x.shape[axis]
+        windows = pooled_length(length, size, stride, ceil)
+        beyond = max(0, (windows - 1) * stride + size - length)
+        if beyond:
+            edges = [(0, beyond if a == axis else 0, 0) for a in range(4)]
+            x = lax.pad(x, -np.inf if kind == "max" else 0.0, edges)
+        last = (windows - 1) * stride + 1
         slices = [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
         x = functools.reduce(jnp.maximum if kind == "max" else jnp.add, slices)
-    return x if kind == "max" else x / size**2
+        if kind == "avg":
+            inside = np.minimum(np.arange(windows) * stride + size, length) - np.arange(windows) * stride
+            x = x / inside.astype(np.float32).reshape(_along(axis, windows))
+    return x
 
 
-def dropout(x: jax.Array, *, rate: float, keys_B: jax.Array | None) -> jax.Array:
-    """Dropout as the 2012 source does it: [B, C] -> [B, C].
+def pooled_length(length: int, size: int, stride: int, ceil: bool) -> int:
+    """How many windows of a pooling there are along `length` pixels; with `ceil` each begins inside."""
+    if not ceil:
+        return (length - size) // stride + 1
+    windows = -(-max(0, length - size) // stride) + 1
+    return windows - 1 if (windows - 1) * stride >= length else windows
 
-    With a key for each example: zero with probability `rate`, and no rescaling. Without keys
-    (evaluation): everything times 1 - `rate`. (`layer.cu`, HiddenSexLayer; paper, section 4.2.)
+
+def dropout(x: jax.Array, *, rate: float, inverted: bool, keys_B: jax.Array | None) -> jax.Array:
+    """Dropout: [B, ...] -> the same shape. `keys_B` is a key for each example, None in evaluation.
+
+    As the 2012 source does it (`layer.cu`, HiddenSexLayer; paper, section 4.2): zero with probability
+    `rate` in training, and everything times 1 - `rate` in evaluation. `inverted`: what is kept is
+    divided by 1 - `rate` in training, and nothing is done in evaluation.
     """
     if keys_B is None:
-        return x * (1.0 - rate)
+        return x if inverted else x * (1.0 - rate)
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys_B)
-    return jnp.where(keep, x, 0.0)
+    return jnp.where(keep, x / (1.0 - rate) if inverted else x, 0.0)

@@ -140,10 +140,16 @@ class Report:
 def describe(entry: dict[str, Any]) -> str:
     """An evaluation in words."""
     name, percent = min(entry["eval_classes"].items(), key=lambda item: item[1])
+    views = ""
+    if "eval_views" in entry:
+        views = (
+            f"; with {entry['eval_views']} views top-1 {entry['eval_views_top1']:.2f} %  "
+            f"top-5 {entry['eval_views_top5']:.2f} %  loss {entry['eval_views_loss']:.4f}"
+        )
     return (
         f"top-1 {entry['eval_top1']:.2f} % (weakest {name}: {percent:.1f} %)  top-5 {entry['eval_top5']:.2f} %  "
         f"loss {entry['eval_loss']:.4f}  "
-        f"on {entry['eval_images']:,} images of {entry['eval_split']} (centre crop)"
+        f"on {entry['eval_images']:,} images of {entry['eval_split']} (centre crop){views}"
     )
 
 

@@ -15,12 +15,24 @@ import jax.numpy as jnp
 from alexnet_jax import AlexNetError, layers
 from alexnet_jax.towers import TOWER, gather_towers
 
-OPERATIONS = ("relu", "norm", "spatial_norm", "pool", "dropout")
+OPERATIONS = ("relu", "tanh", "norm", "spatial_norm", "batch_norm", "pool", "dropout")
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
-    """The constants of a response norm: see `layers.channel_norm` and `layers.spatial_norm`."""
+class ChannelNorm:
+    """The constants of `layers.channel_norm`."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    alpha_over_size: bool
+    across_towers: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialNorm:
+    """The constants of `layers.spatial_norm`."""
 
     size: int
     alpha: float
@@ -29,12 +41,29 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
+class BatchNorm:
+    """`momentum` of the running mean and variance, and what is added to the variance."""
+
+    momentum: float
+    epsilon: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Pool:
-    """`kind` is "max" or "avg"; `size` and `stride` in pixels."""
+    """`kind` is "max" or "avg"; `size` and `stride` in pixels; `ceil`: see `layers.pool`."""
 
     kind: str
     size: int
     stride: int
+    ceil: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """The probability of a zero, and the form: see `layers.dropout`."""
+
+    rate: float
+    inverted: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +75,10 @@ class ConvLayer:
     kernel: int
     stride: int
     padding: tuple[int, int]
+    init_kind: str
     init_std: float
     init_bias: float
+    weight_norm: bool
     then: tuple[str, ...]
 
 
@@ -57,8 +88,10 @@ class DenseLayer:
 
     name: str
     units: int
+    init_kind: str
     init_std: float
     init_bias: float
+    weight_norm: bool
     then: tuple[str, ...]
 
 
@@ -66,7 +99,8 @@ class AlexNet(nn.Module):
     """One tower of AlexNet: images [B, H, W, 3] float32, 0..255 less the mean -> logits [B, K].
 
     Every tower gets the same images. The logits have been gathered: they are the same on every
-    tower. `keys_B`, a key for each example, turns dropout on; the same keys go to all towers.
+    tower. `keys_B`, a key for each example, says that this is training: it turns dropout on and makes
+    batch norms use the batch, over all devices of the axis `data_axis`; the same keys go to all towers.
 
     It must run under an axis named `tower` (`towers.over_towers`). Each operation's result can be
     seen in the collection `seen` and moved through the collection `perturbations`, under the
@@ -77,10 +111,12 @@ class AlexNet(nn.Module):
     towers: int
     stack: tuple[ConvLayer | DenseLayer, ...]
     exchange: frozenset[str]
-    norm: Window
-    spatial_norm: Window
+    norm: ChannelNorm
+    spatial_norm: SpatialNorm
+    batch_norm: BatchNorm
     pool: Pool
-    dropout: float
+    dropout: Dropout
+    data_axis: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
@@ -103,17 +139,21 @@ class AlexNet(nn.Module):
         return layers.Conv(**options)(x)
 
     def _apply(self, word: str, layer_name: str, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        if word == "relu":
-            return jax.nn.relu(x)
+        if word in ("relu", "tanh"):
+            return jax.nn.relu(x) if word == "relu" else jnp.tanh(x)
         if word == "norm":
             return layers.channel_norm(x, **dataclasses.asdict(self.norm))
         if word == "spatial_norm":
             return layers.spatial_norm(x, **dataclasses.asdict(self.spatial_norm))
+        if word == "batch_norm":
+            constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer_name)
+            running = keys_B is None
+            return nn.BatchNorm(**constants, use_running_average=running, axis_name=self.data_axis, name=name)(x)
         if word == "pool":
             _check_fits(x, layer_name, window=self.pool.size, padding=0)
             return layers.pool(x, **dataclasses.asdict(self.pool))
         assert word == "dropout", word  # config.py has checked the words
-        return layers.dropout(x, rate=self.dropout, keys_B=keys_B)
+        return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B)
 
     def _see(self, name: str, x: jax.Array) -> jax.Array:
         self.sow("seen", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
@@ -138,29 +178,44 @@ def _layer_keys(keys_B: jax.Array, number: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, number), tower))(keys_B)
 
 
-def init_params(model: AlexNet, key: jax.Array, image_pixels: int) -> Any:
-    """The parameters of all towers, {layer: {kernel, bias}}, each leaf with a leading tower axis."""
+def init_variables(model: AlexNet, key: jax.Array, image_pixels: int) -> dict[str, Any]:
+    """{"params": {layer: {kernel, bias}}} of all towers, each leaf with a leading tower axis.
+
+    A network with batch norms has their running means and variances as "batch_stats" beside them.
+    """
 
     def one_tower(key: jax.Array) -> Any:
         images = jnp.zeros((1, image_pixels, image_pixels, 3), jnp.float32)
-        return model.init(key, images)["params"]
+        variables = model.init(key, images)
+        return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
 
-    return jax.vmap(one_tower, axis_name=TOWER)(jax.random.split(key, model.towers))
+    variables: dict[str, Any] = jax.vmap(one_tower, axis_name=TOWER)(jax.random.split(key, model.towers))
+    return variables
 
 
 def tower_program(model: AlexNet) -> Callable[..., jax.Array]:
-    """`program(params, images, keys_B=None)` of one tower, for `towers.over_towers`."""
+    """`program(variables, images, keys_B=None)` of one tower -> logits, for `towers.over_towers`."""
 
-    def program(params: Any, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        logits = model.apply({"params": params}, images, keys_B)
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        return training_program(model)(variables, images, keys_B)[0]
+
+    return program
+
+
+def training_program(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
+    """As `tower_program`, -> (logits, the running statistics after this batch; {} without batch norms)."""
+
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        logits, new = model.apply(variables, images, keys_B, mutable=["batch_stats"])
         assert isinstance(logits, jax.Array)
-        return logits
+        return logits, new.get("batch_stats", {})
 
     return program
 
 
 def count_parameters(model: AlexNet, params: Any) -> int:
     """The network's parameters, from arrays or shapes; what only rounds the classes up is not counted."""
-    units = model.towers * params[model.stack[-1].name]["bias"].shape[-1]
-    inputs = params[model.stack[-1].name]["kernel"].shape[-2]
-    return sum(leaf.size for leaf in jax.tree.leaves(params)) - (units - model.classes) * (inputs + 1)
+    last = params[model.stack[-1].name]
+    units = model.towers * last["bias"].shape[-1]
+    of_a_unit = last["kernel"].shape[-2] + len(last) - 1  # its weights, its bias, and its scale where it has one
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) - (units - model.classes) * of_a_unit

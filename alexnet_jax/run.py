@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,22 +26,27 @@ from alexnet_jax import (
     data,
     model as models,
     optimizer as optimizers,
+    probe,
     provenance,
     sources,
     statistics,
     towers,
 )
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.evaluate import evaluate, make_eval_step
+from alexnet_jax.evaluate import Input, evaluate, make_eval_step, views_of
 from alexnet_jax.metrics import Report, describe, describe_classes, some_of
 from alexnet_jax.towers import DATA, TOWER
-from alexnet_jax.train import TrainState, make_state, make_train_step
+from alexnet_jax.train import Augmentation, TrainState, make_state, make_train_step, variables_of
 
 # Fields that decide what a run is. A run does not go on under other values of these.
 _IDENTITY = (
-    "data.name", "data.train_split", "data.resize_pixels", "data.crop_pixels", "data.flip", "data.mean",
-    "model.", "train.batch_size", "train.seed",
+    "data.name", "data.train_split", "data.resize_pixels", "data.crop_pixels", "data.square", "data.flip", "data.mean",
+    "data.deviation", "data.bgr", "model.", "train.batch_size", "train.seed", "init_from",
 )  # fmt: skip
+
+
+# Fields that weights were trained for: under other values they are not the same network.
+_WHAT_WEIGHTS_MEAN = ("model.", "data.mean", "data.deviation", "data.bgr", "data.crop_pixels")
 
 
 # ---------------------------------------------------------------- from the config to the parts
@@ -76,6 +82,7 @@ def build_model(config: ConfigDict, classes: int) -> models.AlexNet:
     stack: list[models.ConvLayer | models.DenseLayer] = []
     for name in c.layers:
         fields = dict(c[name]) | {"name": name, "then": tuple(c[name].then.split())}
+        fields |= {"init_kind": c.init, "weight_norm": c.weight_norm}
         if "maps" in fields:
             stack.append(models.ConvLayer(**fields))
         else:
@@ -92,29 +99,93 @@ def build_model(config: ConfigDict, classes: int) -> models.AlexNet:
         towers=c.towers,
         stack=tuple(stack),
         exchange=frozenset(c.exchange),
-        norm=models.Window(**c.norm),
-        spatial_norm=models.Window(**c.spatial_norm),
+        norm=models.ChannelNorm(**c.norm),
+        spatial_norm=models.SpatialNorm(**c.spatial_norm),
+        batch_norm=models.BatchNorm(**c.batch_norm),
         pool=models.Pool(**c.pool),
-        dropout=c.dropout,
+        dropout=models.Dropout(**c.dropout),
     )
 
 
-def build_optimizer(config: ConfigDict, images: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The update rule of the config's train section, and its learning rate as a function of the step."""
+def build_optimizer(
+    config: ConfigDict, *, images: int, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The update rule of the config's train section, and its learning rate as a function of the step.
+
+    `images` are those of the training split, `steps` those of the whole run.
+    """
     c = config.train
-    drops = [step_of_epoch(epoch, images=images, batch_size=c.batch_size) for epoch in c.drop_epochs]
-    schedule = optimizers.step_schedule(learning_rate=c.learning_rate, drop_steps=drops, drop_factor=c.drop_factor)
-    optimizer = optimizers.sgd_2012(
-        learning_rate=schedule, bias_rate=c.bias_rate, momentum=c.momentum, weight_decay=c.weight_decay
-    )
-    return optimizer, schedule
+
+    def steps_of(epochs: Sequence[int]) -> list[int]:
+        return [step_of_epoch(epoch, images=images, batch_size=c.batch_size) for epoch in epochs]
+
+    def schedule_of(layer: str, *, bias: bool) -> optax.Schedule:
+        rate = c.learning_rate * (c.bias_rate if bias else 1.0)
+        if c.schedule == "steps":
+            drops = c.bias_drop_epochs if bias else dict(c.own_drop_epochs).get(layer, c.drop_epochs)
+            return optimizers.step_schedule(learning_rate=rate, drop_steps=steps_of(drops), drop_factor=c.drop_factor)
+        if c.schedule == "dexp":
+            factor, pieces = (c.dexp.bias_factor, c.dexp.bias_pieces) if bias else (c.dexp.factor, c.dexp.pieces)
+            return optimizers.dexp_schedule(learning_rate=rate, factor=factor, pieces=pieces, steps=steps)
+        if c.schedule == "polynomial":
+            return optimizers.polynomial_schedule(learning_rate=rate, power=c.power, steps=steps)
+        return optax.constant_schedule(rate)  # constant, or plateau, whose drops are in the optimiser's state
+
+    def rate_of(layer: str, name: str) -> optax.Schedule:
+        layer = layer if layer in c.rates else _layer_of(layer, c.rates)
+        schedule = schedule_of(layer, bias=name == "bias")
+        if layer in c.freeze_epochs:
+            schedule = optimizers.frozen_from(schedule, *steps_of([c.freeze_epochs[layer]]))
+        return lambda step: c.rates[layer] * schedule(step)
+
+    optimizer = optimizers.sgd_2012(rate_of=rate_of, momentum=c.momentum, weight_decay=c.weight_decay)
+    return optimizer, schedule_of("", bias=False)
+
+
+def _layer_of(batch_norm: str, rates: Iterable[str]) -> str:
+    """The layer that a batch norm follows, by their common number."""
+    return next(layer for layer in rates if models.operation_name("bn", layer) == batch_norm)
+
+
+def build_input(config: ConfigDict, split: data.Split, workdir: Path | None = None) -> Input:
+    """What the network is given; the mean image is the one that `workdir` keeps, or else the data set's."""
+    c = config.data
+    mean = np.asarray(c.mean, np.float32)
+    if c.mean_image:
+        kept = workdir / statistics.MEAN_IMAGE if workdir else None
+        if kept and kept.exists():
+            mean = np.load(kept)
+        else:
+            mean = statistics.mean_image_of(split.folder, c.name, c.crop_pixels)
+    return Input(c.crop_pixels, mean, tuple(c.deviation), c.bgr)
+
+
+def build_augmentation(config: ConfigDict, *, images: int) -> Augmentation:
+    """What is done to a training batch on the device. The colours' noise in its two forms (paper, section 4.1):
+
+    "deviations": the 2012 source (convdata_jpeg.py:155-179) draws `colour_noise` times N(0, 1) standard
+    deviations along each component and divides the sum with the image by 1 + `colour_noise`.
+    "eigenvalues": the form that is copied most takes variances of colours in 0..1 for deviations (Torch's
+    fb.resnet, lighting), which is 2, 7 and 13 times weaker, and divides by nothing.
+    """
+    c, augmentation = config.data, Augmentation(flip=config.data.flip, chunk=config.data.crop_chunk)
+    if not c.colour_noise or not c.colour_end_epoch:
+        return augmentation
+    deviations, shrink = np.asarray(c.colour_deviations), 1.0 + c.colour_noise
+    if c.colour_form == "eigenvalues":
+        deviations, shrink = deviations**2 / 255.0, 1.0
+    end = step_of_epoch(c.colour_end_epoch, images=images, batch_size=config.train.batch_size)
+    colours = c.colour_noise * deviations[:, None] * np.asarray(c.colour_vectors)
+    return dataclasses.replace(augmentation, colours=colours, shrink=shrink, colour_steps=end)
 
 
 def open_split(config: ConfigDict, split: str) -> data.Split:
-    """A split of the config's data set; its means become the config's where that has none."""
-    opened = sources.open_split(config.data.name, split, config.data.data_dir)
-    if not config.data.mean:
-        config.data.mean = statistics.mean_of(opened.folder, config.data.name)
+    """A split of the config's data set; its means and colours become the config's where that has none."""
+    c, opened = config.data, sources.open_split(config.data.name, split, config.data.data_dir)
+    if not c.mean:
+        c.mean = statistics.mean_of(opened.folder, c.name)
+    if not c.colour_deviations and c.colour_noise:
+        c.colour_deviations, c.colour_vectors = statistics.components_of(opened.folder, c.name)
     return opened
 
 
@@ -126,21 +197,33 @@ def make_feed(config: ConfigDict, say: Callable[[str], None]) -> data.Feed:
 
 
 def evaluator(
-    config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: data.Split, say: Callable[[str], None]
-) -> Callable[[Any], dict[str, Any]]:
-    """`evaluate(params)` over the whole of `split`, compiled once."""
-    step = make_eval_step(models.tower_program(model), mesh, mean=config.data.mean)
+    config: ConfigDict,
+    model: models.AlexNet,
+    mesh: Mesh,
+    split: data.Split,
+    inputs: Input,
+    say: Callable[[str], None],
+) -> Callable[..., dict[str, Any]]:
+    """`evaluate(variables, all_views=False)` over the whole of `split`; each kind is compiled once."""
+    c = config.data
+    views = views_of(c.resize_pixels, c.crop_pixels, flip=c.flip)
 
-    def run(params: Any) -> dict[str, Any]:
+    @functools.cache
+    def step(all_views: bool) -> Any:
+        program = models.tower_program(model)
+        return make_eval_step(program, mesh, inputs=inputs, views=views if all_views else views[:1])
+
+    def run(variables: Any, *, all_views: bool = False) -> dict[str, Any]:
         batches = data.eval_batches(
             split,
-            data.Images(config.data.resize_pixels, config.data.crop_pixels),
+            data.Images(c.resize_pixels, c.resize_pixels),
             make_feed(config, say),
             batch_size=config.eval.batch_size,
             share=towers.feed_share(mesh),
         )
-        entry = evaluate(step, params, batches, mesh, split.class_names)
-        return entry | {"eval_split": f"{config.data.name} {split.name}"}
+        entry = evaluate(step(all_views), variables, batches, mesh, split.class_names)
+        count = {"eval_views": len(views)} if all_views and len(views) > 1 else {}
+        return entry | count | {"eval_split": f"{c.name} {split.name}"}
 
     return run
 
@@ -194,7 +277,10 @@ class Run:
         steps = c.steps or step_of_epoch(c.epochs, images=images, batch_size=c.batch_size)
         self.plan = Plan(images, c.batch_size, steps, config.eval.every_epochs)
         self.model = build_model(config, len(self.split.class_names))
-        self.optimizer, self.learning_rate = build_optimizer(config, images)
+        self.optimizer, self.learning_rate = build_optimizer(config, images=images, steps=steps)
+        self.inputs = build_input(config, self.split, workdir)
+        plateau = optimizers.PlateauRule(c.drop_factor, **c.plateau)
+        self._plateau = plateau if c.schedule == "plateau" else None
         self._make_state = lambda: make_state(
             self.model, self.optimizer, seed=c.seed, image_pixels=config.data.crop_pixels
         )
@@ -211,6 +297,8 @@ class Run:
         if main:
             self.workdir.mkdir(parents=True, exist_ok=True)
             configs.save(self.config, self.split.class_names, self.workdir)
+            if self.config.data.mean_image:
+                np.save(self.workdir / statistics.MEAN_IMAGE, self.inputs.mean)
             start = {"step": self.first_step, "command": self.command} | provenance.environment()
             with (self.workdir / "starts.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(start) + "\n")
@@ -279,16 +367,44 @@ class Run:
             quick = {"xla_backend_optimization_level": 1}
             shardings = towers.sharding_of(self._shapes, self.mesh)
             state = jax.jit(self._make_state, out_shardings=shardings, compiler_options=quick)()
+            if self.config.init_from:
+                state = self._begin_from(Path(self.config.init_from), state)
         else:
             state = self.checkpoints.restore(self.first_step, towers.on_mesh(self._shapes, self.mesh))
         assert isinstance(state, TrainState)
+        if not self.first_step:
+            found = probe_of(self.config, self.model, self.split, self.inputs, state.variables)
+            self.report.say(f"probe    {probe.in_a_line(found)}")
+            if warning := probe.warning(found, self.model.classes):
+                self.report.say(f"warning  {warning}")
         return state
+
+    def _begin_from(self, workdir: Path, state: TrainState) -> TrainState:
+        """The state with the latest weights of another run; the last layer stays new for other classes."""
+        theirs, last = configs.load(workdir), self.model.stack[-1].name
+        classes = configs.load_classes(workdir)
+        fields = [f for f, *_ in configs.differences(self.config, theirs) if f.startswith(_WHAT_WEIGHTS_MEAN)]
+        if fields:
+            self.report.say(f"differs  config.{', config.'.join(fields)}: not as in {workdir}, whose weights these are")
+        checkpoints = Checkpoints(workdir)
+        step = checkpoints.find("latest")
+        target = {"params": state.params, "statistics": state.statistics}
+        target = {name: towers.on_mesh(tree, self.mesh) for name, tree in target.items() if tree}
+        same = classes == self.split.class_names
+        if not same:
+            target["params"] = {name: leaves for name, leaves in target["params"].items() if name != last}
+        saved = checkpoints.restore(step, target)
+        checkpoints.close()
+        head = f"with its {len(classes):,} classes" if same else f"a new {last} for {self.model.classes:,} classes"
+        self.report.say(f"weights  step {step:,} of {workdir}, {head}")
+        statistics = saved.get("statistics", state.statistics)
+        return state.replace(params=state.params | saved["params"], statistics=statistics)
 
     def _batches(self, step: int) -> Iterator[data.Batch]:
         c = self.config.data
         return data.train_batches(
             self.split,
-            data.Images(c.resize_pixels, c.crop_pixels),
+            data.Images(c.resize_pixels, c.crop_pixels, c.square, c.crop_chunk),
             make_feed(self.config, self.report.warn),
             batch_size=self.plan.batch_size,
             seed=self.config.train.seed,
@@ -299,12 +415,12 @@ class Run:
     def _loop(self, state: TrainState, stop: _StopRequest) -> None:
         c, step = self.config, self.first_step
         train_step = make_train_step(
-            models.tower_program(self.model), self.optimizer, self.mesh, self._shapes,
-            batch_size=self.plan.batch_size, mean=c.data.mean, flip=c.data.flip,
+            self.model, self.optimizer, self.mesh, self._shapes, batch_size=self.plan.batch_size,
+            inputs=self.inputs, augmentation=build_augmentation(c, images=self.plan.images),
         )  # fmt: skip
-        evaluate_now = evaluator(c, self.model, self.mesh, self.eval_split, self.report.warn)
-        if self.plan.evaluates(step) and step not in self.report.evaluated:
-            self._evaluate(evaluate_now, state)  # the run was stopped right before it
+        self._evaluator = evaluator(c, self.model, self.mesh, self.eval_split, self.inputs, self.report.warn)
+        if self.plan.evaluates(step):
+            state, _ = self._evaluate(state)  # the run may have been stopped right before it
         batches = self._batches(step)
         if step < self.plan.steps:
             self.report.say("compiling the step ...")
@@ -330,13 +446,13 @@ class Run:
             stopping = bool(stop.signal) or self.checkpoints.reached_preemption(step)
             if (due := self.plan.evaluates(step) and not stopping) or step % c.checkpoint.every_steps == 0 or stopping:
                 with self._clock.paused():
-                    self._save(step, state, self._evaluate(evaluate_now, state) if due else None)
+                    state, evaluation = self._evaluate(state) if due else (state, None)
+                    self._save(step, state, evaluation)
             if stopping and step < self.plan.steps:
                 self.checkpoints.close()
                 self.report.say(f"saved at step {step:,} of {self.plan.steps:,}; to go on: {self.command}")
                 raise Interrupted(stop.signal or signal.SIGTERM)
-        if step not in self.report.evaluated:
-            self._evaluate(evaluate_now, state)  # it was asked to stop at its very end
+        self._evaluate(state)  # it may have been asked to stop at its very end
 
     def _look(self) -> dict[str, Any]:
         """The last step's metrics on the host, after all unseen losses were found to be finite."""
@@ -365,22 +481,28 @@ class Run:
         self._clock.restart(step)
         entry |= {
             "epoch": self.plan.epoch(step),
-            "learning_rate": float(self.learning_rate(step - 1)),
+            "learning_rate": float(self.learning_rate(jnp.asarray(step - 1))) * entry.pop("rate_scale"),
             "images_per_second": self.plan.batch_size / seconds,
             "seconds_per_step": seconds,
             "data_wait": waited,
         }
         self.report.step(entry, steps=self.plan.steps)
 
-    def _evaluate(self, evaluate_now: Callable[[Any], dict[str, Any]], state: TrainState) -> dict[str, Any]:
-        self._look()
-        entry = {"step": int(state.step), **evaluate_now(state.params)}
-        self.report.evaluation(entry)
-        return entry
+    def _evaluate(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """(the state with what the plateau schedule learns from it, the evaluation), made once for each step."""
+        step = int(state.step)
+        if (entry := self.report.evaluated.get(step)) is None:
+            self._look()
+            entry = {"step": step, **self._evaluator(state.variables, all_views=step == self.plan.steps)}
+            self.report.evaluation(entry)
+        if self._plateau:
+            plateau = self._plateau.after(state.opt_state.plateau, step=step, error=100.0 - entry["eval_top1"])
+            state = state.replace(opt_state=state.opt_state._replace(plateau=plateau))
+        return state, entry
 
     def _save(self, step: int, state: TrainState, evaluation: dict[str, Any] | None) -> None:
         self._look()
-        if not bool(_all_finite(state.params)):
+        if not bool(_all_finite((state.params, state.statistics))):
             raise AlexNetError(self._divergence("The parameters are no longer finite", step, step))
         self.checkpoints.save(step, state, evaluation)
 
@@ -431,6 +553,27 @@ def _all_finite(params: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
+# ---------------------------------------------------------------- the probe
+
+
+def probe_of(
+    config: ConfigDict, model: models.AlexNet, split: data.Split, inputs: Input, variables: Any
+) -> list[probe.Stage]:
+    """How the network sees some images of the split: the same ones in every process."""
+    images = data.Images(config.data.resize_pixels, config.data.crop_pixels)
+    return probe.stages(model, variables, data.some_images(split, images, probe.IMAGES), inputs)
+
+
+def probe_start(config: ConfigDict) -> str:
+    """The probe of a run of this config before its first step, in words."""
+    split = open_split(config, config.data.train_split)
+    model = build_model(config, len(split.class_names))
+    key, _ = jax.random.split(jax.random.key(config.train.seed))  # as `train.make_state` does
+    variables = jax.jit(lambda: models.init_variables(model, key, config.data.crop_pixels))()
+    found = probe_of(config, model, split, build_input(config, split), variables)
+    return probe.describe(found, model.classes)
+
+
 # ---------------------------------------------------------------- evaluation of a checkpoint
 
 
@@ -449,11 +592,23 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, *, which: str) -> dic
     split = open_split(config, config.data.eval_split)
     configs.check_classes(workdir, split)
     model = build_model(config, len(split.class_names))
-    shapes = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0), config.data.crop_pixels))
-    params = checkpoints.restore(step, {"params": towers.on_mesh(shapes, mesh)})["params"]
-    checkpoints.close()
+    variables = restore_variables(checkpoints, step, model, mesh, config.data.crop_pixels)
+    inputs = build_input(config, split, workdir)
     with Report(workdir, main=jax.process_index() == 0) as report:
-        entry = {"step": step, **evaluator(config, model, mesh, split, report.warn)(params), "mode": "eval"}
+        run = evaluator(config, model, mesh, split, inputs, report.warn)
+        entry = {"step": step, **run(variables, all_views=True), "mode": "eval"}
         report.evaluation(entry)
         report.say(describe_classes(entry))
     return entry
+
+
+def restore_variables(
+    checkpoints: Checkpoints, step: int, model: models.AlexNet, mesh: Mesh, image_pixels: int
+) -> dict[str, Any]:
+    """The weights and running statistics of a checkpoint, on `mesh`; closes the checkpoints."""
+    shapes = jax.eval_shape(lambda: models.init_variables(model, jax.random.key(0), image_pixels))
+    names = {"params": "params", "batch_stats": "statistics"}
+    target = {names[name]: towers.on_mesh(tree, mesh) for name, tree in shapes.items()}
+    saved = checkpoints.restore(step, target)
+    checkpoints.close()
+    return variables_of(saved["params"], saved.get("statistics"))

@@ -6,6 +6,7 @@ They are sums of whole numbers, so that any order and any interruption give the 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,10 +84,36 @@ def write(sums: Sums, split: str, folder: Path) -> None:
 
 def mean_of(folder: Path | None, name: str) -> tuple[float, ...]:
     """The channel means that are stored with a prepared data set. Raises AlexNetError without any."""
+    means = _stored(folder, name, "--config.data.mean to its channel means, such as (127.3, 119.7, 104.9)")["mean"]
+    return tuple(float(value) for value in means)
+
+
+def components_of(folder: Path | None, name: str) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    """(deviations, vectors) of the principal components stored with a data set. Raises AlexNetError without any."""
+    stored = _stored(folder, name, "--config.data.colour_noise=0")
+    return tuple(stored["deviations"]), tuple(tuple(vector) for vector in stored["vectors"])
+
+
+def mean_image_of(folder: Path | None, name: str, pixels: int) -> np.ndarray:
+    """The centre [pixels, pixels, 3] of the stored mean image, float32. Raises AlexNetError without one."""
+    _stored(folder, name, "--config.data.mean_image=false")
+    assert folder is not None
+    image: np.ndarray = np.load(folder / MEAN_IMAGE)
+    spare = image.shape[0] - pixels
+    if spare < 0:
+        raise AlexNetError(
+            f"The mean image of {name} has {image.shape[0]} pixels, fewer than data.crop_pixels={pixels}: "
+            "set --config.data.mean_image=false."
+        )
+    return image[spare // 2 : spare // 2 + pixels, spare // 2 : spare // 2 + pixels]
+
+
+def _stored(folder: Path | None, name: str, otherwise: str) -> dict[str, Any]:
     path = folder / JSON if folder else None
     if path is None or not path.exists():
         raise AlexNetError(
             f"{name} has no statistics: compute them with python -m alexnet_jax.prepare statistics {name}, or set "
-            "--config.data.mean to its channel means, such as (127.3, 119.7, 104.9)."
+            f"{otherwise}."
         )
-    return tuple(float(value) for value in json.loads(path.read_text())["mean"])
+    stored: dict[str, Any] = json.loads(path.read_text())
+    return stored

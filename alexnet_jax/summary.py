@@ -1,7 +1,9 @@
 """The network as a table, read off the live model."""
 
 import dataclasses
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,16 +40,13 @@ class Row:
 
 def describe(model: models.AlexNet, image_pixels: int) -> list[Row]:
     """The rows of the network's table, read off the shapes of the live model."""
-    images = jax.ShapeDtypeStruct((1, image_pixels, image_pixels, 3), jnp.float32)
-    init = jax.vmap(model.init, in_axes=(0, None), axis_name=TOWER)
-    variables = jax.eval_shape(init, jax.random.split(jax.random.key(0), model.towers), images)
-    shapes = {name: leaf.shape[2:] for name, leaf in variables["perturbations"].items()}  # without tower and batch
+    params, shapes = _params(model, image_pixels), _shapes(model, image_pixels)
     rows: list[Row] = []
-    x: tuple[int, ...] = images.shape[1:]
+    x: tuple[int, ...] = (image_pixels, image_pixels, 3)
     for layer in model.stack:
         if layer.name in model.exchange:
             x = (*x[:-1], x[-1] * model.towers)
-        rows.append(_weighted_row(model, layer, variables["params"][layer.name]["kernel"].shape[1:], x, shapes))
+        rows.append(_weighted_row(model, layer, params[layer.name], x, shapes))
         if len(rows) == 1:
             rows[0] = dataclasses.replace(rows[0], sees="image")
         x = shapes[f"{layer.name}_out"]
@@ -56,18 +55,57 @@ def describe(model: models.AlexNet, image_pixels: int) -> list[Row]:
             if word == "pool":
                 window = f"{model.pool.size} x {model.pool.size} / {model.pool.stride} {model.pool.kind}"
                 rows.append(Row(name, x, window, shapes[name], "own"))
+            elif word == "batch_norm":
+                rows.append(Row(name, x, "batch", shapes[name], "own", parameters=2 * x[-1] * model.towers))
             x = shapes[name]
     return rows
+
+
+def exchanges(model: models.AlexNet, image_pixels: int) -> dict[str, int]:
+    """{where: how many numbers an image a tower gives to each other one}, in order; {} for a single tower.
+
+    Counted from the shapes: a layer that sees all towers takes their whole maps, a norm across towers
+    the outermost channels on both sides, and the logits are gathered in the end. On the way back each
+    is taken once more.
+    """
+    if model.towers == 1:
+        return {}
+    found: dict[str, int] = {}
+    outermost = model.norm.size - 1
+    x: tuple[int, ...] = ()
+    shapes = _shapes(model, image_pixels)
+    for layer in model.stack:
+        if layer.name in model.exchange:
+            found[layer.name] = math.prod(x)
+        x = shapes[f"{layer.name}_out"]
+        for word in layer.then:
+            name = models.operation_name(word, layer.name)
+            x = shapes[name]
+            if word == "norm" and model.norm.across_towers:
+                found[name] = math.prod(x[:-1]) * outermost
+    return found | {"the logits": math.prod(x)}
+
+
+def placement(model: models.AlexNet, image_pixels: int) -> str:
+    """How the network lies on two devices, in a sentence."""
+    if model.towers == 1:
+        return "Placement: one tower, so there is nothing to put on a second device; more devices share the batch."
+    given = exchanges(model, image_pixels)
+    parts = ", ".join(f"{name} {numbers:,}" for name, numbers in given.items())
+    return (
+        f"Placement: a tower on each of {model.towers} devices. Each gives every other one {sum(given.values()):,} "
+        f"numbers an image ({parts}), and as many on the way back."
+    )
 
 
 def _weighted_row(
     model: models.AlexNet,
     layer: models.ConvLayer | models.DenseLayer,
-    kernel: tuple[int, ...],
+    params: dict[str, Any],
     x: tuple[int, ...],
     shapes: dict[str, tuple[int, ...]],
 ) -> Row:
-    output = shapes[f"{layer.name}_out"]
+    kernel, output = params["kernel"].shape[1:], shapes[f"{layer.name}_out"]
     units = model.classes if layer is model.stack[-1] else output[-1] * model.towers
     weights = math.prod(kernel[:-1])  # into one unit or map
     if isinstance(layer, models.ConvLayer):
@@ -75,7 +113,26 @@ def _weighted_row(
     else:
         x, window = (weights,), f"{weights} x {output[-1]}"
     sees = "both" if layer.name in model.exchange and model.towers > 1 else "own"
-    return Row(layer.name, x, window, output, sees, (weights + 1) * units, weights * units * math.prod(output[:-1]))
+    of_a_unit = weights + len(params) - 1  # its weights, its bias, and its scale where it has one
+    return Row(layer.name, x, window, output, sees, of_a_unit * units, weights * units * math.prod(output[:-1]))
+
+
+def _variables(model: models.AlexNet, image_pixels: int) -> Any:
+    images = jax.ShapeDtypeStruct((1, image_pixels, image_pixels, 3), jnp.float32)
+    init = jax.vmap(model.init, in_axes=(0, None), axis_name=TOWER)
+    return jax.eval_shape(init, jax.random.split(jax.random.key(0), model.towers), images)
+
+
+def _params(model: models.AlexNet, image_pixels: int) -> dict[str, Any]:
+    params: dict[str, Any] = _variables(model, image_pixels)["params"]
+    return params
+
+
+@functools.cache
+def _shapes(model: models.AlexNet, image_pixels: int) -> dict[str, tuple[int, ...]]:
+    """The shape that each operation gives, of one tower and without the batch."""
+    seen = _variables(model, image_pixels)["perturbations"]
+    return {name: leaf.shape[2:] for name, leaf in seen.items()}
 
 
 def summarize(config: ConfigDict) -> str:
@@ -99,7 +156,21 @@ def summarize(config: ConfigDict) -> str:
         for layer in model.stack
     ]
     table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-    return "\n".join([title, legend, "", *table, "", "The order of the operations:", *order, "", _COMMON_MISTAKES])
+    return "\n".join(
+        [
+            title,
+            legend,
+            "",
+            *table,
+            "",
+            "The order of the operations:",
+            *order,
+            "",
+            placement(model, config.data.crop_pixels),
+            "",
+            _COMMON_MISTAKES,
+        ]
+    )
 
 
 def _classes(config: ConfigDict) -> int:

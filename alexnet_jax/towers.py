@@ -58,21 +58,27 @@ def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) 
     return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def over_towers(program: Callable[..., jax.Array], *, mesh: Mesh | None = None) -> Callable[..., jax.Array]:
-    """`program(params, *inputs)` of one tower, as a function of the parameters this device holds.
+def over_towers(program: Callable[..., Any], *, mesh: Mesh | None = None, out_axes: Any = None) -> Callable[..., Any]:
+    """`program(variables, *inputs)` of one tower, as a function of the variables this device holds.
 
     Their leading axis has size T where the towers live together (or `mesh` is None), and size 1
     where each has a device of its own; then the call must stand under `shard_map` over `mesh`.
-    The result must be the same on every tower, as anything that went through `gather_towers` is.
+    `out_axes` is as for `jax.vmap`: None for a result that is the same on every tower, as anything
+    that went through `gather_towers` is, and 0 for one that each tower has for itself.
     """
 
-    def run(params: Any, *inputs: Any) -> jax.Array:
+    def run(variables: Any, *inputs: Any) -> Any:
         axes = (0,) + (None,) * len(inputs)
         if mesh is None or mesh.shape[TOWER] == 1:
-            return jax.vmap(program, in_axes=axes, out_axes=None, axis_name=TOWER)(params, *inputs)
-        # A vmap of size 1, not params[0]: the operations in layers.py that say how they run for
+            return jax.vmap(program, in_axes=axes, out_axes=out_axes, axis_name=TOWER)(variables, *inputs)
+
+        # A vmap of size 1, not variables[0]: the operations in layers.py that say how they run for
         # several towers then take one path everywhere, and their gradients with them.
-        return jax.vmap(program, in_axes=axes)(params, *inputs)[0]
+        def same_or_own(axis: int | None, result: Any) -> Any:
+            return result if axis == 0 else jax.tree.map(lambda leaf: leaf[0], result)
+
+        results = jax.vmap(program, in_axes=axes)(variables, *inputs)
+        return jax.tree.map(same_or_own, out_axes, results, is_leaf=lambda axis: axis is None)
 
     return run
 

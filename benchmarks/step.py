@@ -26,21 +26,25 @@ def jax_step(batch: int) -> Callable[[], float]:
     import jax
     import numpy as np
 
-    from alexnet_jax import model as models, run, towers
+    from alexnet_jax import run, towers
+    from alexnet_jax.data import Split
     from alexnet_jax.train import make_state, make_train_step
     from configs.alexnet import get_config
 
     config = get_config("imagenet2012")
     mesh = towers.make_mesh(towers=2, tower=0)
     network = run.build_model(config, 1000)
-    optimizer, _ = run.build_optimizer(config, images=1_281_167)
+    optimizer, _ = run.build_optimizer(config, images=1_281_167, steps=910_000)
     shapes = jax.eval_shape(lambda: make_state(network, optimizer, seed=0, image_pixels=224))
     state = jax.jit(
         lambda: make_state(network, optimizer, seed=0, image_pixels=224),
         out_shardings=towers.sharding_of(shapes, mesh),
     )()
-    program = models.tower_program(network)
-    step = make_train_step(program, optimizer, mesh, shapes, batch_size=batch, mean=config.data.mean, flip=True)
+    step = make_train_step(
+        network, optimizer, mesh, shapes, batch_size=batch,
+        inputs=run.build_input(config, Split([], "train", ())),
+        augmentation=run.build_augmentation(config, images=1_281_167),
+    )  # fmt: skip
     rng = np.random.default_rng(0)
     data = {
         "image": rng.integers(0, 256, (batch, 224, 224, 3), np.uint8),

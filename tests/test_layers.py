@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import layers
+from alexnet_jax import AlexNetError, layers, towers
 
 Array = np.ndarray
 
@@ -118,12 +118,14 @@ def test_tower_conv_under_vmap(towers: int, shared: bool) -> None:
 def test_conv_and_dense_add_their_bias() -> None:
     """The modules are x * kernel + bias, the bias one number a map or unit."""
     x, kernel, bias = _normal(0, 2, 9, 9, 3), _normal(1, 5, 5, 3, 4), _normal(2, 4)
-    conv = layers.Conv(maps=4, kernel=5, stride=2, padding=(0, 3), init_std=0.1, init_bias=0.0)
+    conv = layers.Conv(
+        maps=4, kernel=5, stride=2, padding=(0, 3), init_kind="normal", init_std=0.1, init_bias=0.0, weight_norm=False
+    )
     got = conv.apply({"params": {"kernel": _f32(kernel), "bias": _f32(bias)}}, _f32(x))
     _assert_close(got, _convolve(x, kernel, None, 2, (0, 3))[0] + bias)
 
     x, kernel = _normal(0, 3, 7), _normal(1, 7, 4)
-    dense = layers.Dense(units=4, init_std=0.1, init_bias=0.0)
+    dense = layers.Dense(units=4, init_kind="normal", init_std=0.1, init_bias=0.0, weight_norm=False)
     got = dense.apply({"params": {"kernel": _f32(kernel), "bias": _f32(bias)}}, _f32(x))
     _assert_close(got, np.array([[sum(row * column) for column in kernel.T] for row in x]) + bias)
 
@@ -131,8 +133,8 @@ def test_conv_and_dense_add_their_bias() -> None:
 @pytest.mark.parametrize(
     ("layer", "x_shape", "kernel_shape"),
     [
-        (layers.Conv(64, 11, 4, (0, 3), 0.03, 1.0), (1, 8, 8, 8), (11, 11, 8, 64)),
-        (layers.Dense(500, 0.03, 1.0), (1, 300), (300, 500)),
+        (layers.Conv(64, 11, 4, (0, 3), "normal", 0.03, 1.0, False), (1, 8, 8, 8), (11, 11, 8, 64)),
+        (layers.Dense(500, "normal", 0.03, 1.0, False), (1, 300), (300, 500)),
     ],
     ids=["conv", "dense"],
 )
@@ -152,13 +154,13 @@ def test_initialisation(layer: Any, x_shape: tuple[int, ...], kernel_shape: tupl
 # ---------------------------------------------------------------- response normalisation
 
 
-def _channel_norm(x: Array, *, size: int, alpha: float, beta: float, k: float) -> Array:
+def _channel_norm(x: Array, *, size: int, alpha: float, beta: float, k: float, alpha_over_size: bool = True) -> Array:
     out = np.zeros_like(x)
     for c in range(x.shape[-1]):
         first = c - size // 2
         inside = [j for j in range(first, first + size) if 0 <= j < x.shape[-1]]
         total = sum(x[..., j] ** 2 for j in inside)
-        out[..., c] = x[..., c] / (k + alpha / size * total) ** beta
+        out[..., c] = x[..., c] / (k + (alpha / size if alpha_over_size else alpha) * total) ** beta
     return out
 
 
@@ -171,6 +173,16 @@ def _spatial_norm(x: Array, *, size: int, alpha: float, beta: float, k: float) -
     return out
 
 
+_own_norm = functools.partial(layers.channel_norm, alpha_over_size=True, across_towers=False)
+_paper_norm = functools.partial(layers.channel_norm, alpha_over_size=False, across_towers=False)
+
+
+def _norm_across_towers(x: jax.Array, **constants: Any) -> jax.Array:
+    """The channels of `x` in three towers, normalised in each and put together again."""
+    norm = functools.partial(layers.channel_norm, alpha_over_size=True, across_towers=True, **constants)
+    return jnp.concatenate(jax.vmap(norm, axis_name=towers.TOWER)(jnp.stack(jnp.split(x, 3, axis=-1))), axis=-1)
+
+
 @pytest.mark.parametrize(
     "window",
     [{"size": 5, "beta": 0.75, "k": 2.0}, {"size": 5, "beta": 0.5, "k": 1.0}, {"size": 4, "beta": 0.75, "k": 1.0}],
@@ -178,12 +190,15 @@ def _spatial_norm(x: Array, *, size: int, alpha: float, beta: float, k: float) -
 @pytest.mark.parametrize(
     ("norm", "oracle", "shape"),
     [
-        (layers.channel_norm, _channel_norm, (2, 2, 1, 9)),
-        (layers.channel_norm, _channel_norm, (2, 1, 2, 3)),  # fewer channels than the window has
+        (_own_norm, _channel_norm, (2, 2, 1, 9)),
+        (_own_norm, _channel_norm, (2, 1, 2, 3)),  # fewer channels than the window has
+        (_paper_norm, functools.partial(_channel_norm, alpha_over_size=False), (2, 2, 1, 9)),
+        (_norm_across_towers, _channel_norm, (2, 2, 1, 9)),
+        (_norm_across_towers, _channel_norm, (1, 1, 2, 6)),  # the windows reach over all of the neighbour
         (layers.spatial_norm, _spatial_norm, (2, 7, 6, 1)),
         (layers.spatial_norm, _spatial_norm, (1, 3, 8, 2)),  # less high than the window
     ],
-    ids=["channel", "channel-few", "spatial", "spatial-low"],
+    ids=["channel", "channel-few", "paper", "across", "across-few", "spatial", "spatial-low"],
 )
 def test_response_norms_and_their_gradients(
     norm: Callable[..., jax.Array], oracle: Callable[..., Array], shape: tuple[int, ...], window: dict[str, float]
@@ -198,6 +213,11 @@ def test_response_norms_and_their_gradients(
     _assert_close(dx, _central_differences(wanted, x, g))
 
 
+def test_a_window_that_reaches_beyond_the_neighbour_is_refused() -> None:
+    with pytest.raises(AlexNetError, match=r"reaches over 2 channels .* a tower has 1"):
+        _norm_across_towers(jnp.ones((1, 1, 1, 3)), size=5, alpha=1.0, beta=0.75, k=1.0)
+
+
 # ---------------------------------------------------------------- pooling
 
 
@@ -206,23 +226,23 @@ def _pool(x: Array, g: Array, kind: str, size: int, stride: int) -> tuple[Array,
     out, dx = np.zeros_like(g), np.zeros_like(x)
     for b, i, j, c in np.ndindex(g.shape):
         rows, columns = slice(i * stride, i * stride + size), slice(j * stride, j * stride + size)
-        window = x[b, rows, columns, c]
-        assert window.shape == (size, size)
-        out[b, i, j, c] = window.max() if kind == "max" else window.sum() / size**2
-        share = window == window.max() if kind == "max" else np.full((size, size), 1 / size**2)
+        window = x[b, rows, columns, c]  # what of it is inside
+        out[b, i, j, c] = window.max() if kind == "max" else window.mean()
+        share = window == window.max() if kind == "max" else np.full(window.shape, 1 / window.size)
         dx[b, rows, columns, c] += share * g[b, i, j, c]
     return out, dx
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
 @pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2)])
-@pytest.mark.parametrize("pixels", [55, 27, 13, 7])
-def test_pool_and_its_gradient(kind: str, size: int, stride: int, pixels: int) -> None:
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize("pixels", [55, 28, 13, 6])
+def test_pool_and_its_gradient(kind: str, size: int, stride: int, pixels: int, ceil: bool) -> None:
     """Each window's maximum or mean; the gradient goes to the maximum alone, or to all in equal parts."""
     height, width = pixels, pixels - 2
     x = np.random.default_rng(0).permutation(2 * height * width).reshape(1, height, width, 2).astype(float)
-    g = _normal(1, 1, *((n - size) // stride + 1 for n in (height, width)), 2)
-    pool = functools.partial(layers.pool, kind=kind, size=size, stride=stride)
+    g = _normal(1, 1, *((math.ceil if ceil else math.floor)((n - size) / stride) + 1 for n in (height, width)), 2)
+    pool = functools.partial(layers.pool, kind=kind, size=size, stride=stride, ceil=ceil)
     results = _value_and_gradients(pool, (_f32(x),), _f32(g))
     for got, wanted in zip(results, _pool(x, g, kind, size, stride), strict=True):
         _assert_close(got, wanted)
@@ -232,7 +252,7 @@ def test_pool_and_its_gradient(kind: str, size: int, stride: int, pixels: int) -
 def test_equal_maxima_share_the_gradient(size: int, stride: int) -> None:
     """With ties, what a window's maximum gets is still all that came in, and only maxima of that window get it."""
     x = np.random.default_rng(0).integers(0, 3, (9, 7)).astype(np.float64)
-    pool = functools.partial(layers.pool, kind="max", size=size, stride=stride)
+    pool = functools.partial(layers.pool, kind="max", size=size, stride=stride, ceil=False)
     jacobian = jax.jit(jax.jacrev(lambda x: pool(x[None, :, :, None])[0, :, :, 0]))
     gradients = np.asarray(jacobian(_f32(x)))  # [H', W', H, W]: what each window sends to each pixel
     shared = 0
@@ -251,26 +271,30 @@ def test_equal_maxima_share_the_gradient(size: int, stride: int) -> None:
 
 
 def test_dropout_without_keys_scales() -> None:
-    """In evaluation everything is multiplied by 1 - rate."""
+    """In evaluation everything is multiplied by 1 - rate; not in the inverted form."""
     x = _normal(0, 3, 5)
-    _assert_close(layers.dropout(_f32(x), rate=0.2, keys_B=None), x * 0.8)
+    _assert_close(layers.dropout(_f32(x), rate=0.2, inverted=False, keys_B=None), x * 0.8)
+    _assert_close(layers.dropout(_f32(x), rate=0.2, inverted=True, keys_B=None), x)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.2])
 def test_dropout_with_keys_zeroes_without_rescaling(rate: float) -> None:
     """In training a value is 0, in a fraction `rate` of all places and of every example, or it is as it was."""
     x = _f32(_normal(0, 8, 4000))
-    dropped = layers.dropout(x, rate=rate, keys_B=jax.random.split(jax.random.key(0), 8))
+    keys_B = jax.random.split(jax.random.key(0), 8)
+    dropped = layers.dropout(x, rate=rate, inverted=False, keys_B=keys_B)
     kept = np.asarray(dropped != 0)
     np.testing.assert_array_equal(dropped, np.where(kept, x, 0))
     assert kept.mean() == pytest.approx(1 - rate, abs=0.01)
+    inverted = layers.dropout(x, rate=rate, inverted=True, keys_B=keys_B)
+    np.testing.assert_allclose(inverted, dropped / (1 - rate), rtol=1e-6)
     np.testing.assert_allclose(kept.mean(1), 1 - rate, atol=0.04)
 
 
 def test_an_examples_dropout_depends_on_its_key_alone() -> None:
     """Examples in another order, with their keys, have the same masks in that order; no two masks are alike."""
     x, keys_B = jnp.ones((4, 100)), jax.random.split(jax.random.key(0), 4)
-    masks = np.asarray(layers.dropout(x, rate=0.5, keys_B=keys_B))
+    masks = np.asarray(layers.dropout(x, rate=0.5, inverted=False, keys_B=keys_B))
     order = np.array([2, 0, 3])
-    np.testing.assert_array_equal(layers.dropout(x[:3], rate=0.5, keys_B=keys_B[order]), masks[order])
+    np.testing.assert_array_equal(layers.dropout(x[:3], rate=0.5, inverted=False, keys_B=keys_B[order]), masks[order])
     assert len(np.unique(masks, axis=0)) == 4

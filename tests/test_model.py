@@ -16,13 +16,14 @@ from configs.alexnet import get_config
 def _network(config: ConfigDict, classes: int = 10) -> tuple[models.AlexNet, Any, jax.Array]:
     network = run.build_model(config, classes)
     pixels = config.data.crop_pixels
-    params = jax.jit(lambda key: models.init_params(network, key, pixels))(jax.random.key(0))
+    params = jax.jit(lambda key: models.init_variables(network, key, pixels))(jax.random.key(0))["params"]
     images = 50.0 * jax.random.normal(jax.random.key(1), (4, pixels, pixels, 3))
     return network, params, images
 
 
 def _logits(network: models.AlexNet) -> Any:
-    return jax.jit(towers.over_towers(models.tower_program(network)))
+    run_towers = towers.over_towers(models.tower_program(network))
+    return jax.jit(lambda params, images: run_towers({"params": params}, images))
 
 
 def test_parameters_and_multiply_adds_are_those_of_the_paper() -> None:
@@ -73,7 +74,7 @@ def test_any_number_of_classes(classes: int, small_config: ConfigDict) -> None:
 def test_initialisation_is_that_of_the_source() -> None:
     """Net 145: deviation 0.03 in conv3 to conv5 and 0.01 elsewhere; bias 1 in conv2, conv4 to fc7."""
     network = run.build_model(get_config(), 10)
-    params = jax.jit(lambda key: models.init_params(network, key, 224))(jax.random.key(0))
+    params = jax.jit(lambda key: models.init_variables(network, key, 224))(jax.random.key(0))["params"]
     for name, layer in params.items():
         kernel = np.asarray(layer["kernel"], np.float64)
         expected = 0.03 if name in ("conv3", "conv4", "conv5") else 0.01
@@ -125,6 +126,7 @@ def test_what_each_tower_sees(layer: str, before: str, sees_both: bool, small_co
 def test_one_program_under_vmap_pmap_and_shard_map(small_config: ConfigDict) -> None:
     """Whatever realises the axis, the tower program gives the same logits, dropout on."""
     network, params, images = _network(small_config)
+    params = {"params": params}
     keys_B = jax.random.split(jax.random.key(2), 4)
     program = models.tower_program(network)
     by_vmap = jax.jit(jax.vmap(program, in_axes=(0, None, None), axis_name=towers.TOWER))(params, images, keys_B)
@@ -184,7 +186,7 @@ def test_without_exchange_the_towers_never_meet(small_config: ConfigDict) -> Non
 
 def test_an_image_too_small_for_the_network_is_one_sentence(small_config: ConfigDict) -> None:
     small_config.data.crop_pixels = 40
-    with pytest.raises(AlexNetError, match=r"conv5 .* shrunk to 1 x 1 pixels.*data\.crop_pixels"):
+    with pytest.raises(AlexNetError, match=r"conv5 .* shrunk to 2 x 2 pixels.*data\.crop_pixels"):
         _network(small_config)
 
 

@@ -27,12 +27,12 @@ def _f32(tree: Tree) -> dict[str, dict[str, jax.Array]]:
 @pytest.mark.parametrize(("bias_rate", "weight_decay"), [(2.0, 0.0005), (3.0, 0.3), (1.0, 0.0)])
 def test_three_steps_by_hand(bias_rate: float, weight_decay: float) -> None:
     """V <- momentum V - decay e W - e g, W <- W + V; biases at bias_rate e without decay; e drops before step 2."""
-    rule = optimizer.sgd_2012(
-        learning_rate=optimizer.step_schedule(learning_rate=0.1, drop_steps=[2], drop_factor=10.0),
-        bias_rate=bias_rate,
-        momentum=0.9,
-        weight_decay=weight_decay,
-    )
+    schedule = optimizer.step_schedule(learning_rate=0.1, drop_steps=[2], drop_factor=10.0)
+
+    def rate_of(layer: str, name: str) -> optax.Schedule:
+        return (lambda step: bias_rate * schedule(step)) if name == "bias" else schedule
+
+    rule = optimizer.sgd_2012(rate_of=rate_of, momentum=0.9, weight_decay=weight_decay)
     by_hand = _random(0)
     velocity = jax.tree.map(np.zeros_like, by_hand)
     params = _f32(by_hand)

@@ -132,7 +132,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config: ConfigDict, tmp_p
     assert Checkpoints(tmp_path).latest() == 3
 
 
-@pytest.mark.parametrize("field", ["train.seed", "train.batch_size", "model.dropout", "model.conv2.then", "data.flip"])
+@pytest.mark.parametrize(
+    "field", ["train.seed", "train.batch_size", "model.dropout.rate", "model.conv2.then", "data.flip"]
+)
 def test_a_run_does_not_go_on_as_another(
     field: str, small_config: ConfigDict, tmp_path: Path, devices: Devices
 ) -> None:
@@ -141,7 +143,7 @@ def test_a_run_does_not_go_on_as_another(
     other = {
         "train.seed": 5,
         "train.batch_size": 4,
-        "model.dropout": 0.25,
+        "model.dropout.rate": 0.25,
         "model.conv2.then": "relu pool",
         "data.flip": True,
     }
@@ -401,8 +403,8 @@ def test_the_recipe_may_stand_anywhere_on_the_line(recipe: list[str], tmp_path: 
         (["--config.train.stepz=3"], "--config.train.stepz: config.train has no field 'stepz'; it has batch_size,"),
         (["--config.train.steps=abc"], "--config.train.steps=abc: it must be a whole number."),
         (
-            ["--config.model.dropout=1.5"],
-            "config.model.dropout=1.5 is not possible: it must be at least 0 and below 1.",
+            ["--config.model.dropout.rate=1.5"],
+            "config.model.dropout.rate=1.5 is not possible: it must be at least 0 and below 1.",
         ),
         (
             ["--cpu_devices=3", "--config.train.batch_size=31"],

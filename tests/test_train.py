@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import model as models, run, towers
-from alexnet_jax.evaluate import is_among_best, to_input
-from alexnet_jax.train import TrainState, make_state, make_train_step
+from alexnet_jax import run, towers
+from alexnet_jax.evaluate import Input, is_among_best, mirrored
+from alexnet_jax.train import Augmentation, TrainState, make_state, make_train_step
 from configs.alexnet import get_config
 
 MESHES = [(1, 1), (1, 2), (2, 1), (2, 2)]
@@ -35,17 +35,17 @@ def _batch(batch_size: int, pixels: int, classes: int, seed: int) -> dict[str, n
 def _parts(config: ConfigDict, shape: tuple[int, int], classes: int) -> tuple[Any, Any, TrainState]:
     mesh = _mesh(shape)
     network = run.build_model(config, classes)
-    optimizer, _ = run.build_optimizer(config, images=1000)
+    optimizer, _ = run.build_optimizer(config, images=1000, steps=100)
     make = lambda: make_state(network, optimizer, seed=1, image_pixels=config.data.crop_pixels)  # noqa: E731
     shapes = jax.eval_shape(make)
     step = make_train_step(
-        models.tower_program(network),
+        network,
         optimizer,
         mesh,
         shapes,
         batch_size=config.train.batch_size,
-        mean=config.data.mean,
-        flip=True,
+        inputs=Input(config.data.crop_pixels, np.asarray(config.data.mean)),
+        augmentation=Augmentation(flip=True),
     )
     return mesh, step, jax.jit(make, out_shardings=towers.sharding_of(shapes, mesh))()
 
@@ -67,7 +67,7 @@ def _train(
 
 
 def _velocity(state: TrainState) -> Any:
-    return state.opt_state[-1].trace
+    return state.opt_state.velocity
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,7 @@ def test_is_among_best_counts_ties_once() -> None:
 def test_the_input_is_mirrored_and_less_the_mean() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
     mean = (10.0, 20.0, 30.0)
-    out = to_input(jnp.asarray(images), mean, jnp.asarray([True, False]))
+    inputs = Input(4, np.asarray(mean))
+    out = inputs.finished(inputs.centred(mirrored(jnp.asarray(images), jnp.asarray([True, False]))))
     np.testing.assert_array_equal(out[0], images[0][:, ::-1].astype(np.float32) - np.asarray(mean, np.float32))
     np.testing.assert_array_equal(out[1], images[1].astype(np.float32) - np.asarray(mean, np.float32))

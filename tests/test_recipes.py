@@ -1,0 +1,378 @@
+"""Every recipe against an oracle of its own few lines in float64 NumPy, its exact numbers and its placement."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from numpy.lib.stride_tricks import sliding_window_view
+
+from alexnet_jax import augment, model as models, recipes, run, towers
+from alexnet_jax.data import Split
+from alexnet_jax.towers import EVERYWHERE, PER_TOWER
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
+Array = np.ndarray[Any, np.dtype[Any]]
+Weights = dict[str, Array]
+
+# ---------------------------------------------------------------- the oracle's operations: [B, C, H, W], float64
+
+
+class Net:
+    """A network that is computed while it is written down: each call changes `x`."""
+
+    def __init__(self, x: Array, weights: Weights) -> None:
+        self.x, self.weights = x, weights
+
+    def conv(self, name: str, stride: int, before: int, after: int, groups: int = 1) -> "Net":
+        w, b = (self.weights[f"{name}_{part}"].astype(np.float64) for part in "wb")
+        x = np.pad(self.x, ((0, 0), (0, 0), (before, after), (before, after)))
+        outs = []
+        for xg, wg in zip(np.split(x, groups, 1), np.split(w, groups, 0), strict=True):
+            windows = sliding_window_view(xg, w.shape[2:], (2, 3))[:, :, ::stride, ::stride]
+            outs.append(np.tensordot(windows, wg, ([1, 4, 5], [1, 2, 3])).transpose(0, 3, 1, 2))
+        self.x = np.concatenate(outs, 1) + b[:, None, None]
+        return self
+
+    def fc(self, name: str, groups: int = 1) -> "Net":
+        w, b = (self.weights[f"{name}_{part}"].astype(np.float64) for part in "wb")
+        # A group's inputs are the channels of one tower.
+        inputs = np.split(self.x.reshape(len(self.x), -1), groups, 1)
+        outs = [x @ wg.T for x, wg in zip(inputs, np.split(w, groups, 0), strict=True)]
+        self.x = np.concatenate(outs, 1) + b
+        return self
+
+    def relu(self) -> "Net":
+        self.x = np.maximum(self.x, 0)
+        return self
+
+    def tanh(self) -> "Net":
+        self.x = np.tanh(self.x)
+        return self
+
+    def times(self, factor: float) -> "Net":
+        self.x = self.x * factor
+        return self
+
+    def lrn(self, k: float, alpha: float, groups: int) -> "Net":
+        """(k + alpha * sum of five squares) ** 0.75, the windows within each of the groups of channels."""
+        outs = []
+        for x in np.split(self.x, groups, 1):
+            squares = np.pad(x**2, ((0, 0), (2, 2), (0, 0), (0, 0)))
+            total = sum(squares[:, i : i + x.shape[1]] for i in range(5))
+            outs.append(x / (k + alpha * total) ** 0.75)
+        self.x = np.concatenate(outs, 1)
+        return self
+
+    def spatial(self) -> "Net":
+        """(1 + 0.001 / 25 * sum of 5 x 5 squares) ** 0.75 in each channel."""
+        squares = np.pad(self.x**2, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        self.x = self.x / (1 + 0.001 / 25 * sliding_window_view(squares, (5, 5), (2, 3)).sum((4, 5))) ** 0.75
+        return self
+
+    def pool(self, size: int = 3, reduce: Callable[..., Array] = np.nanmax) -> "Net":
+        """Stride 2, rounded up: what is beyond the image is not there."""
+        beyond = (self.x.shape[2] - size) % 2
+        x = np.pad(self.x, ((0, 0), (0, 0), (0, beyond), (0, beyond)), constant_values=np.nan)
+        self.x = reduce(sliding_window_view(x, (size, size), (2, 3))[:, :, ::2, ::2], axis=(4, 5))
+        return self
+
+    def batch_norm(self, name: str) -> "Net":
+        scale, bias, mean, var = (self.weights[f"{name}_{part}"] for part in ("scale", "bias", "mean", "var"))
+        wide = (slice(None),) + (None,) * (self.x.ndim - 2)
+        self.x = (self.x - mean[wide]) / np.sqrt(var[wide] + 1e-5) * scale[wide] + bias[wide]
+        return self
+
+
+# ---------------------------------------------------------------- the recipes, each once more
+
+
+def _conv1(n: Net) -> Net:
+    return n.conv("conv1", 4, 0, 3)
+
+
+def _conv2(n: Net) -> Net:
+    return n.conv("conv2", 1, 2, 2, groups=2)
+
+
+def _conv3_to_5(n: Net) -> Net:
+    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
+    return n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
+
+
+def _dense(n: Net) -> Net:
+    return n.fc("fc6").relu().times(0.5).fc("fc7").relu().times(0.5).fc("fc8")
+
+
+def alexnet(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    return _dense(_conv3_to_5(n))
+
+
+def alexnet_paper_text(n: Net) -> Net:
+    _conv1(n).relu().lrn(2, 1e-4, groups=2).pool()
+    _conv2(n).relu().lrn(2, 1e-4, groups=2).pool()
+    return _dense(_conv3_to_5(n))
+
+
+def alexnet_pool_lrn_relu(n: Net) -> Net:
+    _conv1(n).pool().lrn(2, 2e-5, groups=2).relu()
+    _conv2(n).pool().lrn(2, 2e-5, groups=2).relu()
+    return _dense(_conv3_to_5(n))
+
+
+def caffe_alexnet(n: Net) -> Net:
+    n.conv("conv1", 4, 0, 0).relu().lrn(1, 2e-5, groups=1).pool()
+    _conv2(n).relu().lrn(1, 2e-5, groups=1).pool()
+    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
+
+
+def caffenet(n: Net) -> Net:
+    n.conv("conv1", 4, 0, 0).relu().pool().lrn(1, 2e-5, groups=1)
+    _conv2(n).relu().pool().lrn(1, 2e-5, groups=1)
+    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
+
+
+def one_weird_trick(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=1).pool().relu()
+    n.conv("conv2", 1, 2, 2).relu().lrn(2, 2e-5, groups=1).pool()
+    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu()
+    return n.fc("fc6").relu().fc("fc7").relu().fc("fc8")
+
+
+def torchvision(n: Net) -> Net:
+    n.conv("conv1", 4, 2, 2).relu().pool().conv("conv2", 1, 2, 2).relu().pool()
+    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).relu().pool()
+    return n.fc("fc6").relu().fc("fc7").relu().fc("fc8")
+
+
+def alexnet_bn(n: Net) -> Net:
+    _conv1(n).batch_norm("bn1").relu().pool()
+    _conv2(n).batch_norm("bn2").relu().pool()
+    n.conv("conv3", 1, 1, 1).batch_norm("bn3").relu()
+    n.conv("conv4", 1, 1, 1, groups=2).batch_norm("bn4").relu()
+    n.conv("conv5", 1, 1, 1, groups=2).batch_norm("bn5").relu().pool()
+    n.fc("fc6").batch_norm("bn6").relu().times(0.5).fc("fc7").batch_norm("bn7").relu().times(0.5)
+    return n.fc("fc8")
+
+
+def alexnet_wn(n: Net) -> Net:
+    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
+        v = n.weights[f"{name}_w"].astype(np.float64)
+        length = np.sqrt((v**2).reshape(len(v), -1).sum(1))
+        n.weights[f"{name}_w"] = v * (n.weights[f"{name}_scale"] / length).reshape(-1, *[1] * (v.ndim - 1))
+    return no_lrn(n)
+
+
+def half(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=1).pool().relu()
+    n.conv("conv2", 1, 2, 2).relu().lrn(2, 2e-5, groups=1).spatial().pool()
+    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu()
+    return _dense(n)
+
+
+def no_lrn(n: Net) -> Net:
+    _conv1(n).relu().pool()
+    _conv2(n).relu().pool()
+    return _dense(_conv3_to_5(n))
+
+
+def no_spatial_norm(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).pool()
+    return _dense(_conv3_to_5(n))
+
+
+def no_norm2(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).relu().pool()
+    _conv2(n).relu().pool()
+    return _dense(_conv3_to_5(n))
+
+
+def nonoverlap(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool(2).relu()
+    n.conv("conv2", 1, 1, 1, groups=2).relu().lrn(2, 2e-5, groups=2).spatial().pool(2)
+    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
+    return _dense(n.conv("conv5", 1, 0, 0, groups=2).pool(2).relu())
+
+
+def avg_pool(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool(3, np.nanmean).relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool(3, np.nanmean)
+    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
+    return _dense(n.conv("conv5", 1, 1, 1, groups=2).pool(3, np.nanmean).relu())
+
+
+def no_communication(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    n.conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1, groups=2).relu()
+    n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
+    return n.fc("fc6", groups=2).relu().times(0.5).fc("fc7", groups=2).relu().times(0.5).fc("fc8")
+
+
+def communicate_at_conv4(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    n.conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1).relu()
+    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
+
+
+def conv6(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    _conv3_to_5(n).conv("conv6", 1, 1, 1).relu()
+    return n.fc("fc7").relu().times(0.5).fc("fc8").relu().times(0.5).fc("fc9")
+
+
+def tanh(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().tanh()
+    _conv2(n).tanh().lrn(2, 2e-5, groups=2).spatial().pool()
+    n.conv("conv3", 1, 1, 1).tanh().conv("conv4", 1, 1, 1, groups=2).tanh()
+    n.conv("conv5", 1, 1, 1, groups=2).tanh().pool()
+    return n.fc("fc6").tanh().times(0.5).fc("fc7").tanh().times(0.5).fc("fc8")
+
+
+def no_dropout(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
+
+
+def no_conv2(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    n.conv("conv3", 1, 1, 1).relu().pool().conv("conv4", 1, 1, 1, groups=2).relu()
+    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
+
+
+def no_conv3(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    return _dense(n.conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1, groups=2).relu().pool())
+
+
+def no_conv4(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    return _dense(n.conv("conv3", 1, 1, 1).relu().conv("conv5", 1, 1, 1, groups=2).relu().pool())
+
+
+def no_conv5(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    return _dense(n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu().pool())
+
+
+ORACLES: dict[str, Callable[[Net], Net]] = {
+    f.__name__: f
+    for f in (
+        alexnet, alexnet_paper_text, alexnet_pool_lrn_relu, caffe_alexnet, caffenet, one_weird_trick, torchvision,
+        alexnet_bn, alexnet_wn, half, no_lrn, no_spatial_norm, no_norm2, nonoverlap, avg_pool, no_communication,
+        communicate_at_conv4, conv6, tanh, no_dropout, no_conv2, no_conv3, no_conv4, no_conv5,
+    )
+}  # fmt: skip
+ONE_TOWER = ("one_weird_trick", "torchvision", "half")
+
+
+def test_every_recipe_has_its_oracle() -> None:
+    assert recipes.names() == sorted(ORACLES)
+
+
+# ---------------------------------------------------------------- the model against them
+
+
+@functools.cache
+def _photographs() -> Array:
+    """Two squares of 256 x 256 pixels, RGB; generated ones where there are no photographs."""
+    files = sorted(PHOTOGRAPHS.glob("*/*.JPEG"))
+    if not files:
+        wave = np.sin(np.arange(256) / np.asarray([[[9.0]], [[23.0]]])) + np.cos(np.arange(256) / 31.0)[:, None]
+        noise = np.random.default_rng(1).normal(size=(2, 256, 256, 3))
+        return np.clip(127 + 50 * wave[..., None] + 20 * noise, 0, 255).astype(np.uint8)
+    pixels = [augment.decode(file.read_bytes()) for file in (files[0], files[-1])]
+    return np.stack([augment.crop_resized(image, 256, 256, None) for image in pixels])
+
+
+def _random_variables(network: models.AlexNet, pixels: int) -> dict[str, Any]:
+    """As large as keeps the images alive through ten layers, biases and statistics too; every leaf random."""
+    shapes = jax.eval_shape(lambda: models.init_variables(network, jax.random.key(0), pixels))
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> Array:
+        name = path[-1].key
+        normal = rng.standard_normal(leaf.shape, np.float32)
+        if name == "kernel":
+            return normal * np.float32((2 / np.prod(leaf.shape[1:-1])) ** 0.5)
+        if name in ("scale", "var"):
+            return (np.float32(1) + np.abs(normal)) * np.float32(3000 if (path[1].key, name) == ("bn1", "var") else 1)
+        return normal
+
+    drawn: dict[str, Any] = jax.tree_util.tree_map_with_path(draw, shapes)
+    return drawn
+
+
+def _as_caffe_has_them(network: models.AlexNet, variables: dict[str, Any]) -> Weights:
+    """The towers' weights as one network's: kernels [maps, channels of a group, k, k] and [units, inputs]."""
+    weights: Weights = {}
+    side = 0  # of the maps that the first dense layer reads
+    for name, leaves in variables["params"].items():
+        for leaf, value in leaves.items():
+            if leaf != "kernel":
+                weights[f"{name}_{'b' if leaf == 'bias' and not name.startswith('bn') else leaf}"] = value.reshape(-1)
+        if name.startswith("bn"):
+            stats = variables["batch_stats"][name]
+            weights |= {f"{name}_{part}": stats[part].reshape(-1) for part in ("mean", "var")}
+            continue
+        kernel = leaves["kernel"]
+        if kernel.ndim == 5:
+            weights[f"{name}_w"] = np.concatenate([tower.transpose(3, 2, 0, 1) for tower in kernel])
+            continue
+        if not side:
+            side = 6
+            kernel = kernel.reshape(len(kernel), side, side, -1, kernel.shape[-1])
+            kernel = kernel.transpose(0, 3, 1, 2, 4).reshape(len(kernel), -1, kernel.shape[-1])
+        weights[f"{name}_w"] = np.concatenate([tower.T for tower in kernel])
+    return weights
+
+
+def _input(config: ConfigDict) -> Any:
+    return run.build_input(config, Split([], "train", ()))
+
+
+@pytest.mark.parametrize("name", sorted(ORACLES))
+def test_the_model_agrees_with_the_oracle(name: str) -> None:
+    """Logits of two photographs, within 1e-5 of the largest, on one device and with a tower on each of two."""
+    _, config = recipes.load(name)
+    network = run.build_model(config, 1000)
+    pixels = config.data.crop_pixels
+    variables = _random_variables(network, pixels)
+    edge = (256 - pixels) // 2
+    images = _photographs()[:, edge : edge + pixels, edge : edge + pixels]
+    inputs, program = _input(config), models.tower_program(network)
+
+    def logits_of(run_towers: Callable[..., jax.Array]) -> Any:
+        return lambda variables, images: run_towers(variables, inputs.finished(inputs.centred(images)))
+
+    means = {"caffe_alexnet": (104, 117, 123), "caffenet": (104, 117, 123), "torchvision": (123.675, 116.28, 103.53)}
+    x = images.astype(np.float64)[..., ::-1] if name.startswith("caffe") else images.astype(np.float64)
+    x = (x - means.get(name, (127.3, 119.7, 104.9))) / ((58.395, 57.12, 57.375) if name == "torchvision" else 1)
+    wanted = ORACLES[name](Net(x.transpose(0, 3, 1, 2), _as_caffe_has_them(network, variables))).x
+    assert np.ptp(wanted, axis=0).max() > 0.01 * np.abs(wanted).max(), "the two images look alike: nothing is tested"
+
+    got = jax.jit(logits_of(towers.over_towers(program)))(variables, images)
+    assert got.shape == (2, 1000)
+    assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+    if name in ONE_TOWER:
+        return
+    mesh = towers.make_mesh(towers=2, tower=2, devices=jax.devices()[:2])
+    on_two = jax.shard_map(
+        logits_of(towers.over_towers(program, mesh=mesh)),
+        mesh=mesh, in_specs=(PER_TOWER, EVERYWHERE), out_specs=EVERYWHERE, check_vma=False,
+    )  # fmt: skip
+    assert np.abs(jax.jit(on_two)(variables, images) - wanted).max() < 1e-5 * np.abs(wanted).max()
