@@ -286,7 +286,8 @@ class Run:
         )
         self._shapes = jax.eval_shape(self._make_state)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-        self.first_step = self.checkpoints.latest() or 0
+        latest = self.checkpoints.latest()
+        self._is_new, self.first_step = latest is None, latest or 0  # imported weights are at step 0
         self._unseen: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the device
         self._clock = _Clock()
 
@@ -320,7 +321,7 @@ class Run:
         pixels, devices = c.data.crop_pixels, f"{rows * tower} {device.platform} device(s) ({device.device_kind})"
         placement = "each tower on a device of its own" if tower > 1 else "all towers together on each device"
         parameters = models.count_parameters(self.model, self._shapes.params)
-        going_on = f", going on after step {self.first_step:,}" if self.first_step else ""
+        going_on = f", going on after step {self.first_step:,}" if not self._is_new else ""
         return [
             f"data     {c.data.name}: {len(self.split.source):,} images of {self.split.name}, "
             f"{len(self.eval_split.source):,} of {self.eval_split.name} for evaluation",
@@ -342,7 +343,7 @@ class Run:
         return f"{where} in each process, at most {feed.batches_in_memory} batches ({size:,.0f} MB) in its memory"
 
     def _check_goes_on(self) -> list[str]:
-        if not self.first_step:
+        if self._is_new:
             return []
         configs.check_classes(self.workdir, self.split)
         changed = configs.differences(self.config, configs.load(self.workdir))
@@ -362,7 +363,7 @@ class Run:
         ]
 
     def _start_state(self) -> TrainState:
-        if not self.first_step:
+        if self._is_new:
             # It runs once: a CPU takes 8 s to compile it at XLA's usual effort, 3 s at this one.
             quick = {"xla_backend_optimization_level": 1}
             shardings = towers.sharding_of(self._shapes, self.mesh)
@@ -372,7 +373,7 @@ class Run:
         else:
             state = self.checkpoints.restore(self.first_step, towers.on_mesh(self._shapes, self.mesh))
         assert isinstance(state, TrainState)
-        if not self.first_step:
+        if self._is_new:
             found = probe_of(self.config, self.model, self.split, self.inputs, state.variables)
             self.report.say(f"probe    {probe.in_a_line(found)}")
             if warning := probe.warning(found, self.model.classes):
