@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from alexnet_jax import towers
 from alexnet_jax.data import Batch
-from alexnet_jax.towers import EVERYWHERE, PER_EXAMPLE, PER_TOWER
+from alexnet_jax.towers import DATA, EVERYWHERE, PER_EXAMPLE, PER_TOWER
 
 Counts = dict[str, jax.Array]
 EvalStep = Callable[[Any, dict[str, jax.Array]], Counts]
@@ -95,6 +95,20 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Inp
     return jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=EVERYWHERE, check_vma=False)
     )
+
+
+def make_probabilities_step(
+    program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Input, views: Views
+) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
+    """The jitted `step(variables, batch)` -> probabilities [2, B, K]: by the centre crop, and the mean of all views."""
+    run = towers.over_towers(program, mesh=mesh)
+
+    def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        probabilities = probabilities_of_views(run, variables, batch["image"], inputs, views)
+        return jnp.stack([probabilities[0], probabilities.mean(axis=0)])
+
+    out = PartitionSpec(None, DATA)
+    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=out, check_vma=False))
 
 
 def probabilities_of_views(

@@ -2,6 +2,7 @@
 
     python main.py --config=configs/alexnet_bn.py:imagenet2012
 
+Source: cvjena/cnn-models, AlexNet_cvgj, for the place of the norms, the rate and its fall; `alexnet` for all else.
 Where it goes: after every convolution and hidden fully connected layer, before ReLU, as in the one net of two
 groups that was published with it (cvjena/cnn-models, AlexNet_cvgj/train.prototxt; also soumith/imagenet-
 multiGPU.torch, models/alexnetowtbn.lua). Why all and not conv1 and conv2 alone: LRN stands where it stands to damp

@@ -448,3 +448,36 @@ def test_what_there_is_no_data_for(name: str, split: str, message: str, tmp_path
     """Each mistake in name or split is one sentence that says what can be had."""
     with pytest.raises(AlexNetError, match=message):
         sources.open_split(name, split, str(tmp_path))
+
+
+def test_the_crops_of_2012_are_33_by_33_within_the_centre_square() -> None:
+    """All places of 224 in 256 and no other, drawn alike; three of them by hand, in a wide image."""
+    rows, columns = np.mgrid[:256, :400]
+    image = np.stack([rows % 256, columns % 256, columns // 256], -1).astype(np.uint8)
+    seen = set()
+    rng = np.random.default_rng(0)
+    for place in rng.random((20_000, 2)):
+        crop = augment.crop_resized(image, 256, 224, place, in_centre=True)
+        seen.add((int(crop[0, 0, 0]), int(crop[0, 0, 1]) + 256 * int(crop[0, 0, 2])))
+    assert seen == {(top, 72 + left) for top in range(33) for left in range(33)}
+    for place, corner in (((0.0, 0.0), (0, 72)), ((0.5, 0.99), (16, 104)), ((0.999, 0.5), (32, 88))):
+        crop = augment.crop_resized(image, 256, 224, np.asarray(place), in_centre=True)
+        np.testing.assert_array_equal(crop, image[corner[0] : corner[0] + 224, corner[1] : corner[1] + 224])
+
+
+def test_a_chunk_of_images_has_one_crop() -> None:
+    """With chunks of 4 there are two places in a batch of 8; for one process or two."""
+    split, chunked = _split(16), data.Images(16, 8, square=True, chunk=4)
+
+    def corners(share: tuple[int, int]) -> np.ndarray:
+        batches = data.train_batches(split, chunked, data.Feed(), batch_size=8, seed=0, step=0, share=share)
+        return np.stack([next(batches)["image"][:, 0, 0, :2] for _ in range(6)])
+
+    whole = corners((0, 1))
+    assert np.all(whole[:, :4] == whole[:, :1])
+    assert np.all(whole[:, 4:] == whole[:, 4:5])
+    assert np.any(whole[:, 0] != whole[:, 4])
+    parts = np.empty_like(whole)
+    for index in range(2):
+        parts[:, index::2] = corners((index, 2))
+    np.testing.assert_array_equal(parts, whole)

@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from numpy.lib.stride_tricks import sliding_window_view
 
-from alexnet_jax import augment, model as models, recipes, run, towers
+from alexnet_jax import AlexNetError, augment, config as configs, model as models, recipes, run, summary, towers
 from alexnet_jax.data import Split
 from alexnet_jax.towers import EVERYWHERE, PER_TOWER
 
@@ -284,6 +284,92 @@ def test_every_recipe_has_its_oracle() -> None:
     assert recipes.names() == sorted(ORACLES)
 
 
+# ---------------------------------------------------------------- their numbers
+
+# Parameters, multiply-adds an image, and the width and maps a tower of every convolution's and pooling's result.
+_TOP = "55x48 27x48 27x128 13x128"
+NUMBERS = {
+    "alexnet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "alexnet_bn": (60_984_360, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 2 x 9,568 maps and units
+    "alexnet_paper_text": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "alexnet_pool_lrn_relu": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "alexnet_wn": (60_975_792, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 10,568 maps and units
+    "avg_pool": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "caffe_alexnet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "caffenet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "communicate_at_conv4": (61_186_408, 761_786_912, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "conv6": (61_555_304, 745_640_480, f"{_TOP} 13x192 13x192 13x128 6x128 6x128"),
+    "half": (59_798_312, 391_514_384, f"{_TOP} 13x192 13x192 13x256 6x256"),
+    "no_communication": (81_591_720, 745_197_088, "55x48 27x48 27x160 13x160 13x192 13x192 13x128 6x128"),
+    "no_conv2": (60_104_808, 592_802_336, "55x48 27x48 27x192 13x192 13x192 13x128 6x128"),
+    "no_conv3": (60_301_288, 612_266_528, f"{_TOP} 13x192 13x128 6x128"),
+    "no_conv4": (60_301_288, 612_266_528, f"{_TOP} 13x192 13x128 6x128"),
+    "no_conv5": (79_396_968, 668_520_992, f"{_TOP} 13x192 13x192 6x192"),
+    "no_dropout": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "no_lrn": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "no_norm2": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "no_spatial_norm": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "nonoverlap": (60_965_224, 686_891_552, "55x48 28x48 26x128 13x128 13x192 13x192 11x128 6x128"),
+    "one_weird_trick": (61_100_840, 714_188_480, "55x64 27x64 27x192 13x192 13x384 13x256 13x256 6x256"),
+    "tanh": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "torchvision": (61_100_840, 714_188_480, "55x64 27x64 27x192 13x192 13x384 13x256 13x256 6x256"),
+}
+# What a tower gives to the other one, numbers an image.
+_USUAL = "conv3 21632, fc6 4608, fc7 2048, fc8 2048, the logits 500"
+EXCHANGES = dict.fromkeys(ORACLES, _USUAL) | {
+    "caffe_alexnet": f"norm1 12100, norm2 2916, {_USUAL}",
+    "caffenet": f"norm1 2916, norm2 676, {_USUAL}",
+    "communicate_at_conv4": _USUAL.replace("conv3 21632", "conv4 32448"),
+    "conv6": "conv3 21632, conv6 4608, fc7 4608, fc8 2048, fc9 2048, the logits 500",
+    "no_communication": "fc8 4096, the logits 500",
+    "no_conv2": _USUAL.replace("21632", "34992"),
+    "no_conv3": _USUAL.replace("conv3", "conv4"),
+    "no_conv5": _USUAL.replace("4608", "6912"),
+    **dict.fromkeys(ONE_TOWER, ""),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ORACLES))
+def test_parameters_table_and_placement(name: str) -> None:
+    model, pixels = recipes.build(name)
+    rows = summary.describe(model, pixels)
+    shapes = [f"{r.output[0]}x{r.output[-1]}" for r in rows if r.name.startswith(("conv", "pool"))]
+    assert (sum(r.parameters for r in rows), sum(r.macs for r in rows), " ".join(shapes)) == NUMBERS[name]
+    params = jax.eval_shape(lambda: models.init_variables(model, jax.random.key(0), pixels))["params"]
+    assert models.count_parameters(model, params) == NUMBERS[name][0]
+    given = summary.exchanges(model, pixels)
+    assert ", ".join(f"{where} {numbers}" for where, numbers in given.items()) == EXCHANGES[name]
+    sentence = summary.placement(model, pixels)
+    assert ("one tower, so there is nothing to put on a second device" in sentence) == (name in ONE_TOWER)
+    assert f"{sum(given.values()):,} numbers an image" in sentence or name in ONE_TOWER
+
+
+@pytest.mark.parametrize("data_name", ["digits", "imagenet2012", "my_pictures_pack256"])
+@pytest.mark.parametrize("name", sorted(ORACLES))
+def test_every_recipe_is_possible_for_every_data_set(name: str, data_name: str) -> None:
+    title, config = recipes.load(name, data_name)
+    configs.check(config)
+    assert len(title) > 20
+
+
+def test_every_recipe_says_what_it_is_and_where_from() -> None:
+    """Its source, what it reached or that nothing is known, that we have not run it, and the command."""
+    for name in recipes.names():
+        text = (recipes.FOLDER / f"{name}.py").read_text()
+        assert f"python main.py --config=configs/{name}.py:imagenet2012" in text, name
+        assert "ource" in text, name
+        assert "not run it to its end" in text or "has\nnot repeated that run" in text, name
+
+
+def test_the_readme_has_the_table_of_the_recipes() -> None:
+    assert recipes.table() in (ROOT / "README.md").read_text(), "python -m alexnet_jax.recipes prints it"
+
+
+def test_a_name_that_is_no_recipe_is_one_sentence() -> None:
+    with pytest.raises(AlexNetError, match=r"no recipe 'vgg'.* alexnet, alexnet_bn"):
+        recipes.load("vgg")
+
+
 # ---------------------------------------------------------------- the model against them
 
 
@@ -362,7 +448,9 @@ def test_the_model_agrees_with_the_oracle(name: str) -> None:
     means = {"caffe_alexnet": (104, 117, 123), "caffenet": (104, 117, 123), "torchvision": (123.675, 116.28, 103.53)}
     x = images.astype(np.float64)[..., ::-1] if name.startswith("caffe") else images.astype(np.float64)
     x = (x - means.get(name, (127.3, 119.7, 104.9))) / ((58.395, 57.12, 57.375) if name == "torchvision" else 1)
-    wanted = ORACLES[name](Net(x.transpose(0, 3, 1, 2), _as_caffe_has_them(network, variables))).x
+    arrays = _as_caffe_has_them(network, variables)
+    assert sum(a.size for part, a in arrays.items() if part[-4:] not in ("mean", "_var")) == NUMBERS[name][0]
+    wanted = ORACLES[name](Net(x.transpose(0, 3, 1, 2), arrays)).x
     assert np.ptp(wanted, axis=0).max() > 0.01 * np.abs(wanted).max(), "the two images look alike: nothing is tested"
 
     got = jax.jit(logits_of(towers.over_towers(program)))(variables, images)

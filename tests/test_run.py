@@ -63,11 +63,48 @@ def test_going_on_is_the_run_that_never_stopped(small_config: ConfigDict, tmp_pa
     assert parts.first_step == 5
     left, right = _state(whole, 12), _state(parts, 12)
     assert left.keys() == right.keys()
-    assert sum("trace" in name for name in left) == 16
+    assert sum("velocity" in name for name in left) == 16
     for name, leaf in left.items():
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
     losses = [{e["step"]: e["loss"] for e in _lines(r.workdir) if "loss" in e} for r in (whole, parts)]
     assert losses[0].items() <= losses[1].items()
+
+
+def test_the_plateau_goes_on_as_if_undisturbed(
+    small_config: ConfigDict, tmp_path: Path, devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before or after an evaluation was written down, or stopped right at one: every bit as without."""
+    devices(1)
+    small_config.train.schedule, small_config.train.drop_factor = "plateau", 3.0
+    fields = {"train.batch_size": 128, "train.steps": 36, "checkpoint.every_steps": 5, "train.learning_rate": 1e-6}
+    whole = _train(small_config, tmp_path / "whole", **fields)
+    left = _state(whole, 36)
+    assert sum("plateau" in name for name in left) == 5
+    drops = next(leaf for name, leaf in left.items() if "drops" in name)
+    assert drops > 0, "it never dropped: nothing is tested"
+
+    evaluation = Report.evaluation
+
+    def dies_before(self: Report, entry: dict[str, Any]) -> None:
+        if entry["step"] == 24:
+            raise KeyboardInterrupt
+        evaluation(self, entry)
+
+    def dies_after(self: Report, entry: dict[str, Any]) -> None:
+        evaluation(self, entry)
+        if entry["step"] == 24:
+            raise KeyboardInterrupt
+
+    for name, dying in (("before", dies_before), ("after", dies_after), ("at", None)):
+        if dying is None:
+            _train(small_config, tmp_path / name, **fields | {"train.steps": 24})
+        else:
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+                patch.setattr(Report, "evaluation", dying)
+                _train(small_config, tmp_path / name, **fields)
+        right = _state(_train(small_config, tmp_path / name, **fields), 36)
+        for leaf_name, leaf in left.items():
+            np.testing.assert_array_equal(leaf, right[leaf_name], err_msg=f"{name}: {leaf_name}")
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4), (1, 2), (4, 2)])

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import run, towers
+from alexnet_jax import model as models, optimizer, run, summary, towers
 from alexnet_jax.evaluate import Input, is_among_best, mirrored
 from alexnet_jax.train import Augmentation, TrainState, make_state, make_train_step
 from configs.alexnet import get_config
@@ -188,3 +189,150 @@ def test_the_input_is_mirrored_and_less_the_mean() -> None:
     out = inputs.finished(inputs.centred(mirrored(jnp.asarray(images), jnp.asarray([True, False]))))
     np.testing.assert_array_equal(out[0], images[0][:, ::-1].astype(np.float32) - np.asarray(mean, np.float32))
     np.testing.assert_array_equal(out[1], images[1].astype(np.float32) - np.asarray(mean, np.float32))
+
+
+# ---------------------------------------------------------------- what is done to a training image
+
+DEVIATIONS = np.asarray([121.7801, 37.0939, 19.7208])
+VECTORS = np.asarray([[0.5635, 0.5762, 0.5920], [0.7126, 0.0235, -0.7012], [0.4180, -0.8170, 0.3973]])
+
+
+def _coloured(form: str) -> Augmentation:
+    config = get_config("imagenet2012")
+    config.data.colour_form = form
+    return run.build_augmentation(config, images=1280)  # 10 steps an epoch: it ends at step 670
+
+
+def test_the_colours_noise_by_hand() -> None:
+    """Three images: + 0.1 x the draws x deviations along the components, all over 1.1; nothing from epoch 67 on."""
+    augmentation, keys_B = _coloured("deviations"), jax.random.split(jax.random.key(0), 3)
+    images = np.random.default_rng(0).normal(0, 50, (3, 4, 5, 3)).astype(np.float32)
+    still = augmentation.coloured(jnp.zeros((3, 1, 1, 3)), keys_B, jnp.asarray(0))
+    got = augmentation.coloured(jnp.asarray(images), keys_B, jnp.asarray(669))
+    for b in range(3):
+        noise = 1.1 * np.asarray(still[b, 0, 0], np.float64)
+        draws = np.linalg.solve(VECTORS.T, noise) / (0.1 * DEVIATIONS)  # what N(0, 1) must have given
+        assert np.abs(draws).max() < 4
+        by_hand = sum(0.1 * d * s * v for d, s, v in zip(draws, DEVIATIONS, VECTORS, strict=True))
+        np.testing.assert_allclose(got[b], (images[b] + by_hand) / 1.1, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(augmentation.coloured(jnp.asarray(images), keys_B, jnp.asarray(670)), images)
+
+
+@pytest.mark.parametrize(
+    ("form", "deviations", "shrink"),
+    [("deviations", DEVIATIONS, 1.1), ("eigenvalues", DEVIATIONS**2 / 255, 1.0)],
+)
+def test_ten_thousand_draws_have_the_deviations_of_the_source(form: str, deviations: Any, shrink: float) -> None:
+    """Along the components the noise has a tenth of 121.78, 37.09 and 19.72 levels, and they are uncorrelated."""
+    keys_B = jax.random.split(jax.random.key(1), 10_000)
+    noise = _coloured(form).coloured(jnp.zeros((10_000, 1, 1, 3)), keys_B, jnp.asarray(0))
+    flat = np.asarray(noise, np.float64)[:, 0, 0] * shrink
+    covariance = np.cov(flat.T)
+    wanted = sum((0.1 * d) ** 2 * np.outer(v, v) for d, v in zip(deviations, VECTORS, strict=True))
+    np.testing.assert_allclose(covariance, wanted, atol=0.03 * wanted.max())
+    along = np.linalg.solve(VECTORS.T, flat.T)
+    np.testing.assert_allclose(along.std(axis=1), 0.1 * deviations, rtol=0.03)
+    correlation = np.corrcoef(along)
+    assert np.abs(correlation - np.eye(3)).max() < 0.03
+
+
+def test_the_copied_form_is_the_weaker_one() -> None:
+    """2.1, 6.9 and 12.9 times, from deviations taken for eigenvalues of colours in 0..1."""
+    ratios = DEVIATIONS / (DEVIATIONS**2 / 255)
+    assert ratios == pytest.approx([2.094, 6.874, 12.93], rel=1e-3)
+
+
+def test_a_chunk_of_images_is_mirrored_together() -> None:
+    """With chunks of 32 four draws for a batch of 128; with 1 each image has its own."""
+    key, place_B = jax.random.key(0), jnp.arange(128)
+    together = np.asarray(Augmentation(flip=True, chunk=32).flips(key, place_B)).reshape(4, 32)
+    assert np.all(together == together[:, :1])
+    assert (
+        0
+        < np.asarray([Augmentation(flip=True, chunk=32).flips(jax.random.key(s), place_B) for s in range(9)]).mean()
+        < 1
+    )
+    alone = np.asarray(Augmentation(flip=True).flips(key, place_B))
+    assert 40 < alone.sum() < 88
+
+
+def test_the_two_forms_of_dropout_are_one_training_run(small_config: ConfigDict) -> None:
+    """Inverted dropout with half the weights after it, a quarter of their rate and four times their decay is the
+    2012 form (after it: fc7 and fc8), step by step and in evaluation."""
+    after, decay, rate = ("fc7", "fc8"), 0.05, 0.003
+    losses, states = [], []
+    for inverted in (False, True):
+        small_config.model.dropout.inverted = inverted
+        network, mesh = run.build_model(small_config, 2), _mesh((1, 1))
+
+        def is_after(path: Any, inverted: bool = inverted) -> bool:
+            return inverted and path[0].key in after and path[-1].key == "kernel"
+
+        def halved(path: Any, leaf: jax.Array) -> jax.Array:
+            return leaf / 2 if is_after(path) else leaf
+
+        rule = optimizer.sgd_2012(rate_of=lambda *_: optax.constant_schedule(rate), momentum=0.9, weight_decay=0.0)
+
+        def update(gradients: Any, state: Any, params: Any, rule: Any = rule) -> Any:
+            def decayed(path: Any, g: jax.Array, w: jax.Array) -> jax.Array:
+                quarter, four = (0.25, 4.0) if is_after(path) else (1.0, 1.0)
+                return quarter * (g + four * decay * w) if path[-1].key == "kernel" else g
+
+            return rule.update(jax.tree_util.tree_map_with_path(decayed, gradients, params), state, params)
+
+        transformation = optax.GradientTransformation(rule.init, update)
+        state = make_state(network, transformation, seed=1, image_pixels=67)
+        state = state.replace(params=jax.tree_util.tree_map_with_path(halved, state.params))
+        state = jax.tree.map(jnp.copy, state)  # the step consumes it, and zeros may share their memory
+        step = make_train_step(
+            network, transformation, mesh, jax.eval_shape(lambda s=state: s), batch_size=8,
+            inputs=Input(67, np.full(3, 79.4)), augmentation=Augmentation(),
+        )  # fmt: skip
+        for number in range(5):
+            batch = towers.to_devices(_batch(8, 67, 2, seed=number), mesh)
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+        logits = jax.jit(towers.over_towers(models.tower_program(network)))(
+            state.variables, jnp.asarray(batch["image"], jnp.float32)
+        )
+        states.append((state.params, logits))
+    np.testing.assert_allclose(losses[:5], losses[5:], rtol=1e-5)
+    (theirs, logits), (ours, inverted_logits) = states
+    np.testing.assert_allclose(2 * ours["fc7"]["kernel"], theirs["fc7"]["kernel"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours["fc6"]["kernel"], theirs["fc6"]["kernel"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(inverted_logits, logits, rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- batch norm and norms across towers
+
+
+def test_batch_norm_is_over_the_whole_batch_on_every_mesh(small_config: ConfigDict) -> None:
+    """The same losses, weights and running statistics, whichever devices hold the batch and the towers."""
+    for layer in ("conv1", "conv2", "fc6"):
+        small_config.model[layer].then = "batch_norm relu" + (" pool" if layer != "fc6" else " dropout")
+    results = {shape: _train(small_config, shape, steps=2, classes=10) for shape in MESHES}
+    losses, _, state = results[1, 1]
+    assert np.any(np.asarray(state.statistics["bn1"]["mean"]) != 0)
+    for shape in MESHES[1:]:
+        np.testing.assert_allclose(results[shape][0], losses, rtol=1e-5)
+        for left, right in zip(
+            jax.tree.leaves(results[shape][2].statistics), jax.tree.leaves(state.statistics), strict=True
+        ):
+            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_across_towers_is_a_communication_and_counted(small_config: ConfigDict) -> None:
+    """Caffe's: the four outermost channels at each norm, beside the paper's exchanges; as `summary` counts them."""
+    small_config.model.norm.across_towers = True
+    network = run.build_model(small_config, 10)
+    counted = summary.exchanges(network, 67)
+    assert counted["norm1"] == 15 * 15 * 4
+    found = _compiled(small_config, (1, 2))
+    gathered = sorted(size for name, size, _ in found if name == "all-gather")
+    assert gathered == sorted(8 * 2 * numbers for numbers in counted.values())
+
+
+def test_the_count_of_what_net_145_exchanges() -> None:
+    """facts of the paper's network: 21,632 + 4,608 + 2,048 + 2,048 numbers an image each way, and its logits."""
+    counted = summary.exchanges(run.build_model(get_config(), 1000), 224)
+    assert counted == {"conv3": 21_632, "fc6": 4_608, "fc7": 2_048, "fc8": 2_048, "the logits": 500}

@@ -1,0 +1,172 @@
+"""Several checkpoints as one network: their probabilities averaged, reported as in the paper's tables.
+
+python -m alexnet_jax.ensemble --workdirs DIR DIR ... [--tune]
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax import AlexNetError, config as configs, data, model as models, run, towers
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.evaluate import make_probabilities_step, views_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """What one checkpoint says of a split: probabilities [N, K] by the centre crop and by all views."""
+
+    name: str
+    centre: Array
+    views: Array
+
+
+def errors(probabilities_NK: Array, labels_N: Array) -> tuple[float, float]:
+    """(top-1, top-5) error in percent; of equal probabilities the first class is the larger."""
+    right = np.take_along_axis(probabilities_NK, labels_N[:, None], axis=1)
+    earlier = np.arange(probabilities_NK.shape[1])[None] < labels_N[:, None]
+    ahead = ((probabilities_NK > right) | ((probabilities_NK == right) & earlier)).sum(axis=1)
+    return float(100 * np.mean(ahead >= 1)), float(100 * np.mean(ahead >= 5))
+
+
+def mixed(probabilities: Sequence[Array], weights: Sequence[float]) -> Array:
+    """The weighted mean of several [N, K]; all weights 0 count as equal ones."""
+    shares = np.asarray(weights, float)
+    shares = shares / shares.sum() if shares.sum() else np.full(len(shares), 1 / len(shares))
+    return np.asarray(sum(share * p for share, p in zip(shares, probabilities, strict=True)))
+
+
+def tuned(probabilities: Sequence[Array], labels_N: Array) -> list[float]:
+    """Weights in steps of 0.05 with a smaller top-5 error, one after the other until none helps.
+
+    What the 2012 source does on its validation set (`avg-valid.py`, find_coeffs); the paper says "averaging".
+    """
+    weights = [0.5] * len(probabilities)
+    best = errors(mixed(probabilities, weights), labels_N)[1]
+    for _ in range(5):
+        before = list(weights)
+        for i in range(len(weights)):
+            for candidate in np.linspace(0.0, 1.0, 21):
+                tried = [*weights[:i], float(candidate), *weights[i + 1 :]]
+                error = errors(mixed(probabilities, tried), labels_N)[1]
+                if error < best:
+                    best, weights = error, tried
+        if weights == before:
+            break
+    return weights
+
+
+def report(members: Sequence[Member], labels_N: Array, *, tune: bool) -> str:
+    """The table: each member, their average, and with `tune` one whose weights come from every second image.
+
+    With `tune` all rows are of the other images, so that no weight has seen what it is judged by.
+    """
+    held_out = np.arange(len(labels_N)) % 2 == 0 if tune else np.zeros(len(labels_N), bool)
+    shown = ~held_out
+    rows = [
+        (m.name, *errors(m.centre[shown], labels_N[shown]), *errors(m.views[shown], labels_N[shown])) for m in members
+    ]
+    kinds = ([m.centre for m in members], [m.views for m in members])
+    equal = [1.0] * len(members)
+    average = [errors(mixed([p[shown] for p in kind], equal), labels_N[shown]) for kind in kinds]
+    rows.append((f"{len(members)} averaged", *average[0], *average[1]))
+    notes = []
+    if tune:
+        found = [tuned([p[held_out] for p in kind], labels_N[held_out]) for kind in kinds]
+        best = [
+            errors(mixed([p[shown] for p in kind], weights), labels_N[shown])
+            for kind, weights in zip(kinds, found, strict=True)
+        ]
+        rows.append((f"{len(members)} weighted", *best[0], *best[1]))
+        notes = [
+            f"weights tuned on {int(held_out.sum()):,} other images by top-5: centre "
+            f"{', '.join(f'{w:.2f}' for w in found[0])}; all views {', '.join(f'{w:.2f}' for w in found[1])}"
+        ]
+    width = max(len(row[0]) for row in rows)
+    head = f"{'error, %':{width}}{'centre top-1':>14}{'top-5':>8}{'views top-1':>14}{'top-5':>8}"
+    lines = [f"{row[0]:{width}}{row[1]:14.2f}{row[2]:8.2f}{row[3]:14.2f}{row[4]:8.2f}" for row in rows]
+    return "\n".join([head, "-" * len(head), *lines, f"on {int(shown.sum()):,} images", *notes])
+
+
+def member(
+    workdir: Path, which: str, split: data.Split | None, fields: dict[str, Any]
+) -> tuple[Member, Array, data.Split]:
+    """(what a checkpoint says, the labels, the split) of its run's evaluation split, or of `split` of another run.
+
+    `fields` are set in the run's config, such as where its data lie here. Raises AlexNetError.
+    """
+    config = configs.load(workdir)
+    config.mesh.tower = 0
+    config.update_from_flattened_dict(fields)
+    mesh = towers.make_mesh(towers=config.model.towers, tower=0)
+    configs.check_batches(config, mesh.shape[towers.DATA])
+    own = run.open_split(config, config.data.eval_split)
+    if split is not None and (own.name, own.class_names, len(own.source)) != (
+        split.name,
+        split.class_names,
+        len(split.source),
+    ):
+        raise AlexNetError(
+            f"{workdir} is evaluated on {own.name}, another split than the first workdir's {split.name}."
+        )
+    configs.check_classes(workdir, own)
+    model, pixels = run.build_model(config, len(own.class_names)), config.data.crop_pixels
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.find(which)
+    variables = run.restore_variables(checkpoints, step, model, mesh, pixels)
+    views = views_of(config.data.resize_pixels, pixels, flip=config.data.flip)
+    inputs = run.build_input(config, own, workdir)
+    predict = make_probabilities_step(models.tower_program(model), mesh, inputs=inputs, views=views)
+    batches = data.eval_batches(
+        own, data.Images(config.data.resize_pixels, config.data.resize_pixels), run.make_feed(config, print),
+        batch_size=config.eval.batch_size, share=towers.feed_share(mesh),
+    )  # fmt: skip
+    labels, parts = [], []
+    for batch in batches:
+        real = batch["label"] >= 0
+        parts.append(np.asarray(predict(variables, towers.to_devices(batch, mesh)))[:, real])
+        labels.append(batch["label"][real])
+    centre, all_views = np.concatenate(parts, axis=1)
+    return Member(f"{workdir} step {step}", centre, all_views), np.concatenate(labels), own
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates the checkpoints and prints the table. Raises AlexNetError."""
+    parser = argparse.ArgumentParser(prog="python -m alexnet_jax.ensemble", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--workdirs", type=Path, nargs="+", required=True, help="the runs whose checkpoints are averaged"
+    )
+    parser.add_argument("--checkpoint", default="latest", help="of each: latest, best or a step (%(default)s)")
+    parser.add_argument("--tune", action="store_true", help="also weights, tuned on every second image")
+    parser.add_argument("--data_dir", help="where the data lie, if not where they were in training")
+    options = parser.parse_args(argv)
+    if jax.process_count() > 1:
+        raise AlexNetError("The ensemble runs in one process, on all of its devices.")
+    fields = {"data.data_dir": options.data_dir} if options.data_dir else {}
+    members: list[Member] = []
+    labels: Array = np.zeros(0, np.int32)
+    split: data.Split | None = None
+    for workdir in options.workdirs:
+        print(f"{workdir} ...", flush=True)
+        found, labels, split = member(workdir, options.checkpoint, split, fields)
+        members.append(found)
+    print(report(members, labels, tune=options.tune))
+
+
+if __name__ == "__main__":
+    from absl import flags, logging
+
+    logging.set_verbosity(logging.ERROR)
+    flags.FLAGS([sys.argv[0]])  # Grain and Orbax read absl's flags
+    try:
+        main(sys.argv[1:])
+    except AlexNetError as error:
+        sys.exit(f"error: {error}")
