@@ -33,7 +33,7 @@ from alexnet_jax import (
     towers,
 )
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.evaluate import Input, evaluate, make_eval_step, views_of
+from alexnet_jax.evaluate import EvalStep, Input, Views, evaluate, make_eval_step, views_of
 from alexnet_jax.metrics import Report, describe, describe_classes, some_of
 from alexnet_jax.towers import DATA, TOWER
 from alexnet_jax.train import Augmentation, TrainState, make_state, make_train_step, variables_of
@@ -209,9 +209,8 @@ def evaluator(
     views = views_of(c.resize_pixels, c.crop_pixels, flip=c.flip)
 
     @functools.cache
-    def step(all_views: bool) -> Any:
-        program = models.tower_program(model)
-        return make_eval_step(program, mesh, inputs=inputs, views=views if all_views else views[:1])
+    def step(views: Views) -> EvalStep:
+        return make_eval_step(models.tower_program(model), mesh, inputs=inputs, views=views)
 
     def run(variables: Any, *, all_views: bool = False) -> dict[str, Any]:
         batches = data.eval_batches(
@@ -221,7 +220,7 @@ def evaluator(
             batch_size=config.eval.batch_size,
             share=towers.feed_share(mesh),
         )
-        entry = evaluate(step(all_views), variables, batches, mesh, split.class_names)
+        entry = evaluate(step(views if all_views else views[:1]), variables, batches, mesh, split.class_names)
         count = {"eval_views": len(views)} if all_views and len(views) > 1 else {}
         return entry | count | {"eval_split": f"{c.name} {split.name}"}
 
