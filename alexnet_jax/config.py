@@ -205,16 +205,16 @@ def load(workdir: Path) -> ConfigDict:
         raise AlexNetError(
             f"There is no run in {workdir}: it has no {SAVED_AS}. Name the folder of one with --workdir."
         )
-    config = ConfigDict(_tuples(json.loads(path.read_text())))
+    config = ConfigDict(tuples(json.loads(path.read_text())))
     config.lock()
     return config
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """JSON knows no tuples, and ml_collections takes a list for another type."""
     if isinstance(value, dict):
-        return {key: _tuples(part) for key, part in value.items()}
-    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+        return {key: tuples(part) for key, part in value.items()}
+    return tuple(tuples(part) for part in value) if isinstance(value, list) else value
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[tuple[str, Any, Any]]:

@@ -265,7 +265,16 @@ def import_weights(
     checkpoints.close()
     turned = f"{theirs} turned into {ours}" if theirs != ours else ours
     sorted_anew = "in the data set's order" if order != names else "in the file's order"
-    return f"{workdir}: step 0 from {path}, {turned}, {len(names):,} classes {sorted_anew}"
+    return f"{workdir}: step 0 from {path}, {turned}, {len(names):,} classes {sorted_anew}{_not_as(about, config)}"
+
+
+def _not_as(about: dict[str, Any], config: ConfigDict) -> str:
+    """Where the config is of another network than the one that the file says it was trained as."""
+    theirs = ConfigDict(configs.tuples(about.get("model", config.model.to_dict())))
+    fields = [field for field, *_ in configs.differences(config.model, theirs)]
+    if not fields:
+        return ""
+    return f"\nwarning: these weights were trained with other values of config.model.{', config.model.'.join(fields)}"
 
 
 def _file_classes(arrays: Arrays, about: dict[str, Any], path: Path | None, last: str) -> tuple[str, ...]:

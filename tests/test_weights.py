@@ -194,6 +194,16 @@ def test_an_import_is_a_checkpoint_like_any_other(
     assert "probe" not in log, "it began with fresh weights"
 
 
+def test_weights_of_another_network_of_the_same_shapes_are_told(small_config: ConfigDict, tmp_path: Path) -> None:
+    """The file knows what it was trained as; importing it as another recipe says in which fields that differs."""
+    _run_with(small_config, tmp_path / "run", DIGITS)
+    weights.export_weights(tmp_path / "run", "latest", tmp_path / "w.npz")
+    assert "warning" not in weights.import_weights(tmp_path / "w.npz", small_config, tmp_path / "same")
+    small_config.model.conv1.then = "relu norm pool"
+    said = weights.import_weights(tmp_path / "w.npz", small_config, tmp_path / "other")
+    assert said.endswith("warning: these weights were trained with other values of config.model.conv1.then")
+
+
 def test_fine_tuning_with_a_new_head(small_config: ConfigDict, tmp_path: Path) -> None:
     """init_from takes all layers but the last from a run with other classes."""
     variables = _run_with(small_config, tmp_path / "run", ("cat", "dog"))
