@@ -1,5 +1,6 @@
 """Views, ensembles and the probe."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import AlexNetError, ensemble, evaluate, model as models, probe, run, towers
+from alexnet_jax import AlexNetError, ensemble, evaluate, model as models, probe, run, statistics, towers
 from alexnet_jax.evaluate import Input
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,3 +191,51 @@ def test_the_probe_tells_the_initialisations_apart_on_photographs() -> None:
     assert ratios["alexnet", 74.0] < 0.1 * ratios["alexnet", 1.0]
     assert ratios["alexnet_paper_text", 74.0] < 0.001
     assert [name for name, is_warned in warned.items() if not is_warned] == [("alexnet", 1.0), ("caffe_alexnet", 1.0)]
+
+
+# ---------------------------------------------------------------- the mean image and the colours of a data set
+
+
+def _with_statistics(folder: Path, pixels: int) -> run.data.Split:
+    """A split whose folder has the statistics of a few random images, and their mean image."""
+    sums = statistics.Sums.zero(pixels)
+    rng = np.random.default_rng(0)
+    for level in (40, 90, 200):
+        sums.add(np.clip(rng.normal(level, 30, (pixels, pixels, 3)), 0, 255).astype(np.uint8))
+    statistics.write(sums, "train", folder)
+    return run.data.Split([], "train", ("a", "b"), folder)
+
+
+def test_the_centre_of_the_mean_image_is_subtracted_from_every_crop(small_config: ConfigDict, tmp_path: Path) -> None:
+    """As the 2012 source does it, wherever the crop was taken; a run keeps its mean image for its evaluation."""
+    split = _with_statistics(tmp_path, 71)
+    small_config.data.mean_image = True
+    whole = np.load(tmp_path / "mean_image.npy")
+    images = np.random.default_rng(1).integers(0, 256, (2, 67, 67, 3), np.uint8)
+    inputs = run.build_input(small_config, split)
+    np.testing.assert_array_equal(inputs.centred(jnp.asarray(images)), images.astype(np.float32) - whole[2:69, 2:69])
+    (tmp_path / "workdir").mkdir()
+    np.save(tmp_path / "workdir" / "mean_image.npy", inputs.mean + 1)
+    kept = run.build_input(small_config, split, tmp_path / "workdir")
+    np.testing.assert_array_equal(kept.mean, inputs.mean + 1)
+    small_config.data.crop_pixels = 75
+    with pytest.raises(AlexNetError, match=r"mean image of digits has 71 pixels, fewer than data\.crop_pixels=75"):
+        run.build_input(small_config, split)
+    with pytest.raises(AlexNetError, match=r"no statistics.*--config\.data\.mean_image=false"):
+        run.build_input(small_config, run.data.Split([], "train", ("a",)))
+
+
+def test_ones_own_principal_components(
+    small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With () the noise has the components that `prepare statistics` found, and the config says which."""
+    split = _with_statistics(tmp_path, 71)
+    monkeypatch.setattr(run.sources, "open_split", lambda *_: split)
+    small_config.data.colour_deviations = small_config.data.colour_vectors = ()
+    small_config.data.colour_noise, small_config.data.colour_end_epoch = 0.1, 3
+    run.open_split(small_config, "train")
+    colours = run.build_augmentation(small_config, images=100).colours
+    assert colours is not None
+    stored = json.loads((tmp_path / "statistics.json").read_text())
+    np.testing.assert_allclose(colours, 0.1 * np.asarray(stored["deviations"])[:, None] * stored["vectors"], rtol=1e-6)
+    assert small_config.data.colour_deviations == tuple(stored["deviations"])
