@@ -234,14 +234,16 @@ def _pool(x: Array, g: Array, kind: str, size: int, stride: int) -> tuple[Array,
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
-@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (1, 2)])
 @pytest.mark.parametrize("ceil", [True, False])
 @pytest.mark.parametrize("pixels", [55, 28, 13, 6])
 def test_pool_and_its_gradient(kind: str, size: int, stride: int, pixels: int, ceil: bool) -> None:
     """Each window's maximum or mean; the gradient goes to the maximum alone, or to all in equal parts."""
     height, width = pixels, pixels - 2
     x = np.random.default_rng(0).permutation(2 * height * width).reshape(1, height, width, 2).astype(float)
-    g = _normal(1, 1, *((math.ceil if ceil else math.floor)((n - size) / stride) + 1 for n in (height, width)), 2)
+    rounded = math.ceil if ceil else math.floor
+    # Every window begins inside the image.
+    g = _normal(1, 1, *(min(rounded((n - size) / stride) + 1, -(-n // stride)) for n in (height, width)), 2)
     pool = functools.partial(layers.pool, kind=kind, size=size, stride=stride, ceil=ceil)
     results = _value_and_gradients(pool, (_f32(x),), _f32(g))
     for got, wanted in zip(results, _pool(x, g, kind, size, stride), strict=True):
