@@ -186,7 +186,7 @@ def test_a_run_does_not_go_on_as_another(
     }
     configs.save(small_config, tuple("0123456789"), tmp_path)
     monkey = run.Run(small_config, tmp_path / "new", command="", eval_command="")
-    monkey.workdir, monkey.first_step = tmp_path, 1
+    monkey.workdir, monkey._is_new, monkey.first_step = tmp_path, False, 1
     monkey._check_goes_on()
     monkey.config.update_from_flattened_dict({field: other[field]})
     with pytest.raises(AlexNetError, match=rf"config\.{field}=.* another --workdir"):
