@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 RateOf = Callable[[str, str], optax.Schedule]
@@ -110,7 +111,7 @@ class PlateauRule:
 
     def after(self, plateau: Plateau, *, step: int, error: float) -> Plateau:
         """The plateau after the evaluation at `step`, whose top-1 error is `error` percent; once for each."""
-        value = jnp.asarray(error, jnp.float32)
+        value = np.float32(error)  # no array of this process alone: the others are of all processes
         better = value < plateau.best
         waited = jnp.where(better, 0, plateau.waited + 1)
         drop = (waited >= self.patience) & (plateau.drops < self.drops)
