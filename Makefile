@@ -12,7 +12,7 @@ train: $(VENV)/installed
 	$(PY) main.py --config=configs/alexnet.py --workdir=runs/first
 
 test: $(VENV)/installed-test
-	$(PY) -m pytest
+	$(PY) -m pytest $(TESTS)
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .
