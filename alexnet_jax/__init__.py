@@ -1,5 +1,33 @@
-"""AlexNet as it was built in 2012: two towers, on one device or on two."""
+"""AlexNet as it was built in 2012: two towers, on one device or on two.
+
+    import alexnet_jax as alexnet
+    net = alexnet.load("runs/first")                 # a run, or a weight file
+    net.predict("cat.jpg", top=5)
+    net = alexnet.build("alexnet", classes=10)       # any recipe by name, with fresh weights
+
+Nothing heavy is imported before it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from alexnet_jax.errors import AlexNetError
+
+if TYPE_CHECKING:
+    from alexnet_jax.catalog import recipes
+    from alexnet_jax.classifier import Classifier, build, load
+
+__version__ = "0.2.0"
+__all__ = ["AlexNetError", "Classifier", "__version__", "build", "load", "recipes"]
+
+_HOMES = {"Classifier": "classifier", "build": "classifier", "load": "classifier", "recipes": "catalog"}
 
 
-class AlexNetError(Exception):
-    """One sentence for the person at the terminal: what is wrong, where, and what to do."""
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

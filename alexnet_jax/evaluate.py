@@ -1,6 +1,5 @@
-"""Evaluation: every image of a split once, by its centre crop and by all its views, counted exactly."""
+"""Evaluation: every image of a split once, by its center crop and by all its views, counted exactly."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,76 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from alexnet_jax import towers
-from alexnet_jax.data import Batch
-from alexnet_jax.towers import DATA, EVERYWHERE, PER_EXAMPLE, PER_TOWER
+from alexnet_jax.data.feed import Batch
+from alexnet_jax.network import towers
+from alexnet_jax.network.preprocess import Input, Views, crop_view
+from alexnet_jax.network.ranking import is_among_best
+from alexnet_jax.network.towers import DATA, EVERYWHERE, PER_EXAMPLE, PER_TOWER
 
 Counts = dict[str, jax.Array]
 EvalStep = Callable[[Any, dict[str, jax.Array]], Counts]
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """How pixels become the network's input. `mean` is [3], or [crop, crop, 3] for a mean image; RGB, 0..255."""
-
-    crop_pixels: int
-    mean: np.ndarray
-    deviation: tuple[float, ...] = (1.0, 1.0, 1.0)  # of R, G, B: what remains is divided by it
-    bgr: bool = False  # blue first, as in Caffe
-
-    def centred(self, images: jax.Array) -> jax.Array:
-        """uint8 RGB [B, crop, crop, 3] -> float32 less the mean."""
-        mean = self.mean.astype(np.float32)
-        return images.astype(jnp.float32) - mean.reshape((1,) * (4 - mean.ndim) + mean.shape)
-
-    def finished(self, images: jax.Array) -> jax.Array:
-        """What `centred` gave -> over the deviations, in the network's order of colours."""
-        if self.deviation != (1.0, 1.0, 1.0):
-            images = images / np.asarray(self.deviation, np.float32)[None, None, None]
-        return images[..., ::-1] if self.bgr else images
-
-
-def mirrored(images: jax.Array, flips_B: jax.Array) -> jax.Array:
-    """[B, H, W, 3], left and right exchanged where `flips_B` says so."""
-    return jnp.where(flips_B[:, None, None, None], images[:, :, ::-1], images)
-
-
-Views = tuple[tuple[int, int, bool], ...]  # top, left, mirrored
-
-
-def views_of(resize_pixels: int, crop_pixels: int, *, flip: bool) -> Views:
-    """The views of a test image: the centre first, then the four corners, and with `flip` all of them mirrored.
-
-    Ten of them in 2012 (paper, section 4.1); fewer where the crop is the whole image or a mirrored
-    image is another one.
-    """
-    spare = resize_pixels - crop_pixels
-    places = [(spare // 2, spare // 2), *((top, left) for top in (0, spare) for left in (0, spare))]
-    kinds = (False, True) if flip else (False,)
-    return tuple(dict.fromkeys((top, left, mirror) for mirror in kinds for top, left in places))
-
-
-def crop_view(images: jax.Array, view: jax.Array, crop_pixels: int) -> jax.Array:
-    """One view, [3] int32 as in `Views`, of [B, H, W, 3]."""
-    size = (images.shape[0], crop_pixels, crop_pixels, 3)
-    crop = jax.lax.dynamic_slice(images, (0, view[0], view[1], 0), size)
-    return jnp.where(view[2] > 0, crop[:, :, ::-1], crop)
-
-
-def is_among_best(logits_BK: jax.Array, labels_B: jax.Array, k: int) -> jax.Array:
-    """Whether the label is one of the k largest logits, [B] bool; of equal ones the first is the larger."""
-    label_logit = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
-    earlier = jnp.arange(logits_BK.shape[1])[None] < labels_B[:, None]
-    ahead = (logits_BK > label_logit) | ((logits_BK == label_logit) & earlier)
-    return ahead.sum(axis=1) < k
-
-
 def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Input, views: Views) -> EvalStep:
     """The jitted `step(variables, batch)` -> sums over the whole batch, by class: images [K], and for the
-    centre crop and for all views: loss, top1 [K], top5 [K].
+    center crop and for all views: loss, top1 [K], top5 [K].
 
     The images of a batch are squares that all views fit into; the probabilities of the views are
-    averaged (2012 source, `layer.cu`:1804). With one view there is nothing of "views".
+    averaged (2012 source, `layer.cu`:1804). With one view there are no sums of "views".
     """
     run = towers.over_towers(program, mesh=mesh)
 
@@ -92,15 +37,13 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Inp
         sums["images"] = _by_class(real_B, labels_B, probabilities.shape[-1])
         return towers.sum_over_data(sums, mesh)
 
-    return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=EVERYWHERE, check_vma=False)
-    )
+    return towers.sharded(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=EVERYWHERE)
 
 
 def make_probabilities_step(
     program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Input, views: Views
 ) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
-    """The jitted `step(variables, batch)` -> probabilities [2, B, K]: by the centre crop, and the mean of all views."""
+    """The jitted `step(variables, batch)` -> probabilities [2, B, K]: by the center crop, and the mean of all views."""
     run = towers.over_towers(program, mesh=mesh)
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -108,7 +51,7 @@ def make_probabilities_step(
         return jnp.stack([probabilities[0], probabilities.mean(axis=0)])
 
     out = PartitionSpec(None, DATA)
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=out, check_vma=False))
+    return towers.sharded(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=out)
 
 
 def probabilities_of_views(
@@ -117,8 +60,7 @@ def probabilities_of_views(
     """The probabilities of the classes, [V, B, K], one view after the other so that memory holds one."""
 
     def one(view: jax.Array) -> jax.Array:
-        crops = inputs.finished(inputs.centred(crop_view(images, view, inputs.crop_pixels)))
-        return jax.nn.softmax(run(variables, crops))
+        return jax.nn.softmax(run(variables, inputs(crop_view(images, view, inputs.crop_pixels))))
 
     return jax.lax.map(one, jnp.asarray(np.asarray(views, np.int32)))
 
@@ -148,7 +90,7 @@ def evaluate(
     pending: list[Counts] = []
     for batch in batches:
         pending.append(step(variables, towers.to_devices(batch, mesh)))
-        if len(pending) > 1:  # one batch ahead of the device, and no more of them in its memory
+        if len(pending) > 1:  # one batch ahead of the device, and no more in its memory
             _add(total, pending.pop(0))
     for counts in pending:
         _add(total, counts)

@@ -1,26 +1,16 @@
-"""Weights in and out: Caffe's layout (.npz) and PyTorch's (.safetensors, .pth), and which AlexNet a file holds.
+"""Weights in and out: Caffe's layout (.npz) and PyTorch's (.safetensors, .pth), and which AlexNet a file holds."""
 
-python -m alexnet_jax.weights export --workdir=DIR --output=FILE
-python -m alexnet_jax.weights import --input=FILE --config=configs/caffe_alexnet.py:imagenet2012 --workdir=DIR
-python -m alexnet_jax.weights identify --input=FILE
-"""
-
-import argparse
-import ast
 import json
 import math
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from alexnet_jax import AlexNetError, config as configs, model as models, recipes, run, towers
-from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.train import make_state
+from alexnet_jax import catalog, config as configs
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.network import model as models
 
 # One network's arrays: NAME_w is [maps, channels of a group, k, k] or [units, inputs], NAME_b [maps]. A convolution
 # that sees its own tower only is a grouped one, its groups the towers. The inputs of the first fully connected layer
@@ -63,7 +53,7 @@ def from_arrays(model: models.AlexNet, arrays: Arrays, image_pixels: int) -> dic
             found = arrays[name].shape if name in arrays else "missing"
             raise AlexNetError(
                 f"The weights do not fit the config: {name} is {found} in the file and {shape} in the network. "
-                "python -m alexnet_jax.weights identify --input=FILE says which recipe they are of."
+                "alexnet weights identify --input=FILE says which recipe they are of."
             )
     if unknown := sorted(arrays.keys() - wanted.keys()):
         raise AlexNetError(f"The file holds {unknown[0]}, which the network of this config has no place for.")
@@ -127,7 +117,7 @@ def _maps_before(model: models.AlexNet, name: str) -> int:
     before = model.stack[place - 1] if place else None
     if not isinstance(before, models.ConvLayer):
         return 0
-    return before.maps * (model.towers if name in model.exchange else 1)
+    return before.features * (model.towers if name in model.exchange else 1)
 
 
 # ---------------------------------------------------------------- files
@@ -136,7 +126,7 @@ def _maps_before(model: models.AlexNet, name: str) -> int:
 def read(path: Path) -> tuple[Arrays, dict[str, Any], str]:
     """(arrays, what the file says about them or {}, "caffe" or "torch"). Raises AlexNetError."""
     if not path.exists():
-        raise AlexNetError(f"--input={path}: there is no such file.")
+        raise AlexNetError(f"{path}: there is no such file.")
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
@@ -163,13 +153,13 @@ def read(path: Path) -> tuple[Arrays, dict[str, Any], str]:
             "net = caffe.Net(prototxt, caffemodel, caffe.TEST); numpy.savez(file, **{f'{name}_{part}': blob.data "
             "for name, blobs in net.params.items() for part, blob in zip('wb', blobs)})."
         )
-    raise AlexNetError(f"--input={path}: it must end in .npz, .safetensors, .pth or .pt.")
+    raise AlexNetError(f"{path}: it must end in .npz, .safetensors, .pth or .pt.")
 
 
 def write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
     """As .npz in Caffe's layout, or as .safetensors with PyTorch's names. Raises AlexNetError for another ending."""
     if path.suffix not in (".npz", ".safetensors"):
-        raise AlexNetError(f"--output={path}: it must end in .npz or .safetensors.")
+        raise AlexNetError(f"{path}: it must end in .npz or .safetensors.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         whole: dict[str, Any] = {**arrays, ABOUT: np.asarray(json.dumps(about))}
@@ -201,122 +191,6 @@ def _from_torch(tensors: dict[str, np.ndarray]) -> Arrays:
         layer, _, part = name.rpartition(".")
         arrays[f"{ours.get(layer, layer)}_{parts.get(part, part)}"] = tensor
     return arrays
-
-
-# ---------------------------------------------------------------- out
-
-
-def export_weights(workdir: Path, which: str, output: Path) -> str:
-    """Writes the weights of a checkpoint; what was written, in words. Raises AlexNetError."""
-    config, class_names = configs.load(workdir), configs.load_classes(workdir)
-    model, pixels = run.build_model(config, len(class_names)), config.data.crop_pixels
-    checkpoints = Checkpoints(workdir)
-    step = checkpoints.find(which)
-    mesh = towers.make_mesh(towers=model.towers, tower=1, devices=jax.devices()[:1])
-    variables = jax.device_get(run.restore_variables(checkpoints, step, model, mesh, pixels))
-    arrays = to_arrays(model, variables)
-    about = {
-        "model": config.model.to_dict(),
-        "channels": "BGR" if config.data.bgr else "RGB",
-        "mean": config.data.mean,
-        "deviation": config.data.deviation,
-        "crop_pixels": pixels,
-        "classes": class_names,
-        "step": step,
-    }
-    write(output, arrays, about)
-    return f"{output}: step {step} of {workdir}, {sum(a.size for a in arrays.values()):,} numbers, {about['channels']}"
-
-
-# ---------------------------------------------------------------- in
-
-
-def import_weights(
-    path: Path, config: ConfigDict, workdir: Path, *, classes: Path | None = None, channels: str = ""
-) -> str:
-    """Makes `workdir` a run of `config` whose checkpoint of step 0 has the file's weights; says what was done.
-
-    `channels` and `classes` say the order of colours and of classes in the file where it does not.
-    Raises AlexNetError.
-    """
-    if (workdir / "checkpoints").exists():
-        raise AlexNetError(f"{workdir} holds a run already: name another --workdir.")
-    configs.check(config)
-    arrays, about, kind = read(path)
-    names = _file_classes(arrays, about, classes, config.model.layers[-1])
-    order = _order_of_classes(config, names)
-    model, pixels = run.build_model(config, len(names)), config.data.crop_pixels
-    first, last = (model.stack[i].name for i in (0, -1))
-    for name in list(arrays):
-        if name.startswith(last + "_"):
-            arrays[name] = arrays[name][[names.index(one) for one in order]]
-    theirs = channels.upper() or about.get("channels") or ("BGR" if kind == "caffe" else "RGB")
-    ours = "BGR" if config.data.bgr else "RGB"
-    if theirs != ours and f"{first}_w" in arrays:
-        arrays[f"{first}_w"] = arrays[f"{first}_w"][:, ::-1]
-    variables = from_arrays(model, arrays, pixels)
-    optimizer, _ = run.build_optimizer(config, images=1, steps=1)
-    state = jax.jit(lambda: make_state(model, optimizer, seed=config.train.seed, image_pixels=pixels))()
-    state = state.replace(params=variables["params"], statistics=variables.get("batch_stats", {}))
-    workdir.mkdir(parents=True, exist_ok=True)
-    configs.save(config, order, workdir)
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, jax.device_put(state))
-    checkpoints.close()
-    turned = f"{theirs} turned into {ours}" if theirs != ours else ours
-    sorted_anew = "in the data set's order" if order != names else "in the file's order"
-    return f"{workdir}: step 0 from {path}, {turned}, {len(names):,} classes {sorted_anew}{_not_as(about, config)}"
-
-
-def _not_as(about: dict[str, Any], config: ConfigDict) -> str:
-    """Where the config is of another network than the one that the file says it was trained as."""
-    theirs = ConfigDict(configs.tuples(about.get("model", config.model.to_dict())))
-    fields = [field for field, *_ in configs.differences(config.model, theirs)]
-    if not fields:
-        return ""
-    return f"\nwarning: these weights were trained with other values of config.model.{', config.model.'.join(fields)}"
-
-
-def _file_classes(arrays: Arrays, about: dict[str, Any], path: Path | None, last: str) -> tuple[str, ...]:
-    """The classes in the order of the file's outputs."""
-    if f"{last}_b" not in arrays:
-        raise AlexNetError(
-            f"The file has no {last}_b, the last layer of this config: it holds {', '.join(sorted(arrays))}."
-        )
-    count = len(arrays[f"{last}_b"])
-    if path is not None:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        names = tuple(line.split()[0] for line in lines if line.strip())
-    elif "classes" in about:
-        names = tuple(about["classes"])
-    elif count == 1000:
-        names = _sorted_wnids()
-    else:
-        raise AlexNetError(
-            f"Which {count} classes the file has is not in it: name them, a line each, in --classes=FILE."
-        )
-    if len(names) != count or len(set(names)) != count:
-        raise AlexNetError(f"{path or 'The file'} names {len(set(names))} classes, but the weights have {count}.")
-    return names
-
-
-def _sorted_wnids() -> tuple[str, ...]:
-    """ImageNet's 1000 classes in the order of their WordNet ids, which Caffe, PyTorch and TFDS share.
-
-    The 2012 source has that of the devkit, ILSVRC2012_ID (make-data.py): `--classes=map_clsloc.txt`.
-    """
-    import tensorflow_datasets as tfds
-
-    return tuple(tfds.builder("imagenet2012").info.features["label"].names)
-
-
-def _order_of_classes(config: ConfigDict, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The data set's order where it has these classes, and the file's otherwise."""
-    try:
-        theirs = run.open_split(config, config.data.eval_split).class_names
-    except AlexNetError:
-        return names  # it is not prepared here
-    return theirs if set(theirs) == set(names) else names
 
 
 # ---------------------------------------------------------------- which AlexNet is it?
@@ -351,8 +225,8 @@ def _said(about: dict[str, Any]) -> str:
 
 def _nearest(shapes: dict[str, tuple[int, ...]], classes: int) -> list[str]:
     differing: dict[str, list[str]] = {}
-    for name in recipes.names():
-        model, pixels = recipes.build(name, classes)
+    for name in configs.recipe_names():
+        model, pixels = catalog.build(name, classes)
         wanted = shapes_of(model, pixels)
         parts = [part for part in {**wanted, **shapes} if wanted.get(part) != shapes.get(part)]
         differing[name] = sorted({part.rpartition("_")[0] for part in parts})
@@ -370,70 +244,3 @@ def _nearest(shapes: dict[str, tuple[int, ...]], classes: int) -> list[str]:
             "is, its origin says, or its accuracy under each."
         )
     return lines
-
-
-# ---------------------------------------------------------------- the command line
-
-
-def _config(text: str, fields: list[str]) -> ConfigDict:
-    """The config of FILE[:DATA], with --config.section.field=value set in it."""
-    path, _, data_name = text.partition(":")
-    if not Path(path).exists():
-        raise AlexNetError(f"--config={path}: there is no such file.")
-    sys.path.append(str(recipes.FOLDER.parent))  # the recipes import each other from there
-    get_config = runpy.run_path(path)["get_config"]
-    config = get_config(data_name) if data_name else get_config()
-    for field in fields:
-        name, _, value = field.removeprefix("--config.").partition("=")
-        if not field.startswith("--config."):
-            raise AlexNetError(f"{field} is no option of this command: see --help.")
-        try:
-            config.update_from_flattened_dict({name: ast.literal_eval(value)})
-        except (KeyError, TypeError, ValueError, SyntaxError, AttributeError):
-            try:
-                config.update_from_flattened_dict({name: value})
-            except (KeyError, TypeError, AttributeError) as error:
-                raise AlexNetError(f"{field} cannot be set: {error}.") from error
-    assert isinstance(config, ConfigDict)
-    return config
-
-
-def main(argv: list[str]) -> None:
-    """Runs one command. Raises AlexNetError."""
-    parser = argparse.ArgumentParser(prog="python -m alexnet_jax.weights", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    out = commands.add_parser("export", help="a checkpoint's weights as .npz or .safetensors")
-    out.add_argument("--workdir", type=Path, required=True)
-    out.add_argument("--checkpoint", default="latest", help="latest, best or a step (%(default)s)")
-    out.add_argument("--output", type=Path, required=True)
-    into = commands.add_parser("import", help="a file's weights as a checkpoint; --config.section.field=value too")
-    into.add_argument("--input", type=Path, required=True)
-    into.add_argument("--config", required=True, metavar="FILE[:DATA]", help="the recipe that the weights are of")
-    into.add_argument("--workdir", type=Path, required=True)
-    into.add_argument("--classes", type=Path, help="the classes, a line each, in the order of the file's outputs")
-    into.add_argument("--channels", choices=["rgb", "bgr"], default="", help="the order of colours in the file")
-    which = commands.add_parser("identify", help="which AlexNet a file holds")
-    which.add_argument("--input", type=Path, required=True)
-    options, rest = parser.parse_known_args(argv)
-    if rest and options.command != "import":
-        raise AlexNetError(f"{rest[0]} is no option of {options.command}: see --help.")
-    if options.command == "export":
-        print(export_weights(options.workdir, options.checkpoint, options.output))
-    elif options.command == "import":
-        config = _config(options.config, rest)
-        print(
-            import_weights(options.input, config, options.workdir, classes=options.classes, channels=options.channels)
-        )
-    else:
-        print(identify(options.input))
-
-
-if __name__ == "__main__":
-    from absl import flags, logging
-
-    logging.set_verbosity(logging.ERROR)
-    flags.FLAGS([sys.argv[0]])  # Orbax reads absl's flags
-    try:
-        main(sys.argv[1:])
-    except AlexNetError as error:
-        sys.exit(f"error: {error}")

@@ -1,94 +1,61 @@
-"""AlexNet as its authors ran it: net 145 of the released 2012 source, two towers of half the maps each.
+"""AlexNet as its authors ran it: net 145 of the released 2012 source, two towers with half the channels each.
 
-    python main.py --config=configs/alexnet.py                    the embedded digits, runs anywhere
-    python main.py --config=configs/alexnet.py:imagenet2012       the network of the paper's Table 2
-    python main.py --config=configs/alexnet.py:imagenet2012_pack256   ... from what `prepare --pack=256` wrote
-    python main.py --config=configs/alexnet.py:cifar10            any TFDS image classification set
-    python main.py --config=configs/alexnet.py:my_pictures        your own, by the name given to `prepare folder`
-    python main.py --config=configs/alexnet.py:synthetic          noise of ImageNet's shape and sizes, to time a run
+    python main.py --config=configs/alexnet.py                       the embedded digits, runs anywhere
+    python main.py --config=configs/alexnet.py:imagenet2012          the network of the paper's Table 2
+    python main.py --config=configs/alexnet.py:imagenet2012_pack256  ... from what `prepare --pack=256` wrote
+    python main.py --config=configs/alexnet.py:cifar10               any TFDS image classification set
+    python main.py --config=configs/alexnet.py:my_pictures           your own, by the name given to `prepare folder`
+    python main.py --config=configs/alexnet.py:synthetic             noise of ImageNet's shape and sizes, to time a run
 
-What the authors reached: ILSVRC-2012 validation error 40.7 % top-1, 18.2 % top-5 with ten crops
-(paper, Table 2, "1 CNN"; layer-params-145.cfg: .406640 / .182100 after 91 epochs). This project has
-not repeated that run. On the digits it reaches what README.md says under "What the default run reaches".
+Source: layers-145.cfg and layer-params-145.cfg of the 2012 source. The schedule is theirs: conv1 is annealed before
+the other layers, at epoch 67, where the color noise ends too, and is frozen from epoch 72; the learning rate of the
+biases is never divided. The paper mentions none of that.
 
-The schedule is theirs (layer-params-145.cfg): conv1 is annealed before the rest, at epoch 67, where the
-colour noise ends too, and stands still from epoch 72; the rate of the biases is never divided. The
-paper has none of that.
+What the authors reached: ILSVRC-2012 validation error 40.7 % top-1, 18.2 % top-5 with ten crops (paper, Table 2,
+"1 CNN"; layer-params-145.cfg: .406640 / .182100 after 91 epochs). On the digits it reaches what docs/results.md says.
 
-Differs: the authors subtract the centre of the mean image (data.mean_image=True; here the channel
-means, which need no file), and draw crop and flip once for 32 images (data.crop_chunk=32; here for
-each).
+Differs: the authors subtract the center of the mean image (config.data.mean_image=True; here the channel means, which
+need no file), and draw crop and flip once per 32 images (config.data.crop_chunk=32; here per image).
+Differs: fc8 is split over the towers and its logits are gathered; the source keeps all of it on one GPU, which is the
+same function.
+Differs: equal maxima in a pooling window share the gradient; in the source each gets all of it.
+Differs: the records are shuffled every epoch; the source shuffles once and repeats the same batches.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-# Everything that depends on the data set. Sources of the channel means (R, G, B; 0..255):
-# imagenet2012: the mean image of cuda-convnet2 (make-data/input_meta), averaged over its pixels.
-# cifar10 and digits: the mean over the training split, centre crops as `data.py` delivers them.
-# The principal components of its colours (input_meta too): standard deviations, in levels of 0..255, and
-# unit vectors over R, G, B.
-ILSVRC_DEVIATIONS = (121.7801, 37.0939, 19.7208)
-ILSVRC_VECTORS = ((0.5635, 0.5762, 0.5920), (0.7126, 0.0235, -0.7012), (0.4180, -0.8170, 0.3973))
-# One rate for all, in drops and in noise: what is not ImageNet's takes nothing of its long schedule.
-_PLAIN = {"own_drop_epochs": {}, "freeze_epochs": {}, "colour_noise": 0.0, "colour_end_epoch": 0}
-_IMAGENET = {
-    "eval_split": "validation",
-    "mean": (127.3, 119.7, 104.9),
-    "resize_pixels": 256,
-    "flip": True,
-    "batch_size": 128,
-    "epochs": 91,
-    "learning_rate": 0.01,
-    "drop_epochs": (25, 51, 79),
-    "drop_factor": 10.0,
-    "own_drop_epochs": {"conv1": (25, 51, 67)},
-    "bias_drop_epochs": (),
-    "freeze_epochs": {"conv1": 72},
-    "colour_noise": 0.1,
-    "colour_end_epoch": 67,
-    "deviations": ILSVRC_DEVIATIONS,
-    "vectors": ILSVRC_VECTORS,
-    "checkpoint_steps": 1000,
-    "log_steps": 100,
-}
-# One's own pictures are fewer: a smaller batch, its rate in proportion (experiments/002_own_pictures).
-_OWN = _IMAGENET | {
-    "eval_split": "",
-    "mean": (),
+from alexnet_jax.configs import datasets
+
+# How long and how fast to train on each data set, under the names of the config's fields. Of ImageNet's hand-made
+# schedule (`net_145`) the others take nothing.
+_ONE_RATE = {"batch_size": 128, "epochs": 91, "learning_rate": 0.01, "drop_epochs": (25, 51, 79), "drop_factor": 10.0}
+_OWN_PICTURES = _ONE_RATE | {
+    # There are fewer of them: a smaller batch, its rate in proportion (experiments/002_own_pictures).
     "batch_size": 32,
     "epochs": 20,
     "learning_rate": 0.0025,
     "drop_epochs": (12, 17),
     "bias_drop_epochs": (12, 17),
-    "own_drop_epochs": {},
-    "freeze_epochs": {},
-    "colour_end_epoch": 15,
-    "deviations": (),
-    "vectors": (),
-    "checkpoint_steps": 100,
-    "log_steps": 10,
 }
-_DATA = {
-    "imagenet2012": _IMAGENET,
-    "synthetic": _IMAGENET | {"mean": (120.0, 120.0, 120.0), "epochs": 1, "log_steps": 10},
-    "cifar10": _IMAGENET | _PLAIN | {"eval_split": "test", "mean": (124.6, 121.2, 112.0), "checkpoint_steps": 200, "log_steps": 20},
-    "digits": _IMAGENET | _PLAIN | {
-        "eval_split": "test",
-        "mean": (79.4, 79.4, 79.4),
-        "resize_pixels": 224,  # = crop_pixels: a digit is used whole
-        "flip": False,  # a mirrored 2 is no 2
+_TRAIN: dict[str, dict[str, Any]] = {
+    "imagenet2012": _ONE_RATE,
+    "synthetic": _ONE_RATE | {"epochs": 1},
+    "cifar10": _ONE_RATE,
+    "digits": {
         "batch_size": 16,  # experiments/001_digits_recipe has what else was tried
         "epochs": 3,
         "learning_rate": 0.001,
         "drop_epochs": (2,),
         "bias_drop_epochs": (2,),
         "drop_factor": 4.0,
-        "checkpoint_steps": 50,
-        "log_steps": 10,
     },
-}  # fmt: skip
+}
+# Steps between checkpoints and between log lines.
+_EVERY_STEPS = {"imagenet2012": (1000, 100), "synthetic": (1000, 10), "cifar10": (200, 20), "digits": (50, 10)}
+# The color noise of section 4.1, in std of the components, and the epoch at which it ends. Photographs only.
+_COLOR_NOISE = {"imagenet2012": (0.1, 67), "synthetic": (0.1, 67), "cifar10": (0.0, 0), "digits": (0.0, 0)}
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:
@@ -96,46 +63,59 @@ def get_config(data_name: str = "digits") -> ConfigDict:
 
     A packed set, NAME_pack256, has the recipe of NAME.
     """
-    known = _DATA.get(data_name.partition("_pack")[0], _OWN)
-    c = ConfigDict()
-    c.data = _data(data_name, known)
-    c.model = _model()
-    c.train = _train(known, c.model.layers)
-    c.init_from = ""  # a workdir whose latest weights this run begins with; fc8 begins anew for other classes
-    # ---- mesh: data x tower. 0 puts the towers on different devices where their number allows it
-    c.mesh = ConfigDict({"tower": 0})
-    # ---- evaluation, checkpoints, logging
-    c.eval = ConfigDict({"batch_size": 64, "every_epochs": 1})
-    c.checkpoint = ConfigDict({"every_steps": known["checkpoint_steps"], "keep": 2})  # keep: besides the best
-    c.log = ConfigDict({"every_steps": known["log_steps"]})
+    c = base(data_name)
+    if datasets.is_imagenet(data_name):
+        # layer-params-145.cfg: conv1 is annealed at epoch 67 and frozen at 72.
+        c.train.own_drop_epochs.conv1 = (25, 51, 67)
+        c.train.freeze_epochs.conv1 = 72
     return c
 
 
-def _data(name: str, known: dict[str, Any]) -> ConfigDict:
+def base(data_name: str = "digits") -> ConfigDict:
+    """Net 145 without its hand-made schedule: what the recipes with a schedule of their own start from."""
+    name = datasets.base_name(data_name)
+    checkpoint_steps, log_steps = _EVERY_STEPS.get(name, (100, 10))
+    c = ConfigDict()
+    c.data = _data(data_name)
+    c.model = _model()
+    c.train = _train(_TRAIN.get(name, _OWN_PICTURES))
+    c.init_from = ""  # a workdir whose latest weights this run starts from; fc8 starts anew for other classes
+    # ---- mesh: data x tower. 0 puts the towers on different devices where the number of devices allows it
+    c.mesh = ConfigDict({"tower": 0})
+    # ---- evaluation, checkpoints, logging. views: what the last evaluation and --mode=eval average, "all" or "center"
+    c.eval = ConfigDict({"batch_size": 64, "every_epochs": 1, "views": "all"})
+    c.checkpoint = ConfigDict({"every_steps": checkpoint_steps, "keep": 2})  # keep: besides the best
+    c.log = ConfigDict({"every_steps": log_steps})
+    return c
+
+
+def _data(name: str) -> ConfigDict:
     """Where images come from, and what they look like when they reach the network."""
+    facts = datasets.facts(name)
+    noise, noise_end = _COLOR_NOISE.get(datasets.base_name(name), (0.1, 15))
     c = ConfigDict()
     c.name = name
     c.data_dir = ""  # where TFDS keeps its data; "" is ~/tensorflow_datasets
     c.train_split = "train"
-    c.eval_split = known["eval_split"]  # "" is validation, or test where there is no such
-    c.resize_pixels = known["resize_pixels"]  # the short side, before the crop
-    c.crop_pixels = 224  # random in training, the centre in evaluation
-    c.square = True  # random within the centre square, as in 2012; False: wherever the whole image has place
-    c.crop_chunk = 1  # so many neighbours in a batch share crop and flip: 32 in 2012
-    c.flip = known["flip"]  # mirror left and right, half of the training images
-    c.mean = known["mean"]  # subtracted from R, G, B; the range stays 0..255. (): the data set's own, as stored
-    c.mean_image = False  # subtract the centre of the stored mean image instead, from every crop
-    c.deviation = (1.0, 1.0, 1.0)  # what remains of R, G, B is divided by this
+    c.eval_split = facts["eval_split"]  # "" is validation, or test if there is none
+    c.resize_pixels = facts["resize_pixels"]  # the short side, before the crop
+    c.crop_pixels = 224  # random in training, the center in evaluation
+    c.center_square = True  # random crops stay within the center square, as in 2012; False: anywhere in the image
+    c.crop_chunk = 1  # how many neighbors in a batch share crop and flip: 32 in 2012
+    c.flip = facts["flip"]  # mirror left and right, half of the training images
+    c.mean = facts["mean"]  # subtracted from R, G, B in 0..255. (): the data set's own, as stored
+    c.mean_image = False  # subtract the center of the stored mean image instead, from every crop
+    c.std = (1.0, 1.0, 1.0)  # what is left of R, G, B is divided by this
     c.bgr = False  # blue first, as Caffe reads pictures
-    c.colour_noise = known["colour_noise"]  # in deviations of the principal components (paper, section 4.1); 0: none
-    c.colour_form = "deviations"  # and all over 1.1, as the source does it; "eigenvalues": as people copy it, weaker
-    c.colour_deviations = known["deviations"]  # of the components; (): the data set's own, as stored
-    c.colour_vectors = known["vectors"]
-    c.colour_end_epoch = known["colour_end_epoch"]  # there is none from here on
-    c.threads = 0  # that read and decode, in each process or worker; 0 is by the machine's cores
-    c.workers = -1  # processes that do so; -1 is none up to 16 cores, one for each 8 beyond
-    c.prefetch_batches = 4  # ready on the host; one batch of 128 is 19 MB
-    c.max_bad_records = 10  # that do not decode and are replaced; more of them end the run
+    c.color_noise = noise  # in std of the principal components (paper, section 4.1); 0: none
+    c.color_noise_form = "std"  # and everything over 1.1, as in the source; "eigenvalues": as commonly copied, weaker
+    c.color_std = facts["color_std"]  # of the components; (): the data set's own, as stored
+    c.color_vectors = facts["color_vectors"]
+    c.color_noise_end_epoch = noise_end  # no noise from this epoch on
+    c.threads = 0  # that read and decode, per process or worker; 0: by the number of cores
+    c.workers = -1  # processes that read and decode; -1: none up to 16 cores, one per 8 cores beyond
+    c.prefetch_batches = 4  # ready on the host; a batch of 128 is 19 MB
+    c.max_bad_records = 10  # that do not decode and are replaced; one more ends the run
     return c
 
 
@@ -144,22 +124,22 @@ def _model() -> ConfigDict:
     c = ConfigDict()
     c.towers = 2
     c.layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-    c.exchange = ("conv3", "fc6", "fc7", "fc8")  # these see both towers, the others their own
+    c.exchange = ("conv3", "fc6", "fc7", "fc8")  # these read both towers' maps, the others their own
     # fmt: off
-    c.conv1 = _conv(48, 11, 4, (0, 3), "norm pool relu", std=0.01, bias=0.0)       # [B, 224, 224, 3]   -> [B, 55, 55, 48]  -> [B, 27, 27, 48]
-    c.conv2 = _conv(128, 5, 1, (2, 2), "relu norm spatial_norm pool", std=0.01, bias=1.0)  # own pool1  -> [B, 27, 27, 128] -> [B, 13, 13, 128]
-    c.conv3 = _conv(192, 3, 1, (1, 1), "relu", std=0.03, bias=0.0)                 # [B, 13, 13, 256]   -> [B, 13, 13, 192]
-    c.conv4 = _conv(192, 3, 1, (1, 1), "relu", std=0.03, bias=1.0)                 # own conv3          -> [B, 13, 13, 192]
-    c.conv5 = _conv(128, 3, 1, (1, 1), "pool relu", std=0.03, bias=1.0)            # own conv4          -> [B, 13, 13, 128] -> [B, 6, 6, 128]
-    c.fc6 = _dense(2048, "relu dropout", std=0.01, bias=1.0)                       # [B, 9216]          -> [B, 2048]
-    c.fc7 = _dense(2048, "relu dropout", std=0.01, bias=1.0)                       # [B, 4096]          -> [B, 2048]
-    c.fc8 = _dense(0, "", std=0.01, bias=0.0)                                      # [B, 4096]          -> [B, K / 2]; 0: its share of the K classes
+    c.conv1 = conv(48, 11, 4, (0, 3), "norm pool relu", std=0.01, bias=0.0)       # [B, 224, 224, 3]   -> [B, 55, 55, 48]  -> [B, 27, 27, 48]
+    c.conv2 = conv(128, 5, 1, (2, 2), "relu norm spatial_norm pool", std=0.01, bias=1.0)  # own pool1  -> [B, 27, 27, 128] -> [B, 13, 13, 128]
+    c.conv3 = conv(192, 3, 1, (1, 1), "relu", std=0.03, bias=0.0)                 # [B, 13, 13, 256]   -> [B, 13, 13, 192]
+    c.conv4 = conv(192, 3, 1, (1, 1), "relu", std=0.03, bias=1.0)                 # own conv3          -> [B, 13, 13, 192]
+    c.conv5 = conv(128, 3, 1, (1, 1), "pool relu", std=0.03, bias=1.0)            # own conv4          -> [B, 13, 13, 128] -> [B, 6, 6, 128]
+    c.fc6 = dense(2048, "relu dropout", std=0.01, bias=1.0)                       # [B, 9216]          -> [B, 2048]
+    c.fc7 = dense(2048, "relu dropout", std=0.01, bias=1.0)                       # [B, 4096]          -> [B, 2048]
+    c.fc8 = dense(0, "", std=0.01, bias=0.0)                                      # [B, 4096]          -> [B, K / 2]; 0: its share of the K classes
     # fmt: on
-    c.init = "normal"  # each layer's std and bias; "fan_in" is PyTorch's default, without them
+    c.init = "normal"  # each layer's init_std and init_bias; "fan_in" is PyTorch's default and uses neither
     c.weight_norm = False  # weights as scale * v / |v|
     c.norm = ConfigDict({"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0})
-    c.norm.alpha_over_size = True  # alpha is divided by size; the paper's formula does not
-    c.norm.across_towers = False  # the windows end at the tower's channels; Caffe's go on
+    c.norm.alpha_over_size = True  # alpha is divided by size; in the paper's formula it is not
+    c.norm.across_towers = False  # the windows end at the tower's channels; in Caffe they do not
     c.spatial_norm = ConfigDict({"size": 5, "alpha": 1e-3, "beta": 0.75, "k": 1.0})  # alpha over size squared
     c.batch_norm = ConfigDict({"momentum": 0.9, "epsilon": 1e-5})
     c.pool = ConfigDict({"kind": "max", "size": 3, "stride": 2, "ceil": True})
@@ -167,46 +147,47 @@ def _model() -> ConfigDict:
     return c
 
 
-def _train(known: dict[str, Any], layers: tuple[str, ...]) -> ConfigDict:
+def _train(fields: dict[str, Any]) -> ConfigDict:
     """The update rule of 2012 (paper, section 5; weights.cu) and its schedule."""
     c = ConfigDict()
-    c.batch_size = known["batch_size"]  # of all devices together
-    c.epochs = known["epochs"]
-    c.steps = 0  # overrides the epochs where it is not 0
+    c.batch_size = fields["batch_size"]  # over all devices
+    c.epochs = fields["epochs"]
+    c.steps = 0  # overrides the epochs if it is not 0
     c.seed = 0
-    c.learning_rate = known["learning_rate"]
-    c.rates = ConfigDict(dict.fromkeys(layers, 1.0))  # of each layer, in learning rates; 0 freezes it
-    c.bias_rate = 2.0  # of the biases, in their layer's
+    c.learning_rate = fields["learning_rate"]
+    c.rates = ConfigDict()  # by layer: a factor on its learning rate, 1 for a layer not named here; 0 freezes it
+    c.bias_rate = 2.0  # a factor on the learning rate of the biases
     c.schedule = "steps"  # or constant, plateau, dexp, polynomial: each with its fields below
-    c.drop_epochs = known["drop_epochs"]  # steps: where the learning rate is divided ...
-    c.drop_factor = known["drop_factor"]  # ... by this; plateau too
-    c.bias_drop_epochs = known["bias_drop_epochs"]  # steps: where that of the biases is
-    c.own_drop_epochs = ConfigDict(known["own_drop_epochs"])  # steps: of the weights of a layer, instead
-    c.freeze_epochs = ConfigDict(known["freeze_epochs"])  # a layer stands still from here on
-    c.plateau = ConfigDict({"patience": 1, "drops": 3})  # evaluations without a gain until a drop; how many drops
+    c.drop_epochs = fields["drop_epochs"]  # steps: where the learning rate is divided ...
+    c.drop_factor = fields["drop_factor"]  # ... by this; plateau too
+    c.bias_drop_epochs = fields.get("bias_drop_epochs", ())  # steps: where that of the biases is
+    c.own_drop_epochs = ConfigDict()  # steps, by layer: of its weights, instead of drop_epochs
+    c.freeze_epochs = ConfigDict()  # by layer: it is frozen from this epoch on
+    c.plateau = ConfigDict({"patience": 1, "drops": 3})  # evaluations without improvement until a drop; most drops
     c.dexp = ConfigDict({"factor": 250.0, "pieces": 4, "bias_factor": 10.0, "bias_pieces": 2})
-    c.power = 1.0  # polynomial: (1 - step / steps) to this
+    c.power = 1.0  # polynomial: (1 - step / steps) to this power
     c.momentum = 0.9
     c.weight_decay = 0.0005  # of the weights; biases have none
     return c
 
 
-def _conv(
-    maps: int, kernel: int, stride: int, padding: tuple[int, int], then: str, *, std: float, bias: float
+def conv(
+    features: int, kernel_size: int, stride: int, padding: tuple[int, int], post_ops: str, *, std: float, bias: float
 ) -> ConfigDict:
-    """`maps` a tower; `padding` is (left and top, right and bottom); `then`: what follows, in order."""
+    """A convolution; `features` per tower, `padding` (left and top, right and bottom), `post_ops` in order."""
     return ConfigDict(
         {
-            "maps": maps,
-            "kernel": kernel,
+            "features": features,
+            "kernel_size": kernel_size,
             "stride": stride,
             "padding": padding,
-            "then": then,
+            "post_ops": post_ops,
             "init_std": std,
             "init_bias": bias,
         }
     )
 
 
-def _dense(units: int, then: str, *, std: float, bias: float) -> ConfigDict:
-    return ConfigDict({"units": units, "then": then, "init_std": std, "init_bias": bias})
+def dense(features: int, post_ops: str, *, std: float, bias: float) -> ConfigDict:
+    """A fully connected layer; `features` per tower, 0 for its share of the classes."""
+    return ConfigDict({"features": features, "post_ops": post_ops, "init_std": std, "init_bias": bias})

@@ -12,34 +12,32 @@ matters little (an ablation on small images, caffenet-benchmark/batchnorm.md, fo
 Each tower normalises its own maps, over the whole batch, whichever devices that is on: sums over the axis `data`.
 
 What others reached: 60.1 % top-1, 81.9 % top-5 (AlexNet_cvgj: 227 pixels, rate 0.05 falling linearly to 0, batches of
-256). The rate and its fall are theirs here, in 64 epochs. This project has not run it to its end.
+256). The rate and its fall are theirs here, in 64 epochs.
 
 Differs: theirs normalises the input as well, and keeps dropout out; here it stays.
 """
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet, datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:
     """The recipe for a data set, as in `configs/alexnet.py`."""
-    c = alexnet.get_config(data_name)
-    c.model.conv1.then = "batch_norm relu pool"
-    c.model.conv2.then = "batch_norm relu pool"
-    c.model.conv3.then = "batch_norm relu"
-    c.model.conv4.then = "batch_norm relu"
-    c.model.conv5.then = "batch_norm relu pool"
-    c.model.fc6.then = "batch_norm relu dropout"
-    c.model.fc7.then = "batch_norm relu dropout"
+    c = alexnet.base(data_name)
+    c.model.conv1.post_ops = "batch_norm relu pool"
+    c.model.conv2.post_ops = "batch_norm relu pool"
+    c.model.conv3.post_ops = "batch_norm relu"
+    c.model.conv4.post_ops = "batch_norm relu"
+    c.model.conv5.post_ops = "batch_norm relu pool"
+    c.model.fc6.post_ops = "batch_norm relu dropout"
+    c.model.fc7.post_ops = "batch_norm relu dropout"
     for layer in c.model.layers:
         c.model[layer].init_bias = 0.0
     c.train.schedule = "polynomial"
-    c.train.own_drop_epochs = ConfigDict()
-    c.train.freeze_epochs = ConfigDict()
-    if data_name.startswith("imagenet2012"):
+    if datasets.is_imagenet(data_name):
         c.train.batch_size = 256
         c.train.epochs = 64
         c.train.learning_rate = 0.05
-        c.data.colour_end_epoch = 65  # to the end
+        c.data.color_noise_end_epoch = 65  # to the end
     return c

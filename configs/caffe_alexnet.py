@@ -9,7 +9,7 @@ from N(0, 0.01), 0.005 in fc6 and fc7; biases 0.1 where the paper has 1, which "
 Rate 0.01, divided by ten every 100,000 of 450,000 steps of 256 images.
 
 What its authors reached: 57.1 % top-1, 80.2 % top-5 with one centre crop on the ILSVRC-2012 validation set
-(readme, iteration 360,000). This project has not run it to its end.
+(readme, iteration 360,000).
 
 Differs: Caffe subtracts the part of the mean image under the crop; here the channel means. Steps are in epochs: 100,000
 x 256 images are 20 epochs.
@@ -17,21 +17,21 @@ x 256 images are 20 epochs.
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet, datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:
     """The recipe for a data set, as in `configs/alexnet.py`."""
-    c = alexnet.get_config(data_name)
+    c = alexnet.base(data_name)
     c.data.crop_pixels = 227
     c.data.resize_pixels = max(227, c.data.resize_pixels)
     c.data.bgr = True
-    c.data.colour_noise = 0.0
-    c.data.colour_end_epoch = 0
+    c.data.color_noise = 0.0
+    c.data.color_noise_end_epoch = 0
     c.model.conv1.padding = (0, 0)
-    c.model.conv1.then = "relu norm pool"
-    c.model.conv2.then = "relu norm pool"
-    c.model.conv5.then = "relu pool"
+    c.model.conv1.post_ops = "relu norm pool"
+    c.model.conv2.post_ops = "relu norm pool"
+    c.model.conv5.post_ops = "relu pool"
     for layer in ("conv3", "conv4", "conv5"):
         c.model[layer].init_std = 0.01
     for layer in ("fc6", "fc7"):
@@ -41,9 +41,7 @@ def get_config(data_name: str = "digits") -> ConfigDict:
     c.model.norm.k = 1.0
     c.model.norm.across_towers = True
     c.model.dropout.inverted = True
-    c.train.own_drop_epochs = ConfigDict()
-    c.train.freeze_epochs = ConfigDict()
-    if data_name.startswith("imagenet2012"):
+    if datasets.is_imagenet(data_name):
         c.data.mean = (123.0, 117.0, 104.0)  # of R, G, B
         c.train.batch_size = 256
         c.train.epochs = 90

@@ -7,7 +7,7 @@ of 2 around conv1, ReLU then pool, PyTorch's default initialisation, inputs over
 divided by ten every 30 of 90 epochs, weight decay 1e-4, batches of 8 x 32.
 
 What its authors reached: 56.522 % top-1, 79.066 % top-5 with one centre crop on the ILSVRC-2012 validation set
-(its documentation). This project has not run it to its end.
+(its documentation).
 
 Differs: torchvision crops a random part of 8 to 100 % of the image in training, and its decay takes biases too. Its
 adaptive average pooling to 6 x 6 does nothing to 224 x 224 pixels, and is left out.
@@ -15,28 +15,29 @@ adaptive average pooling to 6 x 6 does nothing to 224 x 224 pixels, and is left 
 
 from ml_collections import ConfigDict
 
-from configs import one_weird_trick
+from alexnet_jax.configs import datasets, one_weird_trick
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:
     """The recipe for a data set, as in `configs/alexnet.py`."""
     c = one_weird_trick.get_config(data_name)
     c.data.mean = (123.675, 116.28, 103.53)  # (0.485, 0.456, 0.406) x 255
-    c.data.deviation = (58.395, 57.12, 57.375)  # (0.229, 0.224, 0.225) x 255
-    c.data.colour_noise = 0.0
-    c.data.colour_end_epoch = 0
+    c.data.std = (58.395, 57.12, 57.375)  # (0.229, 0.224, 0.225) x 255
+    c.data.color_noise = 0.0
+    c.data.color_noise_end_epoch = 0
     c.model.init = "fan_in"
     c.model.conv1.padding = (2, 2)
-    c.model.conv1.then = "relu pool"
-    c.model.conv2.then = "relu pool"
-    c.model.conv5.then = "relu pool dropout"
-    c.model.fc6.then = "relu dropout"
-    c.model.fc7.then = "relu"
+    c.model.conv1.post_ops = "relu pool"
+    c.model.conv2.post_ops = "relu pool"
+    c.model.conv5.post_ops = "relu pool dropout"
+    c.model.fc6.post_ops = "relu dropout"
+    c.model.fc7.post_ops = "relu"
     c.model.pool.ceil = False
+    c.model.dropout.inverted = True
     c.train.schedule = "steps"
     c.train.bias_rate = 1.0
     c.train.weight_decay = 1e-4
-    if data_name.startswith("imagenet2012"):
+    if datasets.is_imagenet(data_name):
         c.train.batch_size = 256
         c.train.drop_epochs = c.train.bias_drop_epochs = (30, 60)
     return c

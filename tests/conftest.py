@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for configs/
+
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -26,13 +26,13 @@ flags.FLAGS.mark_as_parsed()  # grain and orbax read absl flags, which only app.
 SMALL = {
     "data.resize_pixels": 67,
     "data.crop_pixels": 67,
-    "model.conv1.maps": 3,
-    "model.conv2.maps": 4,
-    "model.conv3.maps": 5,
-    "model.conv4.maps": 5,
-    "model.conv5.maps": 4,
-    "model.fc6.units": 16,
-    "model.fc7.units": 16,
+    "model.conv1.features": 3,
+    "model.conv2.features": 4,
+    "model.conv3.features": 5,
+    "model.conv4.features": 5,
+    "model.conv5.features": 4,
+    "model.fc6.features": 16,
+    "model.fc7.features": 16,
     # With so few inputs the paper's deviations would let the images fade before conv3.
     "model.conv2.init_std": 0.15,
     "model.conv3.init_std": 0.15,
@@ -49,7 +49,7 @@ SMALL = {
 
 @pytest.fixture
 def small_config() -> ConfigDict:
-    from configs.alexnet import get_config
+    from alexnet_jax.configs.alexnet import get_config
 
     config = get_config()
     config.update_from_flattened_dict(SMALL)

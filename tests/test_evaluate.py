@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import AlexNetError, ensemble, evaluate, model as models, probe, run, statistics, towers
-from alexnet_jax.evaluate import Input
+from alexnet_jax import config as configs, evaluate, parts
+from alexnet_jax.commands import ensemble
+from alexnet_jax.data import pixel_statistics
+from alexnet_jax.data.feed import Split
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.network import model as models, preprocess, probe, towers
+from alexnet_jax.network.preprocess import Input
+from alexnet_jax.training import evaluation, loop, plan as plans, start
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
@@ -22,20 +28,20 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
 def test_the_ten_views_of_2012() -> None:
     """The centre and the four corners of 224 in 256 pixels, and all of them mirrored."""
     places = [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)]
-    assert evaluate.views_of(256, 224, flip=True) == tuple((*p, m) for m in (False, True) for p in places)
-    assert len(evaluate.views_of(256, 224, flip=False)) == 5
-    assert evaluate.views_of(224, 224, flip=True) == ((0, 0, False), (0, 0, True))
-    assert evaluate.views_of(224, 224, flip=False) == ((0, 0, False),)
+    assert preprocess.views_of(256, 224, flip=True) == tuple((*p, m) for m in (False, True) for p in places)
+    assert len(preprocess.views_of(256, 224, flip=False)) == 5
+    assert preprocess.views_of(224, 224, flip=True) == ((0, 0, False), (0, 0, True))
+    assert preprocess.views_of(224, 224, flip=False) == ((0, 0, False),)
 
 
 def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> None:
     """By hand: each view cut out in NumPy, its softmax, their mean; the centre is the first of them."""
-    network = run.build_model(small_config, 10)
+    network = parts.network(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
     images = np.random.default_rng(0).integers(0, 256, (4, 75, 75, 3), np.uint8)
     labels = np.asarray([3, 1, 4, -1], np.int32)
     mesh = towers.make_mesh(towers=2, tower=2, devices=jax.devices()[:4])
-    inputs, views = Input(67, np.asarray([100.0, 90.0, 80.0])), evaluate.views_of(75, 67, flip=True)
+    inputs, views = Input(67, np.asarray([100.0, 90.0, 80.0])), preprocess.views_of(75, 67, flip=True)
     program = models.tower_program(network)
     step = evaluate.make_eval_step(program, mesh, inputs=inputs, views=views)
     sums = jax.device_get(step(variables, towers.to_devices({"image": images, "label": labels}, mesh)))
@@ -80,8 +86,8 @@ def test_errors_are_those_of_a_count_by_hand() -> None:
 def test_an_ensemble_is_better_than_its_members_and_weights_find_the_best() -> None:
     """Averaging helps on independent errors; tuning does not do worse on the images it was tuned on."""
     members, labels = _members(3, 2000, 20)
-    single = [ensemble.errors(m.centre, labels) for m in members]
-    kinds = [m.centre for m in members]
+    single = [ensemble.errors(m.center, labels) for m in members]
+    kinds = [m.center for m in members]
     average = ensemble.errors(ensemble.mixed(kinds, [1, 1, 1]), labels)
     assert average[0] < min(error for error, _ in single)
     found = ensemble.tuned(kinds, labels)
@@ -99,7 +105,7 @@ def test_tuned_weights_are_reported_on_other_images() -> None:
     shown = [line for line in text.splitlines() if line.startswith("net")]
     other = np.where(np.arange(200) % 2 == 0, (labels + 1) % 10, labels)
     assert [line for line in ensemble.report(members, other, tune=True).splitlines() if line.startswith("net")] == shown
-    error = ensemble.errors(members[0].centre[1::2], labels[1::2])
+    error = ensemble.errors(members[0].center[1::2], labels[1::2])
     assert f"{error[0]:14.2f}{error[1]:8.2f}" in shown[0]
     assert "2 averaged" in ensemble.report(members, labels, tune=False)
 
@@ -112,27 +118,27 @@ def test_two_checkpoints_as_one_network(
     monkeypatch.setattr(jax, "devices", lambda *_: there[:2])
     small_config.train.steps, small_config.data.resize_pixels = 2, 75
     small_config.data.flip = True
-    run.Run(small_config, tmp_path / "run", command="", eval_command="").train()
-    entry = run.evaluate_checkpoint(run.configs.load(tmp_path / "run"), tmp_path / "run", which="latest")
-    member, labels, split = ensemble.member(tmp_path / "run", "latest", None, {})
+    loop.train(small_config, tmp_path / "run", command="", eval_command="")
+    entry = evaluation.evaluate_checkpoint(tmp_path / "run", which="latest")
+    member, labels, split = ensemble.member(tmp_path / "run", "latest", None, ())
     assert len(labels) == entry["eval_images"] == 299
-    for kind, prefix in ((member.centre, ""), (member.views, "views_")):
+    for kind, prefix in ((member.center, ""), (member.views, "views_")):
         assert ensemble.errors(ensemble.mixed([kind, kind], [1, 1]), labels) == pytest.approx(
             (100 - entry[f"eval_{prefix}top1"], 100 - entry[f"eval_{prefix}top5"])
         )
     assert entry["eval_views"] == 10
-    other = run.data.Split(split.source, "another", split.class_names)
+    other = Split(split.source, "another", split.class_names)
     with pytest.raises(AlexNetError, match=r"another split than the first workdir's another"):
-        ensemble.member(tmp_path / "run", "latest", other, {})
+        ensemble.member(tmp_path / "run", "latest", other, ())
 
 
 # ---------------------------------------------------------------- the probe
 
 
 def _start(config: ConfigDict, images: Any) -> list[probe.Stage]:
-    network = run.build_model(config, 10)
+    network = parts.network(config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), config.data.crop_pixels))()
-    inputs = Input(config.data.crop_pixels, np.asarray(config.data.mean), tuple(config.data.deviation))
+    inputs = Input(config.data.crop_pixels, np.asarray(config.data.mean), tuple(config.data.std))
     return probe.stages(network, variables, images, inputs)
 
 
@@ -141,7 +147,7 @@ def test_the_figures_of_the_probe_by_hand(small_config: ConfigDict) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 67, 67, 3), np.uint8)
     found = {stage.name: stage for stage in _start(small_config, images)}
-    network = run.build_model(small_config, 10)
+    network = parts.network(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
     x = jnp.asarray(images.astype(np.float32) - np.float32(small_config.data.mean))
     apply = lambda v: network.apply(v, x, mutable=["seen"])[1]["seen"]  # noqa: E731
@@ -172,15 +178,16 @@ def test_the_probe_tells_the_initialisations_apart_on_photographs() -> None:
 
     Computed elsewhere on synthetic images, deviation over mean at fc7: .108, .0089, .037, .0037, .00018.
     """
-    from alexnet_jax import augment, recipes
+    from alexnet_jax import catalog
+    from alexnet_jax.data import augment
 
     files = sorted(PHOTOGRAPHS.glob("*/*.JPEG"))[:: 1000 // 8][:8]
     squares = [augment.crop_resized(augment.decode(file.read_bytes()), 256, 227, None) for file in files]
     ratios, warned = {}, {}
     as_they_are, unit = ("alexnet", "alexnet_paper_text", "caffe_alexnet"), ("alexnet", "alexnet_paper_text")
     for name, deviation in [*((name, 1.0) for name in as_they_are), *((name, 74.0) for name in unit)]:
-        _, config = recipes.load(name)
-        config.data.deviation = (deviation,) * 3
+        config = configs.load_recipe(f"{name}:imagenet2012")
+        config.data.std = (deviation,) * 3
         pixels = config.data.crop_pixels
         found = _start(config, np.stack(squares)[:, :pixels, :pixels])
         ratios[name, deviation] = probe.last_hidden(found).ratio
@@ -196,14 +203,14 @@ def test_the_probe_tells_the_initialisations_apart_on_photographs() -> None:
 # ---------------------------------------------------------------- the mean image and the colours of a data set
 
 
-def _with_statistics(folder: Path, pixels: int) -> run.data.Split:
+def _with_statistics(folder: Path, pixels: int) -> Split:
     """A split whose folder has the statistics of a few random images, and their mean image."""
-    sums = statistics.Sums.zero(pixels)
+    sums = pixel_statistics.Sums.zero(pixels)
     rng = np.random.default_rng(0)
     for level in (40, 90, 200):
         sums.add(np.clip(rng.normal(level, 30, (pixels, pixels, 3)), 0, 255).astype(np.uint8))
-    statistics.write(sums, "train", folder)
-    return run.data.Split([], "train", ("a", "b"), folder)
+    pixel_statistics.write(sums, "train", folder)
+    return Split([], "train", ("a", "b"), folder)
 
 
 def test_the_centre_of_the_mean_image_is_subtracted_from_every_crop(small_config: ConfigDict, tmp_path: Path) -> None:
@@ -212,30 +219,28 @@ def test_the_centre_of_the_mean_image_is_subtracted_from_every_crop(small_config
     small_config.data.mean_image = True
     whole = np.load(tmp_path / "mean_image.npy")
     images = np.random.default_rng(1).integers(0, 256, (2, 67, 67, 3), np.uint8)
-    inputs = run.build_input(small_config, split)
-    np.testing.assert_array_equal(inputs.centred(jnp.asarray(images)), images.astype(np.float32) - whole[2:69, 2:69])
+    inputs = parts.inputs(small_config, folder=split.folder)
+    np.testing.assert_array_equal(inputs.centered(jnp.asarray(images)), images.astype(np.float32) - whole[2:69, 2:69])
     (tmp_path / "workdir").mkdir()
     np.save(tmp_path / "workdir" / "mean_image.npy", inputs.mean + 1)
-    kept = run.build_input(small_config, split, tmp_path / "workdir")
+    kept = parts.inputs(small_config, folder=split.folder, workdir=tmp_path / "workdir")
     np.testing.assert_array_equal(kept.mean, inputs.mean + 1)
     small_config.data.crop_pixels = 75
     with pytest.raises(AlexNetError, match=r"mean image of digits has 71 pixels, fewer than data\.crop_pixels=75"):
-        run.build_input(small_config, split)
-    with pytest.raises(AlexNetError, match=r"no statistics.*--config\.data\.mean_image=false"):
-        run.build_input(small_config, run.data.Split([], "train", ("a",)))
+        parts.inputs(small_config, folder=split.folder)
+    with pytest.raises(AlexNetError, match=r"no statistics.*config\.data\.mean_image=false"):
+        parts.inputs(small_config)
 
 
-def test_ones_own_principal_components(
-    small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ones_own_principal_components(small_config: ConfigDict, tmp_path: Path) -> None:
     """With () the noise has the components that `prepare statistics` found, and the config says which."""
     split = _with_statistics(tmp_path, 71)
-    monkeypatch.setattr(run.sources, "open_split", lambda *_: split)
-    small_config.data.colour_deviations = small_config.data.colour_vectors = ()
-    small_config.data.colour_noise, small_config.data.colour_end_epoch = 0.1, 3
-    run.open_split(small_config, "train")
-    colours = run.build_augmentation(small_config, images=100).colours
+    small_config.data.color_std = small_config.data.color_vectors = ()
+    small_config.data.color_noise, small_config.data.color_noise_end_epoch = 0.1, 3
+    filled = parts.with_statistics(small_config, split.folder)
+    assert small_config.data.color_std == (), "the config itself stays as it was"
+    colours = plans.build_augmentation(filled, images=100).colors
     assert colours is not None
     stored = json.loads((tmp_path / "statistics.json").read_text())
-    np.testing.assert_allclose(colours, 0.1 * np.asarray(stored["deviations"])[:, None] * stored["vectors"], rtol=1e-6)
-    assert small_config.data.colour_deviations == tuple(stored["deviations"])
+    np.testing.assert_allclose(colours, 0.1 * np.asarray(stored["std"])[:, None] * stored["vectors"], rtol=1e-6)
+    assert filled.data.color_std == tuple(stored["std"])

@@ -1,0 +1,32 @@
+"""The devices of a command, settled before anything computes."""
+
+import os
+
+import jax
+
+from alexnet_jax.errors import AlexNetError
+
+
+def settle(*, cpu_devices: int | None = None, distributed: bool = False) -> None:
+    """Chooses the devices and starts JAX on them. Raises AlexNetError where it cannot."""
+    if cpu_devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if distributed:
+        try:
+            jax.distributed.initialize()
+        except (RuntimeError, ValueError) as error:
+            raise AlexNetError(
+                f"--distributed found no cluster to join ({_first_line(error)}): start it under Slurm, MPI, Kubernetes "
+                "or on Cloud TPU, or leave it out for a single process."
+            ) from error
+    try:
+        jax.devices()
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        cure = f"JAX_PLATFORMS is {asked!r}: unset it, or use cpu, cuda or tpu" if asked else "check the drivers"
+        raise AlexNetError(f"JAX finds no device to run on ({_first_line(error)}); {cure}.") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -1,0 +1,157 @@
+"""alexnet ensemble: several checkpoints as one network, their probabilities averaged as in the paper's tables."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from alexnet_jax import config as configs, parts
+from alexnet_jax.allowed import check_batches
+from alexnet_jax.commands import border
+from alexnet_jax.data import feed
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evaluate import make_probabilities_step
+from alexnet_jax.network import model as models, towers
+from alexnet_jax.training.checkpoint import restore_network
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """What one checkpoint says of a split: probabilities [N, K] by the center crop and by all views."""
+
+    name: str
+    center: Array
+    views: Array
+
+
+def errors(probabilities_NK: Array, labels_N: Array) -> tuple[float, float]:
+    """(top-1, top-5) error in percent; of equal probabilities the first class is the larger."""
+    right = np.take_along_axis(probabilities_NK, labels_N[:, None], axis=1)
+    earlier = np.arange(probabilities_NK.shape[1])[None] < labels_N[:, None]
+    ahead = ((probabilities_NK > right) | ((probabilities_NK == right) & earlier)).sum(axis=1)
+    return float(100 * np.mean(ahead >= 1)), float(100 * np.mean(ahead >= 5))
+
+
+def mixed(probabilities: Sequence[Array], weights: Sequence[float]) -> Array:
+    """The weighted mean of several [N, K]; all weights 0 count as equal ones."""
+    shares = np.asarray(weights, float)
+    shares = shares / shares.sum() if shares.sum() else np.full(len(shares), 1 / len(shares))
+    return np.asarray(sum(share * p for share, p in zip(shares, probabilities, strict=True)))
+
+
+def tuned(probabilities: Sequence[Array], labels_N: Array) -> list[float]:
+    """Weights in steps of 0.05 with a smaller top-5 error, one after the other until none helps.
+
+    What the 2012 source does on its validation set (`avg-valid.py`, find_coeffs); the paper says "averaging".
+    """
+    weights = [0.5] * len(probabilities)
+    best = errors(mixed(probabilities, weights), labels_N)[1]
+    for _ in range(5):
+        before = list(weights)
+        for i in range(len(weights)):
+            for candidate in np.linspace(0.0, 1.0, 21):
+                tried = [*weights[:i], float(candidate), *weights[i + 1 :]]
+                error = errors(mixed(probabilities, tried), labels_N)[1]
+                if error < best:
+                    best, weights = error, tried
+        if weights == before:
+            break
+    return weights
+
+
+def report(members: Sequence[Member], labels_N: Array, *, tune: bool) -> str:
+    """The table: each member, their average, and with `tune` one whose weights come from every second image.
+
+    With `tune` all rows are of the other images, so that no weight has seen what it is judged by.
+    """
+    held_out = np.arange(len(labels_N)) % 2 == 0 if tune else np.zeros(len(labels_N), bool)
+    shown = ~held_out
+    rows = [
+        (m.name, *errors(m.center[shown], labels_N[shown]), *errors(m.views[shown], labels_N[shown])) for m in members
+    ]
+    kinds = ([m.center for m in members], [m.views for m in members])
+    equal = [1.0] * len(members)
+    average = [errors(mixed([p[shown] for p in kind], equal), labels_N[shown]) for kind in kinds]
+    rows.append((f"{len(members)} averaged", *average[0], *average[1]))
+    notes = []
+    if tune:
+        found = [tuned([p[held_out] for p in kind], labels_N[held_out]) for kind in kinds]
+        best = [
+            errors(mixed([p[shown] for p in kind], weights), labels_N[shown])
+            for kind, weights in zip(kinds, found, strict=True)
+        ]
+        rows.append((f"{len(members)} weighted", *best[0], *best[1]))
+        notes = [
+            f"weights tuned on {int(held_out.sum()):,} other images by top-5: center "
+            f"{', '.join(f'{w:.2f}' for w in found[0])}; all views {', '.join(f'{w:.2f}' for w in found[1])}"
+        ]
+    width = max(len(row[0]) for row in rows)
+    head = f"{'error, %':{width}}{'center top-1':>14}{'top-5':>8}{'views top-1':>14}{'top-5':>8}"
+    lines = [f"{row[0]:{width}}{row[1]:14.2f}{row[2]:8.2f}{row[3]:14.2f}{row[4]:8.2f}" for row in rows]
+    return "\n".join([head, "-" * len(head), *lines, f"on {int(shown.sum()):,} images", *notes])
+
+
+def member(
+    workdir: Path, which: str, split: feed.Split | None, overrides: Sequence[str]
+) -> tuple[Member, Array, feed.Split]:
+    """(what a checkpoint says, the labels, the split) of its run's evaluation split, or of `split` of another run.
+
+    `overrides` ("section.field=value") are set in the run's config, such as where its data lie here.
+    Raises AlexNetError.
+    """
+    config = configs.load(workdir, ("mesh.tower=0", *overrides))
+    mesh = parts.mesh(config)
+    check_batches(config, mesh.shape[towers.DATA])
+    own = parts.open_split(config, config.data.eval_split)
+    if split is not None and (own.name, own.class_names, len(own.source)) != (
+        split.name,
+        split.class_names,
+        len(split.source),
+    ):
+        raise AlexNetError(
+            f"{workdir} is evaluated on {own.name}, another split than the first workdir's {split.name}."
+        )
+    configs.check_classes(workdir, own.class_names)
+    net = restore_network(workdir, which, mesh=mesh, overrides=overrides)
+    inputs = parts.inputs(config, folder=own.folder, workdir=workdir)
+    predict = make_probabilities_step(models.tower_program(net.model), mesh, inputs=inputs, views=parts.views(config))
+    labels, found = [], []
+    total = -(-len(own.source) // config.eval.batch_size)
+    for batch in tqdm(
+        parts.eval_batches(config, own, mesh, print), total=total, desc=str(workdir), unit="batch", disable=None,
+        dynamic_ncols=True, leave=False,
+    ):  # fmt: skip
+        real = batch["label"] >= 0
+        found.append(np.asarray(predict(net.variables, towers.to_devices(batch, mesh)))[:, real])
+        labels.append(batch["label"][real])
+    center, all_views = np.concatenate(found, axis=1)
+    return Member(f"{workdir} step {net.step}", center, all_views), np.concatenate(labels), own
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates the checkpoints and prints the table. Raises AlexNetError."""
+    parser = border.Parser(prog="alexnet ensemble", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--workdirs", type=Path, nargs="+", required=True, help="the runs whose checkpoints are averaged"
+    )
+    parser.add_argument("--checkpoint", default="latest", help="of each: latest, best or a step (%(default)s)")
+    parser.add_argument("--tune", action="store_true", help="also weights, tuned on every second image")
+    parser.add_argument("--data_dir", help="where the data lie, if not where they were in training")
+    options = parser.parse_args(argv)
+    if jax.process_count() > 1:
+        raise AlexNetError("The ensemble runs in one process, on all of its devices.")
+    overrides = [f"data.data_dir={options.data_dir}"] if options.data_dir else []
+    members: list[Member] = []
+    labels: Array = np.zeros(0, np.int32)
+    split: feed.Split | None = None
+    for workdir in options.workdirs:
+        print(f"{workdir} ...", flush=True)
+        found, labels, split = member(workdir, options.checkpoint, split, overrides)
+        members.append(found)
+    print(report(members, labels, tune=options.tune))

@@ -1,0 +1,118 @@
+"""Train, evaluate, probe or describe AlexNet; python main.py and alexnet train take the same flags.
+
+python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|probe|summary|bench_input]
+alexnet train --config=alexnet:my_pictures --config.train.epochs=5
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+
+from alexnet_jax import config as configs
+from alexnet_jax.commands import devices
+from alexnet_jax.errors import AlexNetError
+
+_MODES = ("train", "eval", "probe", "summary", "bench_input")
+_FLAGS = flags.FlagValues()
+_DEFAULT = "alexnet"
+
+flags.DEFINE_string(
+    "config", _DEFAULT, "The recipe by name or path, with its data set: half:cifar10", flag_values=_FLAGS
+)
+flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/<config>-<data>)", flag_values=_FLAGS)
+flags.DEFINE_enum("mode", "train", _MODES, "What to do", flag_values=_FLAGS)
+flags.DEFINE_string("checkpoint", "latest", "With --mode=eval: latest, best or a step", flag_values=_FLAGS)
+flags.DEFINE_integer(
+    "cpu_devices", None, "Run on this many virtual CPU devices", lower_bound=1, upper_bound=512, flag_values=_FLAGS
+)
+flags.DEFINE_bool("distributed", False, "One of several processes (jax.distributed.initialize)", flag_values=_FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags and hands over: one call per mode. Raises AlexNetError."""
+    if {"--help", "-h", "-help"} & set(argv):
+        print(f"{__doc__}\n{_FLAGS.main_module_help() or _FLAGS.get_help()}")
+        print("  --config.section.field: any field of the recipe, such as --config.train.batch_size=64")
+        return
+    overrides, rest = split_overrides(argv)
+    _parse(rest)
+    logging.set_verbosity(logging.ERROR)  # orbax warns about every checkpoint that is not an evaluated one
+    flags.FLAGS(["alexnet"])  # Grain and Orbax read absl's own flags
+    mode, workdir = _FLAGS.mode, Path(_FLAGS.workdir) if _FLAGS.workdir else None
+    if mode == "eval":
+        if workdir is None:
+            config = configs.load_recipe(_FLAGS.config)
+            workdir = _default_workdir(_FLAGS.config, config.data.name)
+        configs.load(workdir, overrides)  # before the devices start: they take seconds
+        devices.settle(cpu_devices=_FLAGS.cpu_devices, distributed=_FLAGS.distributed)
+        from alexnet_jax.training import evaluation
+
+        evaluation.evaluate_checkpoint(workdir, which=_FLAGS.checkpoint, overrides=overrides)
+        return
+    config = configs.load_recipe(_FLAGS.config, overrides)
+    devices.settle(cpu_devices=_FLAGS.cpu_devices, distributed=_FLAGS.distributed)
+    if mode == "summary":
+        from alexnet_jax.commands import summary
+
+        print(summary.summarize(config))
+    elif mode == "probe":
+        from alexnet_jax.training import start
+
+        print(start.probe_start(config))
+    elif mode == "bench_input":
+        from alexnet_jax.commands import bench_input
+
+        print(bench_input.bench_input(config))
+    else:
+        from alexnet_jax.training import loop, signals
+
+        workdir = workdir or _default_workdir(_FLAGS.config, config.data.name)
+        eval_command = f"{program()} --mode=eval --workdir={shlex.quote(str(workdir))}"
+        try:
+            loop.train(config, workdir, command=f"{program()} {shlex.join(argv)}", eval_command=eval_command)
+        except signals.Interrupted as stop:
+            sys.exit(128 + stop.signal)
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(["section.field=value" of every --config.section.field=value], the other arguments)."""
+    overrides, rest, i = list[str](), list[str](), 0
+    while i < len(argv):
+        argument = argv[i].removeprefix("-").removeprefix("-")
+        if not argv[i].startswith("-") or not argument.startswith("config."):
+            rest.append(argv[i])
+        elif "=" in argument or i + 1 == len(argv) or argv[i + 1].startswith("--"):
+            overrides.append(argument.removeprefix("config."))
+        else:
+            i += 1
+            overrides.append(f"{argument.removeprefix('config.')}={argv[i]}")
+        i += 1
+    return overrides, rest
+
+
+def program() -> str:
+    """How this program was started, with the interpreter that has its packages."""
+    import os
+
+    if Path(sys.argv[0]).name == "main.py":
+        return f"{shlex.quote(os.path.relpath(sys.executable))} {shlex.quote(sys.argv[0])}"
+    return "alexnet train"
+
+
+def _parse(arguments: list[str]) -> None:
+    _FLAGS.unparse_flags()
+    try:
+        left = _FLAGS(["alexnet", *arguments])
+    except flags.UnrecognizedFlagError as error:
+        raise AlexNetError(f"--{error.flagname} is an unknown option: see --help.") from None
+    except flags.Error as error:
+        raise AlexNetError(f"{str(error).splitlines()[0].rstrip('.')}: see --help.") from None
+    if left[1:]:
+        raise AlexNetError(f"{left[1]!r} is an unknown option: every option begins with --, see --help.")
+
+
+def _default_workdir(recipe: str, data_name: str) -> Path:
+    stem = Path(recipe.partition(":")[0]).stem
+    return Path(f"runs/{stem}-{data_name.replace('/', '-').replace(':', '-')}")

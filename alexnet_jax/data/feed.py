@@ -1,0 +1,259 @@
+"""From records to batches: a batch is a pure function of (seed, step), wherever and however it is computed."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from alexnet_jax.data import augment
+from alexnet_jax.errors import AlexNetError
+
+Batch = dict[str, np.ndarray]
+
+_ORDER, _CROPS = 0, 1  # what a random stream is for, beside the seed and the epoch or step
+_FOREVER = 2**62
+
+
+class Source(Protocol):
+    """Random access to the records of one split: {"image": bytes or [H, W, C] uint8, "label": int, "key": str}.
+
+    `key` is what people call the record: its file name, or its split and number.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a data set: its records, its own name, and the classes' names in label order."""
+
+    source: Source
+    name: str
+    class_names: tuple[str, ...]
+    folder: Path | None = None  # of a prepared data set, with its statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """How a record becomes the network's input: short side to `resize_pixels`, then a square crop.
+
+    `square`: random crops stay within the centre square. `chunk`: so many neighbours in a batch have
+    the same crop (32 in 2012, convdata_jpeg.py).
+    """
+
+    resize_pixels: int
+    crop_pixels: int
+    square: bool = False
+    chunk: int = 1
+
+    def __call__(self, image: bytes | np.ndarray, place: np.ndarray | None, out: np.ndarray) -> None:
+        """Fills `out`, [crop, crop, 3]. `place` is as in `augment.crop_resized`. Raises ValueError."""
+        pixels = augment.decode(image, at_least=self.resize_pixels)
+        augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out, in_centre=self.square)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """How a process computes its batches. Nothing of it changes what they hold."""
+
+    threads: int = 2  # in each worker, or in this process without workers
+    workers: int = 0  # processes of their own
+    prefetch_batches: int = 4  # computed ahead
+    max_bad_records: int = 0  # more of them end the run
+    say: Callable[[str], None] = print  # to whom bad records are named
+
+    @property
+    def batches_in_memory(self) -> int:
+        """The most batches that are in this host's memory at a time, those on their way included."""
+        ahead = max(self.prefetch_batches, self.threads)
+        return 2 + (self.workers * (ahead + 1) if self.workers else ahead)
+
+
+def parallelism(threads: int, workers: int) -> tuple[int, int]:
+    """(threads, workers) where 0 threads or -1 workers ask for what suits the cores of this process.
+
+    One process decodes on about eight cores before the interpreter's lock binds, about 0.1 ms of
+    Python an image; on more than sixteen cores it takes worker processes of eight threads each.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if workers < 0:
+        workers = cores // 8 if cores > 16 and not threads else 0
+    return threads or (8 if workers and cores > 16 else max(1, cores // max(1, workers))), workers
+
+
+def train_batches(
+    split: Split,
+    images: Images,
+    feed: Feed,
+    *,
+    batch_size: int,
+    seed: int,
+    step: int,
+    share: tuple[int, int],
+) -> Iterator[Batch]:
+    """Batches from `step` on, without end: image [b, H, W, 3] uint8, label [b] int32, place [b] int32.
+
+    The records are shuffled anew each epoch, and a batch may hold the end of one and the beginning
+    of the next. `batch_size` is the global one; this process gets part `share` = (index, count) of
+    it, reads no other record, and `place` is where in the global batch each of its examples stands.
+    Nothing but `step` is needed to go on: neither threads nor processes change what comes.
+
+    A record that does not decode is named to `feed.say` and replaced by the next one in the data
+    set that does. Raises AlexNetError when there are more of them than `feed.max_bad_records`, and
+    for a label that is no class.
+    """
+    load = _LoadTraining(split, images, batch_size, seed, share, tries=feed.max_bad_records + 2)
+    return _checked(_iterate(step, _FOREVER, load, feed), split, feed)
+
+
+def eval_batches(
+    split: Split, images: Images, feed: Feed, *, batch_size: int, share: tuple[int, int]
+) -> Iterator[Batch]:
+    """Every record of the split once, in order, its centre square of crop_pixels; label -1 fills the last batch up.
+
+    A record that does not decode is named to `feed.say` and counted with a black image.
+    """
+    batches = -(-len(split.source) // batch_size)
+    load = _LoadInOrder(split, images, batch_size, share)
+    return _checked(_iterate(0, batches, load, feed), split, feed)
+
+
+def some_images(split: Split, images: Images, count: int) -> np.ndarray:
+    """Up to `count` images from all over the split, centre cropped, uint8 [n, crop, crop, 3]; bad ones are left out."""
+    numbers = np.unique(np.linspace(0, len(split.source) - 1, count).round().astype(int)).tolist()
+    batch = _empty(len(numbers), images)
+    good = [_load(split, images, number, None, batch, i) for i, number in enumerate(numbers)]
+    return batch["image"][good]
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadTraining:
+    split: Split
+    images: Images
+    batch_size: int
+    seed: int
+    share: tuple[int, int]
+    tries: int
+
+    def __call__(self, step: int) -> Batch:
+        index, count = self.share
+        records = len(self.split.source)
+        # Drawn for the global batch, so that an example's crop does not depend on how many processes there are.
+        place = np.arange(self.batch_size)[index::count]
+        crops = np.random.default_rng((self.seed, _CROPS, step)).random((self.batch_size, 2))
+        places = crops[place // self.images.chunk]
+        batch = _empty(len(place), self.images) | {"place": place.astype(np.int32)}
+        for i, at in enumerate((step * self.batch_size + place).tolist()):
+            epoch, position = divmod(at, records)
+            number = int(_order(self.seed, epoch, records)[position])
+            for further in range(self.tries):
+                if _load(self.split, self.images, (number + further) % records, places[i], batch, i):
+                    break
+                batch["bad"][i] = number
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadInOrder:
+    split: Split
+    images: Images
+    batch_size: int
+    share: tuple[int, int]
+
+    def __call__(self, number: int) -> Batch:
+        index, count = self.share
+        numbers = range(number * self.batch_size, (number + 1) * self.batch_size)[index::count]
+        batch = _empty(len(numbers), self.images)
+        for i, record in enumerate(numbers):
+            if record >= len(self.split.source):
+                batch["label"][i] = -1
+            elif not _load(self.split, self.images, record, None, batch, i):
+                batch["bad"][i] = record  # and its image stays black
+        return batch
+
+
+@functools.lru_cache(2)  # a batch may hold the end of one epoch and the beginning of the next
+def _order(seed: int, epoch: int, records: int) -> np.ndarray:
+    """The numbers of the records in the order of an epoch; 10 MB for ImageNet, drawn in 20 ms."""
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(records)
+
+
+def _empty(size: int, images: Images) -> Batch:
+    """A batch to be filled; `bad` is the number of the record that was to stand there and did not load, or -1."""
+    return {
+        "image": np.zeros((size, images.crop_pixels, images.crop_pixels, 3), np.uint8),
+        "label": np.zeros(size, np.int32),
+        "bad": np.full(size, -1, np.int64),
+    }
+
+
+def _load(split: Split, images: Images, number: int, place: np.ndarray | None, batch: Batch, i: int) -> bool:
+    """Puts a record into place i of the batch; False where it is bad. `_fault` says why, when somebody asks."""
+    try:
+        record = split.source[number]
+        batch["label"][i] = record["label"]
+        images(record["image"], place, batch["image"][i])
+    except Exception:
+        # Whatever the reader raises: a worker must not die of one record, and `_fault` reads it again.
+        return False
+    return bool(0 <= record["label"] < len(split.class_names))
+
+
+def _fault(split: Split, number: int) -> str:
+    """Which record this is and what is wrong with it. Raises AlexNetError where its label is no class."""
+    try:
+        record = split.source[number]
+    except Exception as error:
+        return f"{split.name}[{number}] cannot be read ({str(error).splitlines()[0]})"
+    classes, label = len(split.class_names), int(record["label"])
+    if not 0 <= label < classes:
+        raise AlexNetError(
+            f"The record {record['key']} of {split.name} has the label {label}, but the data set has {classes} "
+            f"classes, 0 to {classes - 1}: use a split that is labelled, or prepare the data again."
+        )
+    try:
+        augment.decode(record["image"])
+    except ValueError as error:
+        return f"{record['key']} does not decode ({error})"
+    return f"{record['key']} could not be loaded, but could the second time"
+
+
+def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Batch]:
+    """The batches without their `bad`; tells of every bad record once."""
+    found: dict[int, str] = {}
+    try:
+        for batch in batches:
+            bad = batch.pop("bad")
+            for number in bad[bad >= 0].tolist():
+                if number in found:
+                    continue
+                found[number] = _fault(split, number)
+                feed.say(f"bad record {len(found)} of {split.name} ({feed.max_bad_records} allowed): {found[number]}")
+                if len(found) > feed.max_bad_records:
+                    raise AlexNetError(
+                        f"{split.name} has more bad records than data.max_bad_records={feed.max_bad_records}: "
+                        f"{'; '.join(found.values())}. Mend or remove them, or allow more."
+                    )
+            yield batch
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+
+
+def _iterate(first: int, end: int, load: Callable[[int], Batch], feed: Feed) -> Iterator[Batch]:
+    """Batches `first` to `end`, computed ahead by threads or worker processes."""
+    import grain  # only a run needs it
+
+    stream = grain.MapDataset.range(first, end).map(load)
+    # The buffer counts batches, and its default of 500 would hold 10 GB of them.
+    ahead = max(feed.prefetch_batches, feed.threads)
+    batches = stream.to_iter_dataset(grain.ReadOptions(num_threads=feed.threads, prefetch_buffer_size=ahead))
+    if feed.workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=feed.workers, per_worker_buffer_size=1))
+    return iter(batches)

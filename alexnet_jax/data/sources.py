@@ -1,0 +1,272 @@
+"""Where records come from: sets that TFDS has prepared, as array_record or TFRecord, and two that need no file."""
+
+import dataclasses
+import functools
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data.feed import Split
+from alexnet_jax.data.originals import Originals
+from alexnet_jax.errors import AlexNetError
+
+
+def open_split(name: str, split: str, data_dir: str) -> Split:
+    """A split of `digits`, of `synthetic`, or of any image classification set that TFDS or `prepare` has prepared.
+
+    An empty `split` is the one to evaluate on: validation, or test where there is no such. Raises
+    AlexNetError, with what to run, when it is not there.
+    """
+    if name == "digits":
+        opened = _digits(split or "test")
+    elif name == "synthetic":
+        opened = _synthetic(split or "validation")
+    else:
+        opened = _tfds(name, split, data_dir)
+    return opened
+
+
+# ---------------------------------------------------------------- without a file
+
+
+def _digits(split: str) -> Split:
+    """scikit-learn's 1,797 handwritten digits (8x8, 16 greys): every sixth is held out for test."""
+    from sklearn.datasets import load_digits
+
+    held_out = np.arange(1797) % 6 == 5
+    chosen = {"train": ~held_out, "test": held_out}
+    if split not in chosen:
+        raise AlexNetError(f"data.train_split or data.eval_split is {split!r}: digits has train and test.")
+    digits = load_digits()
+    images = (digits.images[chosen[split], :, :, None] * 255.0 / 16.0).astype(np.uint8)
+    records = [
+        {"image": image, "label": int(label), "key": f"digit {number}"}
+        for image, label, number in zip(
+            images, digits.target[chosen[split]], np.flatnonzero(chosen[split]), strict=True
+        )
+    ]
+    return Split(records, split, tuple(str(name) for name in digits.target_names))
+
+
+# Height and width of ImageNet's photographs come in few kinds, and most are 500 pixels long.
+_SYNTHETIC_SHAPES = ((375, 500),) * 10 + ((333, 500),) * 4 + ((500, 375),) * 4 + ((500, 333), (400, 500))
+
+
+def _synthetic(split: str) -> Split:
+    """Noise with the spectrum of photographs, in ImageNet's number, shapes and bytes: to time a run, not to learn."""
+    sizes = {"train": 1_281_167, "validation": 1_000}
+    if split not in sizes:
+        raise AlexNetError(f"data.train_split or data.eval_split is {split!r}: synthetic has train and validation.")
+    names = tuple(f"class {i:03}" for i in range(1000))
+    return Split(_Synthetic(sizes[split], split, _noise_photographs()), split, names)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Synthetic:
+    length: int
+    split: str
+    images: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        label = i * 2_654_435_761 % 2**32 * 1000 >> 32  # the same for the same i, and all classes alike
+        return {"image": self.images[i % len(self.images)], "label": label, "key": f"{self.split}[{i}]"}
+
+
+@functools.cache
+def _noise_photographs() -> tuple[bytes, ...]:
+    """Twenty JPEGs whose amplitudes fall with the frequency as a photograph's do; about 110 KB each."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    images = []
+    for height, width in _SYNTHETIC_SHAPES:
+        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
+        grey, *colours = (
+            np.fft.irfft2(np.fft.rfft2(rng.standard_normal((height, width))) / frequency, s=(height, width))
+            for _ in range(4)
+        )
+        planes = [grey / grey.std() * 50 + colour / colour.std() * 15 + 120 for colour in colours]
+        pixels = np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
+        images.append(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 89])[1].tobytes())
+    return tuple(images)
+
+
+# ---------------------------------------------------------------- prepared by TFDS, or in its layout
+
+
+def as_originals(name: str, data_dir: str) -> Originals:
+    """All splits of a prepared data set, as what another one is prepared from."""
+    builder, _, _ = tfds_classification(name, data_dir)
+    splits = {split: open_split(name, split, data_dir) for split in builder.info.splits or ("train",)}
+    class_names = next(iter(splits.values())).class_names
+    about = f"{builder.info.full_name}."
+    return Originals(
+        name, str(builder.version), {k: s.source for k, s in splits.items()}, class_names, own=False, about=about
+    )
+
+
+def _tfds(name: str, split: str, data_dir: str) -> Split:
+    import tensorflow_datasets as tfds
+
+    builder, image, label = tfds_classification(name, data_dir)
+    where = data_dir or "~/tensorflow_datasets"
+    if not builder.data_path.exists():
+        raise AlexNetError(
+            f"{builder.info.full_name} is not prepared under {where}: {_how_to_prepare(name, where, builder)} "
+            "(or point --config.data.data_dir at where it is)."
+        )
+    splits = builder.info.splits
+    split = split or next((s for s in ("validation", "test", "val") if s in splits), "validation")
+    if any(part.split("[")[0] not in splits for part in split.split("+")):
+        raise AlexNetError(
+            f"{name} has no split {split!r} but {', '.join(splits)}: "
+            "set --config.data.train_split or --config.data.eval_split."
+        )
+    kind = builder.info.file_format.value
+    serialized: Any
+    try:
+        if not splits[split].num_examples:
+            raise AlexNetError(f"The split {split!r} of {name} is empty: choose another one or prepare the set again.")
+        if kind == "array_record":
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            serialized = builder.as_data_source(split=split, deserialize_method=raw)
+        elif kind == "tfrecord":
+            serialized = _TFRecords.index(splits[split].file_instructions)
+        else:
+            raise AlexNetError(
+                f"{builder.data_path} holds {kind} files: prepare the data set again with file_format='array_record'."
+            )
+    except (ValueError, OSError) as error:
+        raise AlexNetError(f"The split {split!r} of {name} is not to be read: {str(error).splitlines()[0]}") from error
+    key = next((k for k in ("file_name", "filename", "id") if k in builder.info.features), None)
+    class_names = tuple(builder.info.features[label].names)
+    return Split(_Examples(serialized, split, image, label, key), split, class_names, Path(builder.data_path))
+
+
+def _how_to_prepare(name: str, where: str, builder: Any = None) -> str:
+    """What to run to have the data set; `builder` is TFDS's definition of it, if it has one."""
+    base, packed, layout = name.partition("_pack")
+    pack = f" --pack={layout.removesuffix('_long')}{' --keep_long_side' * layout.endswith('_long')}" if packed else ""
+    command = "run python -m alexnet_jax.prepare"
+    if base == "imagenet2012":
+        return f"{command} imagenet2012 --from=FOLDER_OF_THE_TARS --data_dir={where}{pack}"
+    if builder is None and packed:
+        return f"{command} tfds {base} --data_dir={where}{pack}, or folder --name={base} for pictures of your own"
+    if builder is None:
+        return (
+            "use digits, synthetic, imagenet2012, cifar10 or another name of TFDS's catalogue, or, for pictures of "
+            f"your own, {command} folder --from=PICTURES --name={name} --data_dir={where}"
+        )
+    by_hand = f"put its archives into {where}/downloads/manual and " if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
+    return (
+        f'{by_hand}run once, with TensorFlow, pip install tensorflow-cpu importlib-resources; python -c "import '
+        f"tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={where!r}, file_format='array_record')"
+        '.download_and_prepare()"'
+    )
+
+
+def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
+    """The TFDS builder of `name` and the names of its image and label features; reads no image."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except ImportError as error:
+        raise AlexNetError(
+            f"The definition of {name} needs a package that is not here ({error.name}): install it."
+        ) from error
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        where = data_dir or "~/tensorflow_datasets"
+        raise AlexNetError(f"There is no data set {name!r} under {where}: {_how_to_prepare(name, where)}.") from error
+    features = builder.info.features or {}
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    image, label = builder.info.supervised_keys or ((images or [None])[0], (labels or [None])[0])
+    if image not in images or label not in labels:
+        raise AlexNetError(f"{name} is no image classification set: its features are {', '.join(features)}.")
+    return builder, image, label
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """Serialised tf.train.Examples as records; the image stays encoded until somebody wants its pixels."""
+
+    serialized: Any  # len and [i] -> bytes
+    split: str
+    image: str
+    label: str
+    key: str | None
+
+    def __len__(self) -> int:
+        return len(self.serialized)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        # TFDS's own parser goes through NumPy for every feature, 80 us a record where this takes 10.
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        features = tf_example_pb2.Example.FromString(self.serialized[i]).features.feature
+        return {
+            "image": features[self.image].bytes_list.value[0],
+            "label": features[self.label].int64_list.value[0],
+            "key": _text(features[self.key]) if self.key else f"{self.split}[{i}]",
+        }
+
+
+def _text(feature: Any) -> str:
+    values = feature.bytes_list.value or feature.int64_list.value
+    return values[0].decode("utf-8", "replace") if isinstance(values[0], bytes) else str(values[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class _TFRecords:
+    """Random access to TFRecord files, which TFDS itself only streams, and through TensorFlow.
+
+    The format (tensorflow/core/lib/io/record_writer.h): length u64, its checksum u32, the bytes,
+    their checksum u32. Opening reads the lengths alone, one short read a record.
+    """
+
+    paths: tuple[str, ...]
+    where: np.ndarray  # [n, 3]: file, offset, bytes
+
+    @classmethod
+    def index(cls, instructions: list[Any]) -> "_TFRecords":
+        """The records that TFDS's file instructions of a split or a part of it name. Raises ValueError."""
+        with ThreadPoolExecutor(16) as pool:
+            rows = list(pool.map(lambda f: _lengths(f.filename), instructions))
+        parts = []
+        for number, (instruction, row) in enumerate(zip(instructions, rows, strict=True)):
+            end = None if instruction.take == -1 else instruction.skip + instruction.take
+            part = row[instruction.skip : end]
+            parts.append(np.concatenate([np.full((len(part), 1), number), part], axis=1))
+        empty = np.zeros((0, 3), np.int64)
+        return cls(tuple(str(f.filename) for f in instructions), np.concatenate([empty, *parts]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def __getitem__(self, i: int) -> bytes:
+        number, offset, size = self.where[i].tolist()
+        with open(self.paths[number], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
+
+
+def _lengths(path: str) -> np.ndarray:
+    """[n, 2]: offset and size in bytes of every record of one file."""
+    rows: list[tuple[int, int]] = []
+    at, end = 0, os.path.getsize(path)
+    with open(path, "rb", buffering=0) as file:
+        while at < end:
+            header = os.pread(file.fileno(), 8, at)
+            size = struct.unpack("<Q", header)[0] if len(header) == 8 else end
+            if at + 16 + size > end:
+                raise ValueError(f"{path} is truncated after {len(rows):,} records.")
+            rows.append((at + 12, size))
+            at += 16 + size
+    return np.asarray(rows, np.int64).reshape(-1, 2)

@@ -1,0 +1,70 @@
+"""Files that are there whole or not at all, and errors of reading and writing that name the file."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.errors import AlexNetError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text to `path`, whole or not at all. Raises AlexNetError."""
+    write(path, lambda growing: growing.write_bytes(text.encode("utf-8", "surrogateescape")))
+
+
+def write(path: Path, writer: Callable[[Path], Any]) -> None:
+    """Has `writer` fill a file beside `path` and renames it; a failure leaves nothing and keeps what was there.
+
+    Raises AlexNetError.
+    """
+    with named(path, "written"):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp" + path.suffix, dir=path.parent)
+        os.close(handle)
+        growing = Path(name)
+        try:
+            writer(growing)
+            # mkstemp makes a private file; this one is like any other that the user writes.
+            os.umask(umask := os.umask(0))
+            growing.chmod(0o666 & ~umask)
+            growing.replace(path)
+        finally:
+            growing.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it. Raises AlexNetError where there is a file or no permission."""
+    if path.exists() and not path.is_dir():
+        raise AlexNetError(f"{path} is a file, not a folder.")
+    with named(path, "made"):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file. Raises AlexNetError."""
+    with named(path, "read"):
+        return path.read_bytes().decode("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises AlexNetError."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = "is empty" if not text.strip() else f"is not whole JSON ({error})"
+        raise AlexNetError(f"{path} {what}: restore it from a copy, or remove it and start again.") from None
+
+
+@contextlib.contextmanager
+def named(path: Path, what: str) -> Iterator[None]:
+    """Turns an error of the file system into AlexNetError: "PATH cannot be `what`: why"."""
+    try:
+        yield
+    except OSError as error:
+        raise AlexNetError(f"{path} cannot be {what}: {error.strerror or error}.") from error
+    except UnicodeError as error:
+        raise AlexNetError(f"{path} cannot be {what}: it is not UTF-8 text ({error.reason}).") from error

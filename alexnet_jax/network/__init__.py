@@ -1,0 +1,1 @@
+"""The network: the axis between the towers, its layers, and what it is given."""

@@ -1,0 +1,269 @@
+"""The network of one tower, and the same network as an ordinary Flax module of all towers.
+
+Which layers there are, how wide they are, what follows each and which of them read the other
+tower's maps is up to the config (`configs/alexnet.py`, section model). This file says what the
+words mean.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.network import layers, towers
+from alexnet_jax.network.towers import TOWER, gather_towers
+
+OPERATIONS = ("relu", "tanh", "norm", "spatial_norm", "batch_norm", "pool", "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelNorm:
+    """The constants of `layers.channel_norm`."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    alpha_over_size: bool
+    across_towers: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialNorm:
+    """The constants of `layers.spatial_norm`."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm:
+    """`momentum` of the running mean and variance, and the `epsilon` added to the variance."""
+
+    momentum: float
+    epsilon: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """`kind` is "max" or "avg"; `size` and `stride` in pixels; `ceil`: see `layers.pool`."""
+
+    kind: str
+    size: int
+    stride: int
+    ceil: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """The probability of a zero, and the form: see `layers.dropout`."""
+
+    rate: float
+    inverted: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLayer:
+    """A convolution with `features` channels per tower, and the post-ops (of OPERATIONS) that follow it."""
+
+    name: str
+    features: int
+    kernel_size: int
+    stride: int
+    padding: tuple[int, int]
+    init_kind: str
+    init_std: float
+    init_bias: float
+    weight_norm: bool
+    post_ops: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseLayer:
+    """A fully connected layer with `features` units per tower, and the post-ops that follow it."""
+
+    name: str
+    features: int
+    init_kind: str
+    init_std: float
+    init_bias: float
+    weight_norm: bool
+    post_ops: tuple[str, ...]
+
+
+class AlexNet(nn.Module):
+    """One tower of AlexNet: images [B, H, W, 3] float32, 0..255 less the mean -> logits [B, K].
+
+    Every tower gets the same images. The logits have been gathered, so they are the same on every
+    tower. `keys_B`, one key per example, means training: it turns dropout on and makes batch norms
+    use the batch, over all devices of the axis `data_axis`; the same keys go to all towers.
+
+    It must run under an axis named `tower` (`towers.over_towers`); `AllTowers` is the module for
+    everybody else. The result of each operation can be read in the collection `seen` and shifted
+    through the collection `perturbations`, under the paper's names: conv1_out (what the weights
+    give), norm1, pool1, relu1, ...
+
+    Raises AlexNetError where there is no such axis, and where the image shrinks below a window.
+    """
+
+    classes: int
+    towers: int
+    stack: tuple[ConvLayer | DenseLayer, ...]
+    exchange: frozenset[str]
+    norm: ChannelNorm
+    spatial_norm: SpatialNorm
+    batch_norm: BatchNorm
+    pool: Pool
+    dropout: Dropout
+    data_axis: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        _check_axis()
+        x = images
+        for number, layer in enumerate(self.stack):
+            if layer.name in self.exchange:
+                x = gather_towers(x)
+            x = self._see(layer.name + "_out", self._weighted(layer, x))
+            keys = None if keys_B is None else _layer_keys(keys_B, number)
+            for word in layer.post_ops:
+                x = self._see(operation_name(word, layer.name), self._apply(word, layer.name, x, keys))
+        return gather_towers(x)[:, : self.classes]
+
+    def _weighted(self, layer: ConvLayer | DenseLayer, x: jax.Array) -> jax.Array:
+        options = dataclasses.asdict(layer)
+        del options["post_ops"]
+        if isinstance(layer, DenseLayer):
+            return layers.Dense(**options)(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
+        _check_fits(x, layer.name, window=layer.kernel_size, padding=sum(layer.padding))
+        return layers.Conv(**options)(x)
+
+    def _apply(self, word: str, layer_name: str, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        if word in ("relu", "tanh"):
+            return jax.nn.relu(x) if word == "relu" else jnp.tanh(x)
+        if word == "norm":
+            return layers.channel_norm(x, **dataclasses.asdict(self.norm))
+        if word == "spatial_norm":
+            return layers.spatial_norm(x, **dataclasses.asdict(self.spatial_norm))
+        if word == "batch_norm":
+            constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer_name)
+            running = keys_B is None
+            return nn.BatchNorm(**constants, use_running_average=running, axis_name=self.data_axis, name=name)(x)
+        if word == "pool":
+            _check_fits(x, layer_name, window=self.pool.size, padding=0)
+            return layers.pool(x, **dataclasses.asdict(self.pool))
+        assert word == "dropout", word  # config.py has checked the words
+        return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B)
+
+    def _see(self, name: str, x: jax.Array) -> jax.Array:
+        self.sow("seen", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        return self.perturb(name, x)
+
+
+def all_towers(model: AlexNet) -> nn.Module:
+    """The whole network as an ordinary Flax module: `init(key, images)` and `apply(variables, images)`.
+
+    Its variables are those of `init_variables`: each leaf has a leading tower axis, and all towers run on the
+    device of the call. Images are float32, 0..255 less the mean, as in `AlexNet`.
+    """
+    own = ("parent", "name")  # Flax's fields of every module
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in own}
+    over_towers = nn.vmap(
+        AlexNet,
+        in_axes=None,
+        out_axes=None,
+        axis_size=model.towers,
+        axis_name=TOWER,
+        variable_axes={"params": 0, "batch_stats": 0, "seen": 0, "perturbations": 0},
+        split_rngs={"params": True},
+    )
+    module: nn.Module = over_towers(**fields)
+    return module
+
+
+def _check_axis() -> None:
+    try:
+        jax.lax.axis_index(TOWER)
+    except NameError:
+        raise AlexNetError(
+            "This module is one tower and needs the axis 'tower': use net.module or net.apply of alexnet_jax.load and "
+            "build, or model.all_towers(module)."
+        ) from None
+
+
+def _check_fits(x: jax.Array, layer_name: str, *, window: int, padding: int) -> None:
+    if min(x.shape[1:3]) + padding < window:
+        raise AlexNetError(
+            f"At {layer_name} the image has shrunk to {x.shape[1]} x {x.shape[2]} pixels, too small for a window of "
+            f"{window}: use a larger config.data.crop_pixels, or smaller windows and strides in config.model."
+        )
+
+
+def operation_name(word: str, layer_name: str) -> str:
+    """The paper's name of an operation: pool after conv5 is pool5, norm after conv1 is norm1."""
+    return word + layer_name.lstrip("convf")
+
+
+def _layer_keys(keys_B: jax.Array, number: int) -> jax.Array:
+    tower = jax.lax.axis_index(TOWER)
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, number), tower))(keys_B)
+
+
+def init_variables(model: AlexNet, key: jax.Array, image_pixels: int) -> dict[str, Any]:
+    """{"params": {layer: {kernel, bias}}} of all towers, each leaf with a leading tower axis.
+
+    A network with batch norms has their running means and variances as "batch_stats" beside them.
+    """
+
+    def one_tower(key: jax.Array) -> Any:
+        images = jnp.zeros((1, image_pixels, image_pixels, 3), jnp.float32)
+        variables = model.init(key, images)
+        return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+
+    keys = jax.random.split(key, model.towers)
+    variables: dict[str, Any] = towers.over_towers(one_tower, out_axes=0)(keys)
+    return variables
+
+
+def tower_program(model: AlexNet) -> Callable[..., jax.Array]:
+    """`program(variables, images, keys_B=None)` of one tower -> logits, for `towers.over_towers`."""
+
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        return training_program(model)(variables, images, keys_B)[0]
+
+    return program
+
+
+def training_program(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
+    """Like `tower_program`, -> (logits, the running statistics after this batch; {} without batch norms)."""
+
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        logits, new = model.apply(variables, images, keys_B, mutable=["batch_stats"])
+        assert isinstance(logits, jax.Array)
+        return logits, new.get("batch_stats", {})
+
+    return program
+
+
+def seeing_program(model: AlexNet) -> Callable[..., dict[str, jax.Array]]:
+    """`program(variables, images)` of one tower -> {operation: its result, "logits": the logits}."""
+
+    def program(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+        logits, state = model.apply(variables, images, mutable=["seen"])
+        return dict(state["seen"]) | {"logits": logits}
+
+    return program
+
+
+def count_parameters(model: AlexNet, params: Any) -> int:
+    """The parameters of the network, from arrays or shapes, without the spare units that round the classes up."""
+    last = params[model.stack[-1].name]
+    units = model.towers * last["bias"].shape[-1]
+    per_unit = last["kernel"].shape[-2] + len(last) - 1  # its weights, its bias, and its scale where it has one
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) - (units - model.classes) * per_unit

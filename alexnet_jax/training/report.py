@@ -1,0 +1,211 @@
+"""What a run says: on the terminal, in train.log, in metrics.jsonl and to TensorBoard."""
+
+import json
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO, TypeVar
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from alexnet_jax import files
+from alexnet_jax.errors import AlexNetError
+
+METRICS = "metrics.jsonl"
+T = TypeVar("T")
+
+
+class Report:
+    """The one place that prints and writes. Only the first process of several does either.
+
+    `metrics.jsonl` has one object a line, flushed at once: training lines with `step` and `loss`,
+    evaluations with `step` and `eval_top1`. A training run that starts or resumes at `first_step` cuts
+    off what a killed one wrote after that, so that the file holds one history; None only appends.
+    """
+
+    def __init__(self, workdir: Path, *, main: bool, first_step: int | None = None) -> None:
+        self._main = main
+        self._bar: Any = None
+        self.evaluated: dict[int, dict[str, Any]] = {}  # the same in every process: they decide by it
+        self._path = workdir / METRICS
+        if first_step is not None:
+            self._rewind(first_step)
+        if not main:
+            return
+        self._log: TextIO = (workdir / "train.log").open("a", encoding="utf-8")
+        self._metrics: TextIO = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=None if first_step is None else first_step + 1
+        )
+
+    def _rewind(self, first_step: int) -> None:
+        lines = files.read_text(self._path).splitlines() if self._path.exists() else []
+        kept = []
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is None and number == len(lines):
+                break  # the last line of a killed run
+            if entry is None:
+                raise AlexNetError(
+                    f"{self._path} is not the log of a run: line {number} is not a JSON object with a step. Remove it."
+                )
+            if entry["step"] > first_step:
+                continue
+            kept.append(line)
+            if "eval_top1" in entry and "mode" not in entry:  # not one of --mode=eval
+                self.evaluated[entry["step"]] = entry
+        if self._main:
+            files.write_text(self._path, "".join(line + "\n" for line in kept))
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._main:
+            self._close_bar()
+            self._board.close()
+            self._metrics.close()
+            self._log.close()
+
+    def say(self, text: str) -> None:
+        """A line for people, on the terminal and in train.log."""
+        if self._main:
+            tqdm.write(fitted(text), file=sys.stdout)
+            sys.stdout.flush()
+            self._note(text)
+
+    def warn(self, text: str) -> None:
+        """A line for people from any process: what the feed of another process finds is said there."""
+        if self._main:
+            self.say(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _note(self, text: str) -> None:
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._log.flush()
+
+    def start(self, *, step: int, steps: int) -> None:
+        """Shows the progress bar, on a terminal only."""
+        if self._main:
+            self._bar = tqdm(
+                total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.1,
+                bar_format="{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {remaining} left{postfix}",
+            )  # fmt: skip
+
+    def tick(self) -> None:
+        """One step was started."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def watch(self, batches: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+        """The batches, with a bar of their own below the run's."""
+        if not self._main:
+            yield from batches
+            return
+        with tqdm(
+            total=total, desc=what, unit="batch", disable=None, dynamic_ncols=True, leave=False,
+            bar_format="{percentage:3.0f}%|{bar}| {desc}, batch {n_fmt}/{total_fmt}, {remaining} left",
+        ) as bar:  # fmt: skip
+            for batch in batches:
+                yield batch
+                bar.update()
+
+    def step(self, entry: dict[str, Any], *, steps: int) -> None:
+        """A training line: `step`, `loss`, `images_per_second`, ..."""
+        if not self._main:
+            return
+        self._write(entry)
+        left = (steps - entry["step"]) * entry["seconds_per_step"]
+        text = (
+            f"step {entry['step']}/{steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
+            f"top-1 {entry['top1']:.1f} %  {entry['images_per_second']:.1f} images/s  "
+            f"waiting for data {100 * entry['data_wait']:.0f} %  {_clock(left)} left"
+        )
+        if self._bar is not None and not self._bar.disable:
+            self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s")
+            self._note(text)
+        else:
+            self.say(text)
+
+    def evaluation(self, entry: dict[str, Any]) -> None:
+        """An evaluation line: `step`, `eval_top1`, `eval_top5`, `eval_loss`, `eval_images`, ..."""
+        self.evaluated[entry["step"]] = entry
+        if not self._main:
+            return
+        self._write(entry)
+        self.say(f"step {entry['step']}  {describe(entry)}")
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps(entry) + "\n")
+        self._metrics.flush()
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, int | float):
+                group = "eval" if "eval_top1" in entry else "train"
+                self._board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, entry["step"])
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """An evaluation in words."""
+    name, percent = min(entry["eval_classes"].items(), key=lambda item: item[1])
+    views = ""
+    if "eval_views" in entry:
+        views = (
+            f"; with {entry['eval_views']} views top-1 {entry['eval_views_top1']:.2f} %  "
+            f"top-5 {entry['eval_views_top5']:.2f} %  loss {entry['eval_views_loss']:.4f}"
+        )
+    return (
+        f"top-1 {entry['eval_top1']:.2f} % (weakest {name}: {percent:.1f} %)  top-5 {entry['eval_top5']:.2f} %  "
+        f"loss {entry['eval_loss']:.4f}  "
+        f"on {entry['eval_images']:,} images of {entry['eval_split']} (center crop){views}"
+    )
+
+
+def describe_classes(entry: dict[str, Any]) -> str:
+    """The accuracy of each class of an evaluation, the weakest first; twenty of them at most."""
+    weakest = sorted(entry["eval_classes"].items(), key=lambda item: item[1])
+    width = max(len(name) for name, _ in weakest[:20])
+    lines = [f"  {name:{width}}  {percent:6.2f} %" for name, percent in weakest[:20]]
+    more = [f"  ... and {len(weakest) - 20:,} more in {METRICS}"] if len(weakest) > 20 else []
+    return "\n".join(["top-1 by class, the weakest first:", *lines, *more])
+
+
+def fitted(text: str) -> str:
+    """A line as the terminal can show it: broken between words, the rest indented. Elsewhere as it is."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+
+
+def some_of(names: tuple[str, ...]) -> str:
+    """The first names of a long list, all of a short one."""
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:8])}, ..., {names[-1]}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,63 @@
+"""What a run consists of, made from its config."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_jax import parts
+from alexnet_jax.allowed import check_batches
+from alexnet_jax.data import feed
+from alexnet_jax.network import model as models
+from alexnet_jax.network.preprocess import Input
+from alexnet_jax.network.towers import DATA
+from alexnet_jax.training import plan as plans
+from alexnet_jax.training.plan import Plan
+from alexnet_jax.training.step import TrainState, make_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run consists of, made from its config by `open_parts`."""
+
+    config: ConfigDict  # with the data set's own statistics filled in
+    mesh: Mesh
+    split: feed.Split
+    eval_split: feed.Split
+    plan: Plan
+    model: models.AlexNet
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    inputs: Input
+
+    def new_state(self) -> TrainState:
+        """The state at step 0, to be run under jit."""
+        return make_state(
+            self.model, self.optimizer, seed=self.config.train.seed, image_pixels=self.config.data.crop_pixels
+        )
+
+    def shapes(self) -> Any:
+        """The shapes of the state."""
+        return jax.eval_shape(self.new_state)
+
+
+def open_parts(config: ConfigDict, workdir: Path) -> Parts:
+    """Opens the data and builds everything a run of `config` needs; writes nothing. Raises AlexNetError."""
+    mesh = parts.mesh(config)
+    check_batches(config, mesh.shape[DATA])
+    split = parts.open_split(config, config.data.train_split)
+    eval_split = parts.open_split(config, config.data.eval_split)
+    config = parts.with_statistics(config, split.folder)
+    plan = plans.make_plan(config, images=len(split.source))
+    optimizer, learning_rate = plans.build_optimizer(config, images=plan.images, steps=plan.steps)
+    return Parts(
+        config, mesh, split, eval_split, plan,
+        model=parts.network(config, len(split.class_names)),
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        inputs=parts.inputs(config, folder=split.folder, workdir=workdir),
+    )  # fmt: skip

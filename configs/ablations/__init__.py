@@ -1,0 +1,1 @@
+"""AlexNets that change one thing."""

@@ -1,0 +1,552 @@
+"""Preparing: what comes out is what went in, whatever happened on the way, and what cannot be is said."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core import hashing
+
+from alexnet_jax.commands import prepare as cli
+from alexnet_jax.data import augment, originals, pictures, pixel_statistics, prepare, sources
+from alexnet_jax.errors import AlexNetError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PHOTOGRAPHS = sorted((ROOT.parent / "shared" / "data" / "imagenet_originals").glob("*.JPEG"))
+RNG = np.random.default_rng(0)
+
+
+def _pixels(height: int = 60, width: int = 50, colour: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Smooth, so that a JPEG keeps it: a colour, or a gradient of four random ones."""
+    if colour:
+        return np.full((height, width, 3), colour, np.uint8)
+    return cv2.resize(RNG.integers(0, 256, (2, 2, 3), np.uint8), (width, height))
+
+
+def _encoded(kind: str, image: np.ndarray | Image.Image, **options: Any) -> bytes:
+    out = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def _photographs(count: int) -> list[bytes]:
+    """ImageNet's where they are, else gradients."""
+    found = [path.read_bytes() for path in PHOTOGRAPHS[:count]]
+    return (found * -(-count // len(found)))[:count] if found else [_encoded("JPEG", _pixels()) for _ in range(count)]
+
+
+def _read(name: str, split: str, data_dir: Path) -> dict[str, dict[str, Any]]:
+    source = sources.open_split(name, split, str(data_dir)).source
+    records = [source[i] for i in range(len(source))]
+    return {record["key"]: record for record in records}
+
+
+def _prepare(*arguments: object) -> None:
+    cli.main([str(argument) for argument in arguments])
+
+
+# ---------------------------------------------------------------- ImageNet's tars
+
+CMYK = _encoded("JPEG", Image.new("CMYK", (40, 30), (0, 200, 200, 20)))
+PNG = _encoded("PNG", _pixels(30, 40, (10, 20, 200)))
+
+
+def _tar(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def _images(wnids: tuple[str, ...], each: int) -> dict[str, dict[str, bytes]]:
+    photographs = iter(_photographs(len(wnids) * each))
+    images = {wnid: {f"{wnid}_{i}.JPEG": next(photographs) for i in range(each)} for wnid in wnids}
+    images[wnids[0]] |= {f"{wnids[0]}_900.JPEG": CMYK, f"{wnids[0]}_901.JPEG": PNG}
+    return images
+
+
+TRAIN = _images(("n01440764", "n02102040", "n15075141"), 30)
+VALIDATION = {f"ILSVRC2012_val_{i + 1:08}.JPEG": data for i, data in enumerate(_photographs(12))}
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tars")
+    inner = {f"{wnid}.tar": _tar(images) for wnid, images in TRAIN.items()}
+    (folder / originals.TRAIN_TAR).write_bytes(_tar(inner))
+    (folder / originals.VALIDATION_TAR).write_bytes(_tar(VALIDATION))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imagenet(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data_dir of the prepared tars."""
+    data_dir = tmp_path_factory.mktemp("data")
+    _prepare("imagenet2012", f"--from={tars}", f"--data_dir={data_dir}", "--images_per_shard=5")
+    return data_dir
+
+
+def test_stock_tfds_reads_it_as_its_own(imagenet: Path) -> None:
+    """Every record with its label, the bytes of the tar, in the order of TFDS's own shuffling."""
+    skip = {"image": tfds.decode.SkipDecoding()}
+    for split, images in (
+        ("train", {k: v for part in TRAIN.values() for k, v in part.items()}),
+        ("validation", VALIDATION),
+    ):
+        records = list(tfds.data_source("imagenet2012", split=split, data_dir=imagenet, download=False, decoders=skip))
+        keys = [record["file_name"].decode() for record in records]
+        assert sorted(keys) == sorted(images)
+        assert keys == sorted(keys, key=hashing.Hasher(split).hash_key)
+        for key, record in zip(keys, records, strict=True):
+            if images[key] not in (CMYK, PNG):
+                assert record["image"] == images[key]
+    builder = tfds.builder("imagenet2012", data_dir=imagenet)
+    assert builder.info.splits["train"].num_examples == 92
+    names = builder.info.features["label"].names
+    assert {key[:9] for key in _read("imagenet2012", "train", imagenet)} == set(TRAIN)
+    for key, record in _read("imagenet2012", "train", imagenet).items():
+        assert names[record["label"]] == key[:9]
+    wnids = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    validation = _read("imagenet2012", "validation", imagenet)
+    assert [names[validation[key]["label"]] for key in sorted(validation)] == wnids[:12]
+
+
+def test_the_cmyk_and_png_files_of_imagenet_become_rgb_jpegs(imagenet: Path) -> None:
+    records = _read("imagenet2012", "train", imagenet)
+    for key, image in (("n01440764_900.JPEG", CMYK), ("n01440764_901.JPEG", PNG)):
+        assert records[key]["image"][:2] == b"\xff\xd8"
+        wanted = np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).astype(int)
+        assert np.abs(augment.decode(records[key]["image"]) - wanted).max() <= 4
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("options", [(), ("--pack=64",)])
+def test_killed_and_started_again_it_ends_as_if_undisturbed(tars: Path, tmp_path: Path, options: tuple[str]) -> None:
+    """kill -9 three times on the way: the same files to the byte, and no finished shard is written twice."""
+    command = [sys.executable, "-m", "alexnet_jax", "prepare", "imagenet2012", f"--from={tars}", "--threads=1"]
+    command += ["--images_per_shard=2", *options]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    _prepare(*command[4:], f"--data_dir={calm}")
+    (finished,) = calm.glob("imagenet2012*/5.*")
+    growing = killed / finished.parent.name / f"{finished.name}.incomplete"
+    written: dict[Path, int] = {}
+    for shards in (2, 15, 30):
+        process = subprocess.Popen([*command, f"--data_dir={killed}"], cwd=ROOT, stdout=subprocess.DEVNULL)
+        while len(list(growing.glob("*-of-*[0-9]"))) < shards and process.poll() is None:
+            pass
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
+        now = {path: path.stat().st_mtime_ns for path in growing.glob("*-of-*[0-9]")}
+        assert written.items() <= now.items()
+        written = now
+    out = subprocess.run([*command, f"--data_dir={killed}"], cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "of 52 shards are finished already: going on with the others" in out.stdout
+    assert not growing.exists()
+    assert _files(killed / finished.relative_to(calm)) == _files(finished)
+
+
+def test_packed_pictures_are_those_of_2012(tars: Path, imagenet: Path, tmp_path: Path) -> None:
+    """The centre square of the resized picture; from the tars and from the prepared set alike; checksums hold."""
+    _prepare("imagenet2012", f"--from={tars}", f"--data_dir={tmp_path}", "--pack=48")
+    _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path / 'again'}", "--pack=48")
+    packed = _read("imagenet2012_pack48", "train", tmp_path)
+    assert packed == _read("imagenet2012_pack48", "train", tmp_path / "again")
+    whole = _read("imagenet2012", "train", imagenet)
+    assert packed.keys() == whole.keys()
+    for key, record in packed.items():
+        assert record["label"] == whole[key]["label"]
+        resized = augment.resize_short_side(augment.decode(whole[key]["image"]), 48)
+        top, left = (np.asarray(resized.shape[:2]) - 48) // 2
+        error = augment.decode(record["image"]).astype(int) - resized[top : top + 48, left : left + 48]
+        assert error.shape == (48, 48, 3)
+        assert np.abs(error).mean() < 12
+    folder = tmp_path / "imagenet2012_pack48" / "5.1.0"
+    info = tfds.builder_from_directory(folder).info
+    assert info.metadata["layout"]["pack"] == 48
+    assert info.metadata["images"] == {"train": 92, "validation": 12}
+    for name, checksum in info.metadata["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
+    assert sum(info.metadata["bytes"].values()) == sum(path.stat().st_size for path in folder.glob("*.array_record-*"))
+    _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--keep_long_side")
+    for record in _read("imagenet2012_pack48_long", "validation", tmp_path).values():
+        assert min(augment.decode(record["image"]).shape[:2]) == 48
+
+
+def test_prepared_twice_is_prepared_and_otherwise_is_another(tars: Path, imagenet: Path, capsys: Any) -> None:
+    before = _files(imagenet / "imagenet2012" / "5.1.0")
+    _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=5")
+    assert "imagenet2012 is prepared already" in capsys.readouterr().out
+    with pytest.raises(AlexNetError, match=r"from other files or with other options: remove it .* another --data_dir"):
+        _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=6")
+    assert _files(imagenet / "imagenet2012" / "5.1.0") == before
+
+
+def test_what_tfds_prepared_itself_is_left_alone(imagenet: Path, tmp_path: Path) -> None:
+    """A folder of that name and version, without what `prepare` notes down in its own."""
+    _as_tfrecord(imagenet, tmp_path)
+    (tmp_path / "old_pack32" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(AlexNetError, match=r"old_pack32/1\.0\.0 was prepared from other files"):
+        _prepare("tfds", "old", f"--data_dir={tmp_path}", "--pack=32")
+
+
+# ---------------------------------------------------------------- folders of pictures
+
+
+def _folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def _good(*classes: str) -> dict[str, bytes]:
+    """Four pictures to train on and one to evaluate on for each class."""
+    return {
+        f"{split}/{name}/good{i}.jpg": _encoded("JPEG", _pixels())
+        for name in classes
+        for split, count in (("train", 4), ("val", 1))
+        for i in range(count)
+    }
+
+
+def _rotated() -> bytes:
+    """A camera held upright: its pixels lie on their side, red on the right, and a mark says so."""
+    image = np.concatenate([_pixels(40, 20, (0, 0, 250)), _pixels(40, 20, (250, 0, 0))], axis=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise: what lies on the left comes to the top
+    return _encoded("JPEG", image[:30], exif=exif, quality=95)
+
+
+def _grey16() -> bytes:
+    return _encoded("PNG", Image.fromarray(np.full((30, 40), 200 << 8, np.uint16)))
+
+
+def _palette() -> bytes:
+    image = Image.new("P", (40, 30), 1)
+    image.putpalette([9, 9, 9, 0, 200, 0])
+    return _encoded("PNG", image, transparency=0)
+
+
+_JPEG = _encoded("JPEG", RNG.integers(0, 256, (60, 50, 3), np.uint8))
+_RGBA = np.dstack([_pixels(30, 40, (250, 0, 0)), np.full((30, 40), 0, np.uint8)])
+
+_HUGE = PNG[12:16] + struct.pack(">II", 200_000, 200_000) + PNG[24:29]
+
+# Pictures that are not whole: what `refused.txt` says of each.
+REFUSED = {
+    "zero bytes": (b"", "zero bytes"),
+    "text": (b"This is no picture.\n", "no image"),
+    "a page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "no image"),
+    "a truncated JPEG": (_JPEG[: len(_JPEG) // 2], "damaged: .*truncated"),
+    "a JPEG without its end": (_JPEG[:-30], "damaged: .*truncated"),
+    "a JPEG's first bytes": (_JPEG[:20], "no image|damaged"),
+    "a truncated PNG": (_encoded("PNG", RNG.integers(0, 256, (60, 50, 3), np.uint8))[:5000], "damaged"),
+    "a truncated WebP": (_encoded("WEBP", _pixels())[:100], "no image|damaged"),
+    "a PNG with a wrong checksum": (PNG[:50] + bytes([PNG[50] ^ 1]) + PNG[51:], "damaged"),
+    "an archive": (_tar({"a": b"b"}), "no image"),
+    "a PNG of 40 gigapixels": (PNG[:12] + _HUGE + struct.pack(">I", zlib.crc32(_HUGE)) + PNG[33:], "more pixels"),
+}
+# Pictures that are odd but whole: (bytes, shape, a colour that is at the top left, whether the bytes are kept).
+ODD = {
+    "a grey JPEG": (_encoded("JPEG", Image.new("L", (40, 30), 90)), (30, 40), (90, 90, 90), True),
+    "a CMYK JPEG": (CMYK, (30, 40), tuple(Image.open(io.BytesIO(CMYK)).convert("RGB").getpixel((0, 0))), False),
+    "a PNG": (PNG, (30, 40), (10, 20, 200), True),
+    "a PNG of 16 bits": (_grey16(), (30, 40), (200, 200, 200), False),
+    "a PNG with a palette": (_palette(), (30, 40), (0, 200, 0), False),
+    "a PNG with alpha": (_encoded("PNG", _RGBA), (30, 40), (255, 255, 255), False),
+    "a WebP": (_encoded("WEBP", _pixels(30, 40, (10, 200, 20)), quality=95), (30, 40), (10, 200, 20), False),
+    "a GIF": (_encoded("GIF", _pixels(30, 40, (0, 0, 255))), (30, 40), (0, 0, 255), False),
+    "a turned JPEG": (_rotated(), (40, 30), (0, 0, 250), False),
+    "a picture of one pixel": (_encoded("PNG", _pixels(1, 1, (9, 8, 7))), (1, 1), (9, 8, 7), True),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_whole_picture_is_refused_with_its_reason(what: str, tmp_path: Path, capsys: Any) -> None:
+    data, reason = REFUSED[what]
+    _folder(tmp_path / "in", _good("cat", "dog") | {"train/cat/bad.jpg": data})
+    _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
+    lines = (tmp_path / "pets" / "1.0.0" / "refused.txt").read_text().splitlines()
+    assert len(lines) == 1
+    split, key, why = lines[0].split("\t")
+    assert (split, key) == ("train", "cat/bad.jpg")
+    assert re.search(reason, why), why
+    assert _read("pets", "train", tmp_path).keys() == {f"{c}/good{i}.jpg" for c in ("cat", "dog") for i in range(4)}
+    said = capsys.readouterr().out
+    assert f"train cat/bad.jpg: {why}" in said
+    assert tfds.builder("pets", data_dir=tmp_path).info.metadata["refused"] == 1
+
+
+def test_odd_pictures_are_stored_as_they_look(tmp_path: Path) -> None:
+    """Each decodes to its shape and colour; plain JPEGs and PNGs stay what they are to the byte."""
+    odd = {f"train/cat/{what}.jpg": data for what, (data, *_) in ODD.items()}
+    _folder(tmp_path / "in", _good("cat", "dog") | odd)
+    _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
+    records = _read("pets", "train", tmp_path)
+    for what, (data, shape, colour, kept) in ODD.items():
+        stored = records[f"cat/{what}.jpg"]["image"]
+        pixels = augment.decode(stored)
+        assert pixels.shape == (*shape, 3), what
+        assert np.abs(pixels[0, 0].astype(int) - colour).max() <= 8, what
+        assert (stored == data) == kept, what
+    assert (tmp_path / "pets" / "1.0.0" / "refused.txt").read_text() == ""
+
+
+def test_names_are_paths_below_the_folder(tmp_path: Path) -> None:
+    """The same name in two classes, in other letters, in folders of folders, with spaces; hidden ones are not there."""
+    picture = _encoded("JPEG", _pixels())
+    names = {"cat/a.jpg", "dog/a.jpg", "cat/A.JPG", "cat/deep/er/a.jpg", "dog/ein Ärger 猫.jpg", "cat/no_ending"}
+    hidden = {"train/cat/.DS_Store": b"x", "train/.git/config": b"x", "train/cat/.hidden.jpg": picture}
+    files = {f"train/{name}": picture for name in names} | hidden | {"val/cat/v.jpg": picture, "train/readme.txt": b"x"}
+    _folder(tmp_path / "in", files)
+    _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
+    assert _read("pets", "train", tmp_path).keys() == names
+    assert _read("pets", "", tmp_path).keys() == {"cat/v.jpg"}
+    assert sources.open_split("pets", "train", str(tmp_path)).class_names == ("cat", "dog")
+
+
+def test_a_drawn_split_stays_when_pictures_are_added(tmp_path: Path) -> None:
+    picture = _encoded("JPEG", _pixels(8, 8))
+    drawn = []
+    for count in (40, 60):
+        root = _folder(tmp_path / str(count), {f"{c}/{i}.jpg": picture for c in ("a", "b") for i in range(count)})
+        opened = originals.folder(root, "x", validation_percent=10)
+        assert sum(len(source) for source in opened.splits.values()) == 2 * count
+        drawn.append({place.key for place in opened.splits["validation"].places})  # type: ignore[attr-defined]
+    assert 2 <= len(drawn[0]) <= 16
+    assert drawn[0] == {key for key in drawn[1] if int(key[2:-4]) < 40}
+
+
+# ---------------------------------------------------------------- what cannot be
+
+_TRAIN_TAR = _tar({"n01440764.tar": _tar(TRAIN["n01440764"]), "n02102040.tar": _tar(TRAIN["n02102040"])})
+_VALIDATION_TAR = _tar(VALIDATION)
+_TARS = {originals.TRAIN_TAR: _TRAIN_TAR, originals.VALIDATION_TAR: _VALIDATION_TAR}
+_SECOND = 512 + -(-len(_tar(TRAIN["n01440764"])) // 512) * 512  # where the second class begins
+
+
+def _twice() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for _ in range(2):
+            info = tarfile.TarInfo("n01440764_1.JPEG")
+            info.size = len(_JPEG)
+            tar.addfile(info, io.BytesIO(_JPEG))
+    return _tar({"n01440764.tar": out.getvalue()})
+
+
+_T, _V = originals.TRAIN_TAR, originals.VALIDATION_TAR
+# What lies in the folder of the tars, and the sentence.
+WRONG_TARS: dict[str, tuple[dict[str, bytes], str]] = {
+    "neither tar": ({}, rf"no {_T} and no {_V} in .*image-net\.org"),
+    "no train tar": ({_V: _VALIDATION_TAR}, rf"no {_T} in .*--splits=validation"),
+    "no validation tar": ({_T: _TRAIN_TAR}, rf"no {_V} in "),
+    "train cut inside a class": (_TARS | {_T: _TRAIN_TAR[: _SECOND // 2]}, rf"{_T} is truncated .*147,897"),
+    "train cut after a class": (_TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated or no tar, after 1 files"),
+    "a class cut": (
+        _TARS | {_T: _tar({"n01440764.tar": _tar(TRAIN["n01440764"])[:5000]})}, r"n01440764\.tar in .* is truncated"
+    ),
+    "validation cut": (_TARS | {_V: _VALIDATION_TAR[: len(_VALIDATION_TAR) // 2]}, rf"{_V} is truncated .*6,744"),
+    "an empty tar file": (_TARS | {_V: b""}, rf"{_V} is truncated or no tar, after 0 files"),
+    "text for a tar": (_TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated or no tar"),
+    "a class that is none": (_TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar, which is no"),
+    "a name twice": (_TARS | {_T: _twice()}, r"n01440764_1\.JPEG is twice in train"),
+}  # fmt: skip
+# The files of a folder, and the sentence.
+_P = _encoded("JPEG", _pixels(8, 8))
+WRONG_FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
+    "no class folders": ({"a.jpg": _P}, "holds no folders: put the pictures of each class into a folder"),
+    "one class": ({"cat/a.jpg": _P}, "holds one class, cat: to tell classes apart takes two"),
+    "a class without a picture": (
+        {"cat/a.jpg": _P, "dog/.hidden": b""},
+        r"class folder .*dog has no picture: put some",
+    ),
+    "a class refused whole": (
+        _good("cat", "dog") | {"train/emu/1.jpg": b"x", "train/emu/2.jpg": b""},
+        "class emu has no picture to train on left.*emu/[12].jpg: ",
+    ),
+    "a class only in val": (_good("cat", "dog") | {"val/emu/a.jpg": _P}, "class emu is in .*val but not in .*train"),
+    "val without train": ({"val/cat/a.jpg": _P, "val/dog/a.jpg": _P}, "has validation but no train"),
+    "nothing to evaluate on": ({"cat/b.jpg": _P, "dog/b.jpg": _P}, "No picture .* raise --validation_percent=10"),
+    "nothing left to train on": ({"cat/a.jpg": _P, "dog/b.jpg": _P}, "All pictures of the class cat .* drawn to eval"),
+}
+# Arguments, and the sentence.
+WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "no such folder": (("folder", "--from=/nowhere", "--name=pets"), "--from=/nowhere is no folder"),
+    "a name with signs": (("folder", "--from=.", "--name=my-pets"), "--name=my-pets: it must be small letters"),
+    "no threads": (("folder", "--from=.", "--name=pets", "--threads=0"), "--threads=0: it must be at least 1"),
+    "no quality": (("folder", "--from=.", "--name=pets", "--quality=0"), "--quality from 1 to 100"),
+    "an unknown split": (("imagenet2012", "--from=.", "--splits=train,test"), "--splits=train,test: it must be of"),
+    "tfds without packing": (("tfds", "cifar10"), "cifar10 is read as it is: give --pack=256"),
+    "a set that is not there": (("tfds", "pets", "--pack=9"), "no data set 'pets'.*prepare folder"),
+    "statistics of digits": (("statistics", "digits"), "digits lies in no folder"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_TARS)
+def test_a_missing_or_broken_tar_is_named(what: str, tmp_path: Path) -> None:
+    files, message = WRONG_TARS[what]
+    _folder(tmp_path / "in", files)
+    (tmp_path / "in").mkdir(exist_ok=True)
+    with pytest.raises(AlexNetError, match=message) as error:
+        _prepare("imagenet2012", f"--from={tmp_path / 'in'}", f"--data_dir={tmp_path}")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "imagenet2012").exists()
+
+
+@pytest.mark.parametrize("what", WRONG_FOLDERS)
+def test_a_folder_that_cannot_be_used_is_one_sentence(what: str, tmp_path: Path) -> None:
+    files, message = WRONG_FOLDERS[what]
+    _folder(tmp_path / "in", files)
+    with pytest.raises(AlexNetError, match=message) as error:
+        _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "pets" / "1.0.0").exists()
+
+
+@pytest.mark.parametrize("what", WRONG_COMMANDS)
+def test_a_command_that_cannot_be_is_one_sentence(what: str, tmp_path: Path) -> None:
+    arguments, message = WRONG_COMMANDS[what]
+    with pytest.raises(AlexNetError, match=message) as error:
+        _prepare(*arguments, f"--data_dir={tmp_path}")
+    assert "\n" not in str(error.value)
+    assert not os.listdir(tmp_path)
+
+
+def test_the_bad_inputs_are_many() -> None:
+    """With the bad records of tests/test_data.py and the wrong checkpoints of tests/test_run.py there are more."""
+    assert len(REFUSED) + len(WRONG_TARS) + len(WRONG_FOLDERS) + len(WRONG_COMMANDS) >= 25
+
+
+def test_an_empty_split_is_one_sentence(imagenet: Path) -> None:
+    with pytest.raises(AlexNetError, match=r"The split 'train\[:0\]' of imagenet2012 is empty"):
+        sources.open_split("imagenet2012", "train[:0]", str(imagenet))
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_statistics_are_those_of_the_pixels(tmp_path: Path, capsys: Any) -> None:
+    """Against float64 over all pixels of the training split; the command gives the same for a set that is there."""
+    _folder(tmp_path / "in", _good("cat", "dog"))
+    _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}", "--images_per_shard=3")
+    folder = tmp_path / "pets" / "1.0.0"
+    images = []
+    for record in _read("pets", "train", tmp_path).values():
+        resized = augment.resize_short_side(augment.decode(record["image"]), 256)
+        top, left = (np.asarray(resized.shape[:2]) - 256) // 2
+        images.append(resized[top : top + 256, left : left + 256].astype(np.float64))
+    stored = json.loads((folder / pixel_statistics.JSON).read_text())
+    assert (stored["split"], stored["images"], stored["pixels"]) == ("train", 8, 256)
+    np.testing.assert_allclose(stored["mean"], np.mean(images, axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(np.load(folder / pixel_statistics.MEAN_IMAGE), np.mean(images, axis=0), atol=1e-4)
+    covariance = np.cov(np.concatenate([image.reshape(-1, 3) for image in images]).T, bias=True)
+    vectors = np.asarray(stored["vectors"])
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(vectors @ covariance @ vectors.T, np.diag(stored["std"]) ** 2, atol=0.1)
+    assert stored["std"] == sorted(stored["std"], reverse=True)
+    before = _files(folder)
+    (folder / pixel_statistics.JSON).unlink()
+    (folder / pixel_statistics.MEAN_IMAGE).unlink()
+    _prepare("statistics", "pets", f"--data_dir={tmp_path}")
+    assert _files(folder) == before
+    assert "statistics.json: channel means (" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- TFRecord
+
+
+def _as_tfrecord(data_dir: Path, folder: Path) -> Path:
+    """The train split of imagenet2012 as another TFDS data set, in two TFRecord files."""
+    serialized: Any = sources.open_split("imagenet2012", "train", str(data_dir)).source
+    examples = [serialized.serialized[i] for i in range(len(serialized))]
+    out = folder / "old" / "1.0.0"
+    out.mkdir(parents=True)
+    for number, part in enumerate((examples[:40], examples[40:])):
+        frames = (struct.pack("<QI", len(data), 0) + data + struct.pack("<I", 0) for data in part)
+        (out / f"old-train.tfrecord-{number:05}-of-00002").write_bytes(b"".join(frames))
+    template = tfds.core.ShardedFileTemplate(data_dir=out, dataset_name="old", filetype_suffix="tfrecord")
+    tfds.folder_dataset.write_metadata(
+        data_dir=out,
+        features=tfds.builder("imagenet2012", data_dir=data_dir).info.features,
+        version="1.0.0",
+        filename_template=template,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name="train", shard_lengths=[40, 52], num_bytes=1, filename_template=template.replace(split="train")
+            )
+        ],
+        check_data=False,
+        supervised_keys=("image", "label"),
+    )
+    return out
+
+
+@pytest.mark.parametrize("split", ["train", "train[3:]", "train[:50%]", "train[38:45]", "train[50:]+train[:5]"])
+def test_tfrecord_is_read_where_it_lies(split: str, imagenet: Path, tmp_path: Path) -> None:
+    """At random, the same records as array_record has, in parts too, and in worker processes."""
+    _as_tfrecord(imagenet, tmp_path)
+    new, old = (
+        sources.open_split(name, split, str(where)) for name, where in (("imagenet2012", imagenet), ("old", tmp_path))
+    )
+    there = pickle.loads(pickle.dumps(old.source))
+    assert len(new.source) == len(there) > 4
+    for i in reversed(range(len(there))):
+        assert new.source[i] == there[i]
+
+
+def test_a_truncated_tfrecord_file_is_named(imagenet: Path, tmp_path: Path) -> None:
+    path = _as_tfrecord(imagenet, tmp_path) / "old-train.tfrecord-00001-of-00002"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(
+        AlexNetError, match=r"old is not to be read: .*tfrecord-00001-of-00002 is truncated after 51 rec"
+    ):
+        sources.open_split("old", "train", str(tmp_path))
+
+
+def test_tfrecord_is_packed_like_any_other(imagenet: Path, tmp_path: Path) -> None:
+    _as_tfrecord(imagenet, tmp_path)
+    _prepare("tfds", "old", f"--data_dir={tmp_path}", "--pack=32")
+    assert _read("old_pack32", "train", tmp_path).keys() == _read("imagenet2012", "train", imagenet).keys()
+
+
+def test_a_full_disk_loses_nothing(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written stays, and the same command ends it."""
+    write: Callable[..., None] = prepare.Preparation._write_shard
+
+    def full(self: Any, split: str, number: int, *rest: Any) -> None:
+        if (split, number) == ("train", 3):
+            raise RuntimeError("No space left on device")
+        write(self, split, number, *rest)
+
+    arguments = ("imagenet2012", f"--from={tars}", f"--data_dir={tmp_path}", "--images_per_shard=10", "--threads=1")
+    monkeypatch.setattr(prepare.Preparation, "_write_shard", full)
+    with pytest.raises(AlexNetError, match="No space left on device: mend that, and the same command goes on"):
+        _prepare(*arguments)
+    monkeypatch.undo()
+    _prepare(*arguments)
+    assert len(_read("imagenet2012", "train", tmp_path)) == 92

@@ -1,0 +1,166 @@
+"""The mesh, the verb that crosses it, and which process feeds what."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.network import towers
+
+P = PartitionSpec
+
+
+@pytest.mark.parametrize(
+    ("network", "tower", "shapes"),
+    [
+        (2, 1, {1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (4, 1)}),
+        (2, 2, {2: (1, 2), 4: (2, 2)}),
+        (2, 0, {1: (1, 1), 2: (1, 2), 3: (3, 1), 4: (2, 2)}),
+        (1, 0, {1: (1, 1), 4: (4, 1)}),
+        (4, 0, {2: (2, 1), 4: (1, 4)}),
+    ],
+)
+def test_the_mesh(network: int, tower: int, shapes: dict[int, tuple[int, int]]) -> None:
+    """Together, apart, or as the devices allow; neighbouring devices hold the towers of one network."""
+    for count, shape in shapes.items():
+        mesh = towers.make_mesh(towers=network, tower=tower, devices=jax.devices()[:count])
+        assert mesh.axis_names == ("data", "tower")
+        assert mesh.devices.shape == shape
+        assert mesh.devices.ravel().tolist() == jax.devices()[:count]
+    assert towers.make_mesh(towers=network, tower=tower).size == len(jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("network", "devices", "tower", "message"),
+    [
+        (2, 4, 3, r"mesh\.tower=3 does not suit a network of 2 tower\(s\): use 1 .* 2 .* or 0"),
+        (1, 4, 2, r"mesh\.tower=2 does not suit a network of 1 tower\(s\)"),
+        (2, 1, 2, r"mesh\.tower=2 needs a multiple of 2 devices, and there are 1:.*jax_num_cpu_devices=2"),
+        (2, 3, 2, r"mesh\.tower=2 needs a multiple of 2 devices, and there are 3: use config\.mesh\.tower=1"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_one_sentence(network: int, devices: int, tower: int, message: str) -> None:
+    with pytest.raises(AlexNetError, match=message):
+        towers.make_mesh(towers=network, tower=tower, devices=jax.devices()[:devices])
+
+
+def test_gather_towers_puts_the_towers_in_order() -> None:
+    """Every tower gets tower 0's channels, then tower 1's, and so on, whatever realises the axis."""
+    x = np.arange(3 * 2 * 5, dtype=np.float32).reshape(3, 2, 5)
+    wanted = np.concatenate([x[0], x[1], x[2]], axis=-1)
+    by_vmap = jax.vmap(towers.gather_towers, axis_name="tower")(x)
+    mesh = towers.make_mesh(towers=3, tower=3, devices=jax.devices()[:3])
+    by_shard_map = jax.shard_map(
+        lambda x: towers.gather_towers(x[0])[None], mesh=mesh, in_specs=P("tower"), out_specs=P("tower")
+    )(x)
+    for t in range(3):
+        np.testing.assert_array_equal(by_vmap[t], wanted)
+        np.testing.assert_array_equal(by_shard_map[t], wanted)
+
+
+def _program(params: dict[str, jax.Array], x: jax.Array, scale: jax.Array) -> jax.Array:
+    """A network of one tower: a layer of its own, an exchange, a layer that sees both."""
+    hidden = towers.gather_towers(jnp.sin(x @ params["first"]) * scale)
+    return towers.gather_towers(hidden @ params["second"])
+
+
+@pytest.mark.parametrize(
+    ("devices", "tower"), [(None, 1), (1, 1), (2, 2)], ids=["no-mesh", "together", "a-device-each"]
+)
+def test_over_towers_is_a_loop_over_towers(devices: int | None, tower: int) -> None:
+    """The same numbers, and one result and not one a tower, however the towers are placed."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 8, 5))
+    x, scale = rng.normal(size=(6, 3)), np.float64(0.7)
+    hidden = np.concatenate([np.sin(x @ first[t]) * scale for t in range(2)], axis=-1)
+    wanted = np.concatenate([hidden @ second[t] for t in range(2)], axis=-1)
+
+    args = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), ({"first": first, "second": second}, x, scale))
+    if devices is None:
+        got = towers.over_towers(_program)(*args)
+    else:
+        mesh = towers.make_mesh(towers=2, tower=tower, devices=jax.devices()[:devices])
+        got = jax.jit(
+            jax.shard_map(
+                towers.over_towers(_program, mesh=mesh),
+                mesh=mesh,
+                in_specs=(towers.PER_TOWER, towers.PER_EXAMPLE, towers.EVERYWHERE),
+                out_specs=towers.PER_EXAMPLE,
+                check_vma=False,
+            )
+        )(*args)
+    assert got.shape == (6, 10)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- who feeds what
+
+
+@pytest.mark.parametrize(("devices", "tower"), [(1, 1), (2, 2), (4, 1), (4, 2)])
+def test_one_process_feeds_everything(devices: int, tower: int) -> None:
+    mesh = towers.make_mesh(towers=2, tower=tower, devices=jax.devices()[:devices])
+    assert towers.feed_share(mesh) == (0, 1)
+
+
+def _mesh_of_processes(owners: list[int], tower: int) -> Any:
+    """What `feed_share` reads of a mesh whose devices belong to these processes, in order."""
+    devices = np.array([SimpleNamespace(process_index=owner) for owner in owners]).reshape(-1, tower)
+    return SimpleNamespace(devices=devices, shape={"data": devices.shape[0], "tower": tower})
+
+
+@pytest.mark.parametrize(
+    ("owners", "tower", "shares"),
+    [
+        ([0, 1], 1, [(0, 2), (1, 2)]),
+        ([0, 1], 2, [(0, 1), (0, 1)]),  # the towers of one network: both need all images
+        ([0, 0, 1, 1], 1, [(0, 2), (1, 2)]),
+        ([0, 0, 1, 1], 2, [(0, 2), (1, 2)]),
+        ([0, 1, 2, 3], 2, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2], 2, [(0, 3), (1, 3), (2, 3)]),
+    ],
+)
+def test_the_share_of_each_process(
+    owners: list[int], tower: int, shares: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that hold other images feed other parts; those that hold other towers of them the same part."""
+    for process, wanted in enumerate(shares):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert towers.feed_share(_mesh_of_processes(owners, tower)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("owners", "tower"),
+    [([0, 1, 0, 1], 1), ([0, 1, 1, 0], 1), ([0, 1, 1], 1), ([0, 0, 1], 1), ([0, 0, 0, 1], 2), ([0, 0, 0, 1, 1, 1], 2)],
+)
+def test_uneven_processes_all_stop_with_the_same_sentence(
+    owners: list[int], tower: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that went on alone would wait for the others for ever."""
+    for process in set(owners):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        with pytest.raises(AlexNetError, match="same number of devices"):
+            towers.feed_share(_mesh_of_processes(owners, tower))
+
+
+@pytest.mark.parametrize("tower", [1, 2])
+def test_to_devices_splits_the_examples(tower: int) -> None:
+    """Each row of the mesh gets its part of the batch, in order, and all towers of a row the same part."""
+    mesh = towers.make_mesh(towers=2, tower=tower)
+    images = np.arange(8 * 2 * 2 * 3, dtype=np.uint8).reshape(8, 2, 2, 3)
+    batch = {"image": images, "label": np.arange(8, dtype=np.int32)}
+    arrays = towers.to_devices(batch, mesh)
+    rows, each = 4 // tower, 8 * tower // 4
+    for name, part in batch.items():
+        assert arrays[name].shape == part.shape
+        assert arrays[name].dtype == part.dtype
+        assert arrays[name].sharding.spec == P("data")
+        on_device = {shard.device: shard.data for shard in arrays[name].addressable_shards}
+        assert len(on_device) == 4
+        for row in range(rows):
+            for device in mesh.devices[row]:
+                np.testing.assert_array_equal(on_device[device], part[row * each : (row + 1) * each])

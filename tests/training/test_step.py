@@ -1,0 +1,341 @@
+"""The step: the same on every mesh, and nothing crosses the towers but what the paper says."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_jax import parts
+from alexnet_jax.network import model as models, placement, towers
+from alexnet_jax.network.preprocess import Augmentation, Input, mirrored
+from alexnet_jax.network.ranking import is_among_best
+from alexnet_jax.training import optimizer, plan as plans
+from alexnet_jax.training.step import TrainState, make_state, make_train_step
+from alexnet_jax.configs.alexnet import get_config
+
+MESHES = [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def _mesh(shape: tuple[int, int]) -> Mesh:
+    return towers.make_mesh(towers=2, tower=shape[1], devices=jax.devices()[: shape[0] * shape[1]])
+
+
+def _batch(batch_size: int, pixels: int, classes: int, seed: int) -> dict[str, np.ndarray]:
+    """Blobs of another brightness and place for each class: something a network can learn."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, classes, batch_size).astype(np.int32)
+    image = rng.integers(0, 60, (batch_size, pixels, pixels, 3))
+    for i, k in enumerate(label):
+        image[i, k * pixels // (2 * classes) :, :, k % 3] += 100 + 90 * k // classes
+    return {"image": image.astype(np.uint8), "label": label, "place": np.arange(batch_size, dtype=np.int32)}
+
+
+def _parts(config: ConfigDict, shape: tuple[int, int], classes: int) -> tuple[Any, Any, TrainState]:
+    mesh = _mesh(shape)
+    network = parts.network(config, classes)
+    optimizer, _ = plans.build_optimizer(config, images=1000, steps=100)
+    make = lambda: make_state(network, optimizer, seed=1, image_pixels=config.data.crop_pixels)  # noqa: E731
+    shapes = jax.eval_shape(make)
+    step = make_train_step(
+        network,
+        optimizer,
+        mesh,
+        shapes,
+        batch_size=config.train.batch_size,
+        inputs=Input(config.data.crop_pixels, np.asarray(config.data.mean)),
+        augmentation=Augmentation(flip=True),
+    )
+    return mesh, step, jax.jit(make, out_shardings=placement.shardings(network, shapes, mesh))()
+
+
+def _train(
+    config: ConfigDict, shape: tuple[int, int], steps: int, classes: int, first_weights_times: float = 1.0
+) -> tuple[list[float], Any, TrainState]:
+    """The losses, the first step's velocity (-learning rate x gradient) and the last state."""
+    mesh, step, state = _parts(config, shape, classes)
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf * first_weights_times, state.params))
+    losses, first = [], None
+    for number in range(steps):
+        batch = _batch(config.train.batch_size, config.data.crop_pixels, classes, seed=number)
+        state, metrics = step(state, towers.to_devices(batch, mesh))
+        losses.append(float(metrics["loss"]))
+        if first is None:
+            first = jax.device_get(_velocity(state))
+    return losses, first, state
+
+
+def _velocity(state: TrainState) -> Any:
+    return state.opt_state.velocity
+
+
+@pytest.fixture(scope="module")
+def full_network() -> dict[tuple[int, int], tuple[float, Any]]:
+    """Loss and gradients of the full 224-pixel network on each mesh, dropout and flips on."""
+    config = get_config()
+    config.train.batch_size = 4
+    config.train.weight_decay = 0.0  # so that the first velocity is the gradient alone
+    results = {}
+    for shape in MESHES:
+        losses, first, _ = _train(config, shape, steps=1, classes=1000)
+        results[shape] = (losses[0], first)
+    return results
+
+
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_every_mesh_gives_the_same_loss_and_gradients(shape: tuple[int, int], full_network: Any) -> None:
+    """The full network: loss within 1e-6, each layer's gradient within 1e-5 of its largest value."""
+    (expected_loss, expected), (loss, first) = full_network[1, 1], full_network[shape]
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(first), strict=True):
+        assert np.abs(left).max() > 0, path
+        np.testing.assert_allclose(right, left, rtol=0, atol=1e-5 * np.abs(left).max(), err_msg=str(path))
+
+
+def test_twenty_steps_stay_together(small_config: ConfigDict) -> None:
+    """What the meshes differ by after 20 steps is what one rounding of the first weights leads to."""
+    together = {shape: _train(small_config, shape, steps=20, classes=2)[0] for shape in MESHES}
+    rounded, _, _ = _train(small_config, (1, 1), steps=20, classes=2, first_weights_times=1 + 2**-23)
+    apart = {shape: np.abs(np.subtract(losses, together[1, 1])).max() for shape, losses in together.items()}
+    assert max(together[1, 1]) - min(together[1, 1]) > 0.3, "nothing was learned, so nothing could drift"
+    yardstick = np.abs(np.subtract(rounded, together[1, 1])).max()
+    assert 0 < yardstick < 1e-3
+    assert max(apart.values()) < 5 * yardstick, (apart, yardstick)
+
+
+def _collectives(hlo: str) -> list[tuple[str, int, str]]:
+    """[(operation, largest number of elements, replica groups)] of a compiled program."""
+    found = []
+    operation = r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    for line in hlo.splitlines():
+        if match := re.search(operation, line):
+            sizes = [
+                int(np.prod([int(n) for n in dims.split(",") if n], dtype=np.int64))
+                for dims in re.findall(r"[a-z]+\d*\[([\d,]*)\]", match[1])
+            ]
+            groups = re.search(r"replica_groups=(\{\{.*?\}\}|\[.*?\]<=\[.*?\](?:T\(.*?\))?|mesh\[.*?\] \{.*?\})", line)
+            found.append((match[2], max(sizes), groups[1] if groups else ""))
+    return found
+
+
+def _compiled(config: ConfigDict, shape: tuple[int, int]) -> list[tuple[str, int, str]]:
+    mesh, step, state = _parts(config, shape, classes=10)
+    batch = towers.to_devices(_batch(8, config.data.crop_pixels, 10, seed=0), mesh)
+    return _collectives(step.lower(state, batch).compile().as_text())  # type: ignore[attr-defined]
+
+
+def test_two_towers_exchange_what_the_paper_says_and_nothing_else(small_config: ConfigDict) -> None:
+    """1 x 2: all-gathers at conv3, fc6, fc7, fc8 and of the logits, their transposes, and scalars."""
+    found = _compiled(small_config, (1, 2))
+    moved = sorted((name, size) for name, size, _ in found if size > 1)
+    c, B, classes = small_config.model, 8, 10
+    of_both_towers = (3 * 3 * c.conv2.features, c.conv5.features, c.fc6.features, c.fc7.features)
+    gathered = [*(B * 2 * size for size in of_both_towers), B * classes]
+    assert [size for name, size in moved if name == "all-gather"] == sorted(gathered)
+    assert [size for name, size in moved if name == "reduce-scatter"] == sorted(n // 2 for n in gathered)
+    assert len(moved) == 10, moved
+
+
+def test_without_a_tower_axis_only_data_is_reduced(small_config: ConfigDict) -> None:
+    """2 x 1: the gradients' all-reduce over `data`, and nothing between towers."""
+    found = _compiled(small_config, (2, 1))
+    assert {name for name, _, _ in found} == {"all-reduce"}
+    assert all(groups in ("{{0,1}}", "mesh['data'=2,'tower'=1] {'data'}") for _, _, groups in found), found
+
+
+def test_an_exchange_less_is_a_collective_less(small_config: ConfigDict) -> None:
+    small_config.model.exchange = ("fc6", "fc7", "fc8")
+    found = [name for name, size, _ in _compiled(small_config, (1, 2)) if size > 1]
+    assert (found.count("all-gather"), found.count("reduce-scatter")) == (4, 4)
+
+
+def test_a_step_learns_and_follows_its_seed(small_config: ConfigDict) -> None:
+    """Twice the same numbers to the bit; the loss of a network that learns falls."""
+    small_config.train.learning_rate = 0.01
+    once, again = (_train(small_config, (1, 1), steps=40, classes=2) for _ in range(2))
+    assert once[0] == again[0]
+    assert np.mean(once[0][-5:]) < 0.5 * np.mean(once[0][:5])
+    jax.tree.map(np.testing.assert_array_equal, once[2].params, again[2].params)
+
+
+def test_examples_keep_their_randomness_wherever_they_stand(small_config: ConfigDict) -> None:
+    """An example's flip and dropout follow its place in the global batch, not where it is computed."""
+    batch = _batch(8, small_config.data.crop_pixels, 10, seed=0)
+    order = np.asarray([3, 1, 7, 0, 2, 6, 4, 5])
+    mesh, step, first = _parts(small_config, (1, 1), classes=10)
+    losses = []
+    for shuffled in (batch, {name: part[order] for name, part in batch.items()}):
+        state = jax.tree.map(jnp.copy, first)  # the step consumes it
+        losses.append(float(step(state, towers.to_devices(shuffled, mesh))[1]["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_is_among_best_counts_ties_once() -> None:
+    """Of equal logits the first is the larger, so a network that says nothing has top-1 of one class."""
+    logits = jnp.zeros((6, 6))
+    labels = jnp.arange(6)
+    assert is_among_best(logits, labels, 1).tolist() == [True] + [False] * 5
+    assert is_among_best(logits, labels, 5).tolist() == [True] * 5 + [False]
+    assert is_among_best(jnp.asarray([[1.0, 3.0, 2.0]]), jnp.asarray([2]), 1).tolist() == [False]
+    assert is_among_best(jnp.asarray([[1.0, 3.0, 2.0]]), jnp.asarray([2]), 2).tolist() == [True]
+
+
+def test_the_input_is_mirrored_and_less_the_mean() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
+    mean = (10.0, 20.0, 30.0)
+    inputs = Input(4, np.asarray(mean))
+    out = inputs.finished(inputs.centered(mirrored(jnp.asarray(images), jnp.asarray([True, False]))))
+    np.testing.assert_array_equal(out[0], images[0][:, ::-1].astype(np.float32) - np.asarray(mean, np.float32))
+    np.testing.assert_array_equal(out[1], images[1].astype(np.float32) - np.asarray(mean, np.float32))
+
+
+# ---------------------------------------------------------------- what is done to a training image
+
+DEVIATIONS = np.asarray([121.7801, 37.0939, 19.7208])
+VECTORS = np.asarray([[0.5635, 0.5762, 0.5920], [0.7126, 0.0235, -0.7012], [0.4180, -0.8170, 0.3973]])
+
+
+def _coloured(form: str) -> Augmentation:
+    config = get_config("imagenet2012")
+    config.data.color_noise_form = form
+    return plans.build_augmentation(config, images=1280)  # 10 steps an epoch: it ends at step 670
+
+
+def test_the_colours_noise_by_hand() -> None:
+    """Three images: + 0.1 x the draws x deviations along the components, all over 1.1; nothing from epoch 67 on."""
+    augmentation, keys_B = _coloured("std"), jax.random.split(jax.random.key(0), 3)
+    images = np.random.default_rng(0).normal(0, 50, (3, 4, 5, 3)).astype(np.float32)
+    still = augmentation.colored(jnp.zeros((3, 1, 1, 3)), keys_B, jnp.asarray(0))
+    got = augmentation.colored(jnp.asarray(images), keys_B, jnp.asarray(669))
+    for b in range(3):
+        noise = 1.1 * np.asarray(still[b, 0, 0], np.float64)
+        draws = np.linalg.solve(VECTORS.T, noise) / (0.1 * DEVIATIONS)  # what N(0, 1) must have given
+        assert np.abs(draws).max() < 4
+        by_hand = sum(0.1 * d * s * v for d, s, v in zip(draws, DEVIATIONS, VECTORS, strict=True))
+        np.testing.assert_allclose(got[b], (images[b] + by_hand) / 1.1, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(augmentation.colored(jnp.asarray(images), keys_B, jnp.asarray(670)), images)
+
+
+@pytest.mark.parametrize(
+    ("form", "deviations", "shrink"),
+    [("std", DEVIATIONS, 1.1), ("eigenvalues", DEVIATIONS**2 / 255, 1.0)],
+)
+def test_ten_thousand_draws_have_the_deviations_of_the_source(form: str, deviations: Any, shrink: float) -> None:
+    """Along the components the noise has a tenth of 121.78, 37.09 and 19.72 levels, and they are uncorrelated."""
+    keys_B = jax.random.split(jax.random.key(1), 10_000)
+    noise = _coloured(form).colored(jnp.zeros((10_000, 1, 1, 3)), keys_B, jnp.asarray(0))
+    flat = np.asarray(noise, np.float64)[:, 0, 0] * shrink
+    covariance = np.cov(flat.T)
+    wanted = sum((0.1 * d) ** 2 * np.outer(v, v) for d, v in zip(deviations, VECTORS, strict=True))
+    np.testing.assert_allclose(covariance, wanted, atol=0.03 * wanted.max())
+    along = np.linalg.solve(VECTORS.T, flat.T)
+    np.testing.assert_allclose(along.std(axis=1), 0.1 * deviations, rtol=0.03)
+    correlation = np.corrcoef(along)
+    assert np.abs(correlation - np.eye(3)).max() < 0.03
+
+
+def test_the_copied_form_is_the_weaker_one() -> None:
+    """2.1, 6.9 and 12.9 times, from deviations taken for eigenvalues of colours in 0..1."""
+    ratios = DEVIATIONS / (DEVIATIONS**2 / 255)
+    assert ratios == pytest.approx([2.094, 6.874, 12.93], rel=1e-3)
+
+
+def test_a_chunk_of_images_is_mirrored_together() -> None:
+    """With chunks of 32 four draws for a batch of 128; with 1 each image has its own."""
+    key, place_B = jax.random.key(0), jnp.arange(128)
+    together = np.asarray(Augmentation(flip=True, chunk=32).flips(key, place_B)).reshape(4, 32)
+    assert np.all(together == together[:, :1])
+    assert (
+        0
+        < np.asarray([Augmentation(flip=True, chunk=32).flips(jax.random.key(s), place_B) for s in range(9)]).mean()
+        < 1
+    )
+    alone = np.asarray(Augmentation(flip=True).flips(key, place_B))
+    assert 40 < alone.sum() < 88
+
+
+def test_the_two_forms_of_dropout_are_one_training_run(small_config: ConfigDict) -> None:
+    """Inverted dropout with half the weights after it, a quarter of their rate and four times their decay is the
+    2012 form (after it: fc7 and fc8), step by step and in evaluation."""
+    after, decay, rate = ("fc7", "fc8"), 0.05, 0.003
+    losses, states = [], []
+    for inverted in (False, True):
+        small_config.model.dropout.inverted = inverted
+        network, mesh = parts.network(small_config, 2), _mesh((1, 1))
+
+        def is_after(path: Any, inverted: bool = inverted) -> bool:
+            return inverted and path[0].key in after and path[-1].key == "kernel"
+
+        def halved(path: Any, leaf: jax.Array) -> jax.Array:
+            return leaf / 2 if is_after(path) else leaf
+
+        rule = optimizer.sgd_2012(rate_of=lambda *_: optax.constant_schedule(rate), momentum=0.9, weight_decay=0.0)
+
+        def update(gradients: Any, state: Any, params: Any, rule: Any = rule) -> Any:
+            def decayed(path: Any, g: jax.Array, w: jax.Array) -> jax.Array:
+                quarter, four = (0.25, 4.0) if is_after(path) else (1.0, 1.0)
+                return quarter * (g + four * decay * w) if path[-1].key == "kernel" else g
+
+            return rule.update(jax.tree_util.tree_map_with_path(decayed, gradients, params), state, params)
+
+        transformation = optax.GradientTransformation(rule.init, update)
+        state = make_state(network, transformation, seed=1, image_pixels=67)
+        state = state.replace(params=jax.tree_util.tree_map_with_path(halved, state.params))
+        state = jax.tree.map(jnp.copy, state)  # the step consumes it, and zeros may share their memory
+        step = make_train_step(
+            network, transformation, mesh, jax.eval_shape(lambda s=state: s), batch_size=8,
+            inputs=Input(67, np.full(3, 79.4)), augmentation=Augmentation(),
+        )  # fmt: skip
+        for number in range(5):
+            batch = towers.to_devices(_batch(8, 67, 2, seed=number), mesh)
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+        logits = jax.jit(towers.over_towers(models.tower_program(network)))(
+            state.variables, jnp.asarray(batch["image"], jnp.float32)
+        )
+        states.append((state.params, logits))
+    np.testing.assert_allclose(losses[:5], losses[5:], rtol=1e-5)
+    (theirs, logits), (ours, inverted_logits) = states
+    np.testing.assert_allclose(2 * ours["fc7"]["kernel"], theirs["fc7"]["kernel"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours["fc6"]["kernel"], theirs["fc6"]["kernel"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(inverted_logits, logits, rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- batch norm and norms across towers
+
+
+def test_batch_norm_is_over_the_whole_batch_on_every_mesh(small_config: ConfigDict) -> None:
+    """The same losses, weights and running statistics, whichever devices hold the batch and the towers."""
+    for layer in ("conv1", "conv2", "fc6"):
+        small_config.model[layer].post_ops = "batch_norm relu" + (" pool" if layer != "fc6" else " dropout")
+    results = {shape: _train(small_config, shape, steps=2, classes=10) for shape in MESHES}
+    losses, _, state = results[1, 1]
+    assert np.any(np.asarray(state.statistics["bn1"]["mean"]) != 0)
+    for shape in MESHES[1:]:
+        np.testing.assert_allclose(results[shape][0], losses, rtol=1e-5)
+        for left, right in zip(
+            jax.tree.leaves(results[shape][2].statistics), jax.tree.leaves(state.statistics), strict=True
+        ):
+            np.testing.assert_allclose(left, right, rtol=5e-4, atol=1e-4)
+
+
+def test_a_norm_across_towers_is_a_communication_and_counted(small_config: ConfigDict) -> None:
+    """Caffe's: the four outermost channels at each norm, beside the paper's exchanges; as `summary` counts them."""
+    small_config.model.norm.across_towers = True
+    network = parts.network(small_config, 10)
+    counted = placement.traffic(network, 67)
+    assert counted["norm1"] == 15 * 15 * 4
+    found = _compiled(small_config, (1, 2))
+    gathered = sorted(size for name, size, _ in found if name == "all-gather")
+    assert gathered == sorted(8 * 2 * numbers for numbers in counted.values())
+
+
+def test_the_count_of_what_net_145_exchanges() -> None:
+    """facts of the paper's network: 21,632 + 4,608 + 2,048 + 2,048 numbers an image each way, and its logits."""
+    counted = placement.traffic(parts.network(get_config(), 1000), 224)
+    assert counted == {"conv3": 21_632, "fc6": 4_608, "fc7": 2_048, "fc8": 2_048, "the logits": 500}
