@@ -17,7 +17,7 @@ from alexnet_jax.data.feed import Split
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import model as models, preprocess, probe, towers
 from alexnet_jax.network.preprocess import Input
-from alexnet_jax.training import evaluation, loop, plan as plans, start
+from alexnet_jax.training import evaluation, loop, plan as plans
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
@@ -178,7 +178,6 @@ def test_the_probe_tells_the_initialisations_apart_on_photographs() -> None:
 
     Computed elsewhere on synthetic images, deviation over mean at fc7: .108, .0089, .037, .0037, .00018.
     """
-    from alexnet_jax import catalog
     from alexnet_jax.data import augment
 
     files = sorted(PHOTOGRAPHS.glob("*/*.JPEG"))[:: 1000 // 8][:8]

@@ -10,7 +10,8 @@ from pathlib import Path
 from alexnet_jax.commands import border
 from alexnet_jax.data import originals, sources
 from alexnet_jax.data.originals import Originals
-from alexnet_jax.data.prepare import Layout, Preparation, compute_statistics, default_dir
+from alexnet_jax.data.prepare import Preparation, compute_statistics, default_dir
+from alexnet_jax.data.shards import Layout
 from alexnet_jax.errors import AlexNetError
 
 

@@ -10,17 +10,13 @@ import json
 import shutil
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from alexnet_jax.data import augment, originals, pictures, pixel_statistics, sources
+from alexnet_jax.data import augment, originals, pixel_statistics, sources
 from alexnet_jax.data.originals import Originals
+from alexnet_jax.data.shards import Layout, Shards, Stopped, bar, replace
 from alexnet_jax.errors import AlexNetError
 
 REFUSED = "refused.txt"
@@ -29,40 +25,6 @@ REFUSED = "refused.txt"
 def default_dir() -> Path:
     """Where TFDS keeps its data."""
     return Path.home() / "tensorflow_datasets"
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """What is written of each picture: it as it is, or its short side brought to `pack` pixels."""
-
-    pack: int = 0
-    keep_long_side: bool = False
-    quality: int = 90
-    images_per_shard: int = 1000
-
-    def suffix(self) -> str:
-        """What a packed set's name ends with."""
-        return f"_pack{self.pack}{'_long' if self.keep_long_side else ''}" if self.pack else ""
-
-    def picture(self, data: bytes, *, own: bool) -> tuple[bytes, np.ndarray]:
-        """The bytes to store and the pixels in them (before their compression). Raises ValueError."""
-        data, pixels = pictures.checked(data, own=own)
-        if self.pack:
-            pixels = augment.resize_short_side(pixels, self.pack)
-            if not self.keep_long_side:
-                pixels = augment.crop_resized(pixels, self.pack, self.pack, None)
-            data = pictures.encode(pixels, quality=self.quality)
-        return data, pixels
-
-    def __str__(self) -> str:
-        if not self.pack:
-            return "Pictures as they are."
-        shape = "the long side kept" if self.keep_long_side else f"the centre {self.pack} x {self.pack}"
-        return f"Short side {self.pack} pixels, {shape}, JPEG of quality {self.quality}."
-
-
-class _Stopped(Exception):
-    """Another thread failed, or the user stopped the program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +51,11 @@ class Preparation:
         """Where it grows."""
         return self.folder.with_name(self.folder.name + ".incomplete")
 
+    @property
+    def shards(self) -> Shards:
+        """What it is written as."""
+        return Shards(self.data, self.layout, self.name, self.unfinished, self.threads)
+
     def run(self) -> None:
         """Writes what is missing. Raises AlexNetError; nothing that was finished is lost by it."""
         start = time.monotonic()
@@ -102,8 +69,8 @@ class Preparation:
         if plan.exists():
             self._check_same(plan, fingerprint)
         (self.unfinished / "parts").mkdir(parents=True, exist_ok=True)
-        _replace(plan, json.dumps({"fingerprint": fingerprint}).encode())
-        self._write_shards()
+        replace(plan, json.dumps({"fingerprint": fingerprint}).encode())
+        self.shards.write()
         self._finish(fingerprint)
         print(f"done in {time.monotonic() - start:.0f} s: {self.folder}")
         option = "" if self.data_dir == default_dir() else f" --config.data.data_dir={self.data_dir}"
@@ -126,94 +93,23 @@ class Preparation:
                 "use another --data_dir."
             )
 
-    # ------------------------------------------------------------ shards
-
-    def _shards(self, split: str) -> int:
-        return -(-len(self.data.splits[split]) // self.layout.images_per_shard)
-
-    def _shard_path(self, split: str, number: int) -> Path:
-        return self.unfinished / f"{self.name}-{split}.array_record-{number:05}-of-{self._shards(split):05}"
-
-    def _part_path(self, split: str, number: int, ending: str) -> Path:
-        return self.unfinished / "parts" / f"{split}-{number:05}.{ending}"
-
-    def _write_shards(self) -> None:
-        jobs = [(split, number) for split in self.data.splits for number in range(self._shards(split))]
-        todo = [job for job in jobs if not self._shard_path(*job).exists()]
-        total = sum(len(source) for source in self.data.splits.values())
-        left = sum(len(self._records(*job)) for job in todo)
-        if len(todo) < len(jobs):
-            print(f"{len(jobs) - len(todo):,} of {len(jobs):,} shards are finished already: going on with the others")
-        stop = threading.Event()
-        with _bar(total, total - left, f"{self.name}") as tick, ThreadPoolExecutor(self.threads) as pool:
-            futures = [pool.submit(self._write_shard, *job, tick, stop) for job in todo]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def _records(self, split: str, number: int) -> range:
-        size = self.layout.images_per_shard
-        return range(number * size, min((number + 1) * size, len(self.data.splits[split])))
-
-    def _write_shard(self, split: str, number: int, tick: Callable[[], None], stop: threading.Event) -> None:
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        path = self._shard_path(split, number)
-        growing = path.with_name(path.name + ".tmp")
-        sums = pixel_statistics.Sums.zero(self.layout.pack or 256)
-        refused: list[tuple[str, str]] = []
-        labels: Counter[int] = Counter()
-        # One record a group, so that each can be read alone; a JPEG does not compress any further.
-        writer = ArrayRecordWriter(str(growing), "group_size:1,uncompressed")
-        for i in self._records(split, number):
-            if stop.is_set():
-                raise _Stopped
-            tick()
-            try:
-                record = self.data.splits[split][i]
-                data, pixels = self.layout.picture(record["image"], own=self.data.own)
-            except (ValueError, OSError) as error:
-                refused.append((self._key(split, i), str(error).splitlines()[0]))
-                continue
-            writer.write(_example(record["key"], record["label"], data))
-            labels[record["label"]] += 1
-            if split == "train":
-                sums.add(pixels)
-        writer.close()
-        if split == "train":
-            sums.save(self._part_path(split, number, "npz"))
-        part = {
-            "images": sum(labels.values()),
-            "bytes": growing.stat().st_size,
-            "sha256": _sha256(growing),
-            "refused": refused,
-            "labels": dict(labels),
-        }
-        _replace(self._part_path(split, number, "json"), json.dumps(part).encode())
-        growing.replace(path)  # the last of all: a shard that is there has its parts
-
-    def _key(self, split: str, i: int) -> str:
-        source = self.data.splits[split]
-        return source.places[i].key if isinstance(source, originals.Files) else f"{split}[{i}]"
-
     # ------------------------------------------------------------ the whole
 
     def _finish(self, fingerprint: str) -> None:
+        shards = self.shards
         parts = {
-            split: [json.loads(self._part_path(split, n, "json").read_text()) for n in range(self._shards(split))]
+            split: [
+                json.loads(self.shards.part_path(split, n, "json").read_text()) for n in range(self.shards.count(split))
+            ]
             for split in self.data.splits
         }
         refused = [(split, *line) for split, those in parts.items() for part in those for line in part["refused"]]
         (self.unfinished / REFUSED).write_text("".join("\t".join(line) + "\n" for line in refused))
         self._check_classes(parts, refused)
-        self._write_info(parts, fingerprint, len(refused))
+        _write_info(self.shards, parts, fingerprint, len(refused))
         sums = pixel_statistics.Sums.zero(self.layout.pack or 256)
-        for number in range(self._shards("train") if "train" in parts else 0):
-            sums.merge(pixel_statistics.Sums.load(self._part_path("train", number, "npz")))
+        for number in range(shards.count("train") if "train" in parts else 0):
+            sums.merge(pixel_statistics.Sums.load(shards.part_path("train", number, "npz")))
         if sums.images:
             pixel_statistics.write(sums, "train", self.unfinished)
         (self.unfinished / "plan.json").unlink(missing_ok=True)
@@ -241,95 +137,53 @@ class Preparation:
                     f"{self.unfinished} and start again."
                 )
 
-    def _write_info(self, parts: dict[str, Any], fingerprint: str, refused: int) -> None:
-        import tensorflow_datasets as tfds
 
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format=None if self.data.own else "jpeg"),
-                "label": tfds.features.ClassLabel(names=self.data.class_names),
-                "file_name": tfds.features.Text(),
-            }
-        )
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=self.unfinished, dataset_name=self.name, filetype_suffix="array_record"
-        )
-        sums = {
-            self._shard_path(split, n).name: part["sha256"]
-            for split, those in parts.items()
-            for n, part in enumerate(those)
+def _write_info(shards: Shards, parts: dict[str, Any], fingerprint: str, refused: int) -> None:
+    """The metadata that TFDS reads, checksums, and how the set was prepared."""
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format=None if shards.data.own else "jpeg"),
+            "label": tfds.features.ClassLabel(names=shards.data.class_names),
+            "file_name": tfds.features.Text(),
         }
-        (self.unfinished / "SHA256SUMS").write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
-        tfds.folder_dataset.write_metadata(
-            data_dir=self.unfinished,
-            features=features,
-            version=self.data.version,
-            filename_template=template,
-            split_infos=[
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=[part["images"] for part in those],
-                    num_bytes=sum(part["bytes"] for part in those),
-                    filename_template=template.replace(split=split),
-                )
-                for split, those in parts.items()
-            ],
-            check_data=False,
-            description=f"{self.data.about} {self.layout}",
-            supervised_keys=("image", "label"),
-            metadata=tfds.core.MetadataDict(
-                {
-                    "layout": dataclasses.asdict(self.layout),
-                    "images": {split: sum(part["images"] for part in those) for split, those in parts.items()},
-                    "bytes": {split: sum(part["bytes"] for part in those) for split, those in parts.items()},
-                    "refused": refused,
-                    "sha256": sums,
-                    "fingerprint": fingerprint,
-                }
-            ),
-        )
-
-
-def _example(key: str, label: int, image: bytes) -> bytes:
-    """A tf.train.Example as TFDS writes it; TFDS's own way to it costs 0.5 ms an image, this one 0.02."""
-    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
-
-    feature = {
-        "image": tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[image])),
-        "label": tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=[label])),
-        "file_name": tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[key.encode()])),
+    )
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=shards.folder, dataset_name=shards.name, filetype_suffix="array_record"
+    )
+    sums = {
+        shards.path(split, n).name: part["sha256"] for split, those in parts.items() for n, part in enumerate(those)
     }
-    features = tf_feature_pb2.Features(feature=feature)
-    return bytes(tf_example_pb2.Example(features=features).SerializeToString(deterministic=True))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    growing = path.with_name(path.name + ".tmp")
-    growing.write_bytes(data)
-    growing.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _bar(total: int, done: int, name: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal, else a line every ten seconds; yields what to call after each image."""
-    lock, count, said = threading.Lock(), done, time.monotonic()
-    with tqdm(total=total, initial=done, desc=name, unit=" images", disable=None, dynamic_ncols=True) as bar:
-
-        def tick() -> None:
-            nonlocal count, said
-            with lock:
-                count += 1
-                bar.update()
-                if bar.disable and time.monotonic() - said > 10:
-                    said = time.monotonic()
-                    print(f"{name}: {count:,} of {total:,} images", flush=True)
-
-        yield tick
+    (shards.folder / "SHA256SUMS").write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
+    tfds.folder_dataset.write_metadata(
+        data_dir=shards.folder,
+        features=features,
+        version=shards.data.version,
+        filename_template=template,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[part["images"] for part in those],
+                num_bytes=sum(part["bytes"] for part in those),
+                filename_template=template.replace(split=split),
+            )
+            for split, those in parts.items()
+        ],
+        check_data=False,
+        description=f"{shards.data.about} {shards.layout}",
+        supervised_keys=("image", "label"),
+        metadata=tfds.core.MetadataDict(
+            {
+                "layout": dataclasses.asdict(shards.layout),
+                "images": {split: sum(part["images"] for part in those) for split, those in parts.items()},
+                "bytes": {split: sum(part["bytes"] for part in those) for split, those in parts.items()},
+                "refused": refused,
+                "sha256": sums,
+                "fingerprint": fingerprint,
+            }
+        ),
+    )
 
 
 # ---------------------------------------------------------------- statistics of what is there
@@ -348,14 +202,14 @@ def compute_statistics(name: str, data_dir: Path, threads: int) -> None:
         sums = pixel_statistics.Sums.zero(256)
         for i in numbers:
             if stop.is_set():
-                raise _Stopped
+                raise Stopped
             with contextlib.suppress(ValueError):  # training will name it
                 sums.add(augment.decode(split.source[i]["image"]))
             tick()
         return sums
 
     total, size = pixel_statistics.Sums.zero(256), len(split.source)
-    with _bar(size, 0, name) as tick, ThreadPoolExecutor(threads) as pool:
+    with bar(size, 0, name) as tick, ThreadPoolExecutor(threads) as pool:
         try:
             for sums in pool.map(part, [range(i, min(i + 1000, size)) for i in range(0, size, 1000)]):
                 total.merge(sums)

@@ -24,7 +24,7 @@ from PIL import Image
 from tensorflow_datasets.core import hashing
 
 from alexnet_jax.commands import prepare as cli
-from alexnet_jax.data import augment, originals, pictures, pixel_statistics, prepare, sources
+from alexnet_jax.data import augment, originals, pixel_statistics, shards, sources
 from alexnet_jax.errors import AlexNetError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -152,9 +152,9 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(tars: Path, tmp_path
     (finished,) = calm.glob("imagenet2012*/5.*")
     growing = killed / finished.parent.name / f"{finished.name}.incomplete"
     written: dict[Path, int] = {}
-    for shards in (2, 15, 30):
+    for count in (2, 15, 30):
         process = subprocess.Popen([*command, f"--data_dir={killed}"], cwd=ROOT, stdout=subprocess.DEVNULL)
-        while len(list(growing.glob("*-of-*[0-9]"))) < shards and process.poll() is None:
+        while len(list(growing.glob("*-of-*[0-9]"))) < count and process.poll() is None:
             pass
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
@@ -536,7 +536,7 @@ def test_tfrecord_is_packed_like_any_other(imagenet: Path, tmp_path: Path) -> No
 
 def test_a_full_disk_loses_nothing(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written stays, and the same command ends it."""
-    write: Callable[..., None] = prepare.Preparation._write_shard
+    write: Callable[..., None] = shards.Shards._write_one
 
     def full(self: Any, split: str, number: int, *rest: Any) -> None:
         if (split, number) == ("train", 3):
@@ -544,7 +544,7 @@ def test_a_full_disk_loses_nothing(tars: Path, tmp_path: Path, monkeypatch: pyte
         write(self, split, number, *rest)
 
     arguments = ("imagenet2012", f"--from={tars}", f"--data_dir={tmp_path}", "--images_per_shard=10", "--threads=1")
-    monkeypatch.setattr(prepare.Preparation, "_write_shard", full)
+    monkeypatch.setattr(shards.Shards, "_write_one", full)
     with pytest.raises(AlexNetError, match="No space left on device: mend that, and the same command goes on"):
         _prepare(*arguments)
     monkeypatch.undo()

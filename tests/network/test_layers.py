@@ -120,7 +120,14 @@ def test_conv_and_dense_add_their_bias() -> None:
     """The modules are x * kernel + bias, the bias one number a map or unit."""
     x, kernel, bias = _normal(0, 2, 9, 9, 3), _normal(1, 5, 5, 3, 4), _normal(2, 4)
     conv = layers.Conv(
-        features=4, kernel_size=5, stride=2, padding=(0, 3), init_kind="normal", init_std=0.1, init_bias=0.0, weight_norm=False
+        features=4,
+        kernel_size=5,
+        stride=2,
+        padding=(0, 3),
+        init_kind="normal",
+        init_std=0.1,
+        init_bias=0.0,
+        weight_norm=False,
     )
     got = conv.apply({"params": {"kernel": _f32(kernel), "bias": _f32(bias)}}, _f32(x))
     _assert_close(got, _convolve(x, kernel, None, 2, (0, 3))[0] + bias)

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import parts
 from alexnet_jax.commands import summary
-from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, placement, table, towers
 from alexnet_jax.configs.alexnet import get_config
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.network import model as models, table, towers
 
 
 def _network(config: ConfigDict, classes: int = 10) -> tuple[models.AlexNet, Any, jax.Array]:

@@ -182,9 +182,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config: ConfigDict, tmp_p
 @pytest.mark.parametrize(
     "field", ["train.seed", "train.batch_size", "model.dropout.rate", "model.conv2.post_ops", "data.flip"]
 )
-def test_a_run_does_not_go_on_as_another(
-    field: str, small_config: ConfigDict, tmp_path: Path
-) -> None:
+def test_a_run_does_not_go_on_as_another(field: str, small_config: ConfigDict, tmp_path: Path) -> None:
     other = {
         "train.seed": 5,
         "train.batch_size": 4,
@@ -316,9 +314,7 @@ def test_bad_records_of_a_run_are_in_its_log_and_too_many_end_it(
     monkeypatch.setattr(sources._Examples, "__getitem__", damaged)
     _train(config, tmp_path / "run", **{"train.steps": 6, "data.max_bad_records": 2})
     log = (tmp_path / "run" / "train.log").read_text()
-    assert (
-        log.count("cat/1.jpg does not decode (500 bytes") == 3
-    )  # train, and validation twice
+    assert log.count("cat/1.jpg does not decode (500 bytes") == 3  # train, and validation twice
     assert log.count("emu/3.jpg does not decode") == 1
     assert "on 6 images of pets validation" in log
     with pytest.raises(
@@ -425,9 +421,7 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert "resumed after step" in last.stdout
-    left, right = (
-        _state_of(setup.open_parts(small_config, workdir), workdir, 80) for workdir in (undisturbed, killed)
-    )
+    left, right = (_state_of(setup.open_parts(small_config, workdir), workdir, 80) for workdir in (undisturbed, killed))
     for name, leaf in left.items():
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
     timeless = [

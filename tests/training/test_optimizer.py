@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.training import optimizer, plan as plans
 from alexnet_jax.configs.alexnet import get_config
+from alexnet_jax.training import optimizer, plan as plans
 
 Tree = dict[str, dict[str, np.ndarray]]
 SHAPES = {"conv1": {"kernel": (2, 3, 3, 1, 2), "bias": (2, 2)}, "fc8": {"kernel": (2, 4, 3), "bias": (2, 3)}}

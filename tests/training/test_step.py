@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import parts
+from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.network import model as models, placement, towers
 from alexnet_jax.network.preprocess import Augmentation, Input, mirrored
 from alexnet_jax.network.ranking import is_among_best
 from alexnet_jax.training import optimizer, plan as plans
 from alexnet_jax.training.step import TrainState, make_state, make_train_step
-from alexnet_jax.configs.alexnet import get_config
 
 MESHES = [(1, 1), (1, 2), (2, 1), (2, 2)]
 
@@ -106,6 +106,55 @@ def test_twenty_steps_stay_together(small_config: ConfigDict) -> None:
     yardstick = np.abs(np.subtract(rounded, together[1, 1])).max()
     assert 0 < yardstick < 1e-3
     assert max(apart.values()) < 5 * yardstick, (apart, yardstick)
+
+
+def test_pmap_trains_as_the_jitted_step_does(small_config: ConfigDict) -> None:
+    """The lineage: three whole steps, written as two-device pmap was, end in the weights and momentum of the step.
+
+    Loss, gradients with dropout and flips on, and update; per tower under `jax.pmap(axis_name="tower")`.
+    """
+    small_config.train.learning_rate = 0.01
+    mesh, step, state = _parts(small_config, (1, 2), classes=10)
+    network = parts.network(small_config, 10)
+    rule, _ = plans.build_optimizer(small_config, images=1000, steps=100)
+    inputs = Input(small_config.data.crop_pixels, np.asarray(small_config.data.mean))
+    program, augmentation = models.tower_program(network), Augmentation(flip=True)
+
+    def tower_step(params: Any, opt_state: Any, number: jax.Array, key: jax.Array, batch: Any) -> Any:
+        step_key = jax.random.fold_in(key, number)
+        keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, batch["place"])
+        images = augmentation(batch["image"], inputs, step=number, step_key=step_key, place_B=batch["place"])
+
+        def loss_of(params: Any) -> jax.Array:
+            logits_BK = jax.vmap(program, in_axes=(0, None, None))(params, images, keys_B)[0]
+            # Both devices compute this loss, and the transpose of all_gather adds up what both ask for.
+            return optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch["label"]).mean() / 2
+
+        loss, gradients = jax.value_and_grad(loss_of)({"params": params})
+        updates, opt_state = rule.update(gradients["params"], opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, 2 * loss
+
+    axes: Any = optimizer.State(None, 0, None)  # type: ignore[arg-type]
+    by_pmap = jax.pmap(
+        tower_step, axis_name=towers.TOWER, in_axes=(0, axes, None, None, None), out_axes=(0, axes, None),
+        devices=jax.devices()[:2],
+    )  # fmt: skip
+    # One more axis: pmap takes its own away, and a tower's leaves keep theirs, of size 1.
+    host = jax.device_get((state.params, state.opt_state, jax.random.key_data(state.key)))
+    params, opt_state = jax.tree.map(lambda leaf: leaf[:, None], host[0]), host[1]
+    opt_state = opt_state._replace(velocity=jax.tree.map(lambda leaf: leaf[:, None], opt_state.velocity))
+    key = jax.random.wrap_key_data(host[2])
+    for number in range(3):
+        batch = _batch(8, small_config.data.crop_pixels, 10, seed=number)
+        params, opt_state, loss = by_pmap(params, opt_state, number, key, batch)
+        state, metrics = step(state, towers.to_devices(batch, mesh))
+        assert float(loss) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    assert np.abs(np.asarray(params["conv3"]["kernel"][:, 0]) - host[0]["conv3"]["kernel"]).max() > 1e-4
+    pairs = ((state.params, params), (state.opt_state.velocity, opt_state.velocity))
+    for wanted, got in pairs:
+        for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(got), strict=True):
+            largest = float(np.abs(np.asarray(left)).max())
+            np.testing.assert_allclose(right[:, 0], left, rtol=0, atol=1e-5 * largest, err_msg=str(path))
 
 
 def _collectives(hlo: str) -> list[tuple[str, int, str]]:
