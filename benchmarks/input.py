@@ -36,7 +36,7 @@ Batches = Iterator[Any]
 
 def feed(where: Path, workers: int, batch: int) -> Batches:
     """The training feed over the prepared set."""
-    from alexnet_jax import data, sources
+    from alexnet_jax.data import feed as data, sources
 
     (name,) = (path.name for path in (where / "data").iterdir())
     split = sources.open_split(name, "train", str(where / "data"))
@@ -148,7 +148,8 @@ def measure(loader: str, where: Path, workers: int, batch: int, count: int) -> f
 
 def lay_out(photographs: Path, where: Path, pack: int) -> None:
     """`data`: the prepared set; `loose`: the same pictures' bytes as files."""
-    from alexnet_jax import prepare, sources
+    from alexnet_jax.commands import prepare
+    from alexnet_jax.data import sources
 
     paths = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not paths:

@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from alexnet_jax import data, sources
+from alexnet_jax.data import feed as data, sources
 
 
 def _megabytes() -> float:
@@ -32,13 +32,13 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=5.0, help="of growth, in percent (%(default)s)")
     options = parser.parse_args()
     split = sources.open_split(options.data, "train", options.data_dir)
-    feed = data.Feed(*data.parallelism(options.threads, options.workers))
+    reading = data.Feed(*data.parallelism(options.threads, options.workers))
     batches = data.train_batches(
-        split, data.Images(256, 224), feed, batch_size=options.batch, seed=0, step=0, share=(0, 1)
+        split, data.Images(256, 224), reading, batch_size=options.batch, seed=0, step=0, share=(0, 1)
     )
     steps, start = -(-options.records // options.batch), time.perf_counter()
     memory, seen = list[float](), list[float]()
-    print(f"{options.data}: {len(split.source):,} records, {feed.threads} thread(s), {feed.workers} worker(s)")
+    print(f"{options.data}: {len(split.source):,} records, {reading.threads} thread(s), {reading.workers} worker(s)")
     for step in range(1, steps + 1):
         next(batches)
         seen.append(_megabytes())

@@ -26,24 +26,24 @@ def jax_step(batch: int) -> Callable[[], float]:
     import jax
     import numpy as np
 
-    from alexnet_jax import run, towers
-    from alexnet_jax.data import Split
-    from alexnet_jax.train import make_state, make_train_step
-    from configs.alexnet import get_config
+    from alexnet_jax import config as configs, parts
+    from alexnet_jax.network import placement, towers
+    from alexnet_jax.training import plan as plans
+    from alexnet_jax.training.step import make_state, make_train_step
 
-    config = get_config("imagenet2012")
+    config = configs.load_recipe("alexnet:imagenet2012")
     mesh = towers.make_mesh(towers=2, tower=0)
-    network = run.build_model(config, 1000)
-    optimizer, _ = run.build_optimizer(config, images=1_281_167, steps=910_000)
+    network = parts.network(config, 1000)
+    optimizer, _ = plans.build_optimizer(config, images=1_281_167, steps=910_000)
     shapes = jax.eval_shape(lambda: make_state(network, optimizer, seed=0, image_pixels=224))
     state = jax.jit(
         lambda: make_state(network, optimizer, seed=0, image_pixels=224),
-        out_shardings=towers.sharding_of(shapes, mesh),
+        out_shardings=placement.shardings(network, shapes, mesh),
     )()
     step = make_train_step(
         network, optimizer, mesh, shapes, batch_size=batch,
-        inputs=run.build_input(config, Split([], "train", ())),
-        augmentation=run.build_augmentation(config, images=1_281_167),
+        inputs=parts.inputs(config),
+        augmentation=plans.build_augmentation(config, images=1_281_167),
     )  # fmt: skip
     rng = np.random.default_rng(0)
     data = {

@@ -168,8 +168,6 @@ def test_importing_and_building_need_nothing_heavy() -> None:
 
 def test_a_batch_walks_through_few_files() -> None:
     """The files whose code runs between a record on the disk and the loss, seen by tracing a step and its batch."""
-    from tests import disk_to_loss
-
     assert disk_to_loss.files() == [
         "alexnet_jax/data/feed.py",
         "alexnet_jax/data/sources.py",

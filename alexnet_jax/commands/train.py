@@ -10,8 +10,9 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from alexnet_jax import config as configs
+from alexnet_jax import config as configs, memory
 from alexnet_jax.commands import devices
+from alexnet_jax.commands.overrides import split_overrides
 from alexnet_jax.errors import AlexNetError
 
 _MODES = ("train", "eval", "probe", "summary", "bench_input")
@@ -45,8 +46,9 @@ def main(argv: list[str]) -> None:
         if workdir is None:
             config = configs.load_recipe(_FLAGS.config)
             workdir = _default_workdir(_FLAGS.config, config.data.name)
-        configs.load(workdir, overrides)  # before the devices start: they take seconds
+        config = configs.load(workdir, overrides)  # before the devices start: they take seconds
         devices.settle(cpu_devices=_FLAGS.cpu_devices, distributed=_FLAGS.distributed)
+        memory.check(config, training=False)
         from alexnet_jax.training import evaluation
 
         evaluation.evaluate_checkpoint(workdir, which=_FLAGS.checkpoint, overrides=overrides)
@@ -57,7 +59,9 @@ def main(argv: list[str]) -> None:
         from alexnet_jax.commands import summary
 
         print(summary.summarize(config))
-    elif mode == "probe":
+        return
+    memory.check(config, training=mode != "probe")
+    if mode == "probe":
         from alexnet_jax.training import start
 
         print(start.probe_start(config))
@@ -76,22 +80,6 @@ def main(argv: list[str]) -> None:
             sys.exit(128 + stop.signal)
 
 
-def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """(["section.field=value" of every --config.section.field=value], the other arguments)."""
-    overrides, rest, i = list[str](), list[str](), 0
-    while i < len(argv):
-        argument = argv[i].removeprefix("-").removeprefix("-")
-        if not argv[i].startswith("-") or not argument.startswith("config."):
-            rest.append(argv[i])
-        elif "=" in argument or i + 1 == len(argv) or argv[i + 1].startswith("--"):
-            overrides.append(argument.removeprefix("config."))
-        else:
-            i += 1
-            overrides.append(f"{argument.removeprefix('config.')}={argv[i]}")
-        i += 1
-    return overrides, rest
-
-
 def program() -> str:
     """How this program was started, with the interpreter that has its packages."""
     import os
@@ -102,11 +90,20 @@ def program() -> str:
 
 
 def _parse(arguments: list[str]) -> None:
+    for argument, after in zip(arguments, [*arguments[1:], "--"], strict=True):
+        flag = argument.lstrip("-") if argument.startswith("-") else ""
+        if flag in _FLAGS and not _FLAGS[flag].boolean and after.startswith("--"):
+            raise AlexNetError(f"{argument} has no value: write {argument}=VALUE.")
     _FLAGS.unparse_flags()
     try:
         left = _FLAGS(["alexnet", *arguments])
     except flags.UnrecognizedFlagError as error:
         raise AlexNetError(f"--{error.flagname} is an unknown option: see --help.") from None
+    except flags.IllegalFlagValueError as error:
+        given, _, why = str(error).splitlines()[0].removeprefix("flag ").partition(": ")
+        kinds = {"cpu_devices": "a whole number from 1 to 512", "distributed": "true or false"}
+        kind = kinds.get(given.partition("=")[0].lstrip("-"), why.removeprefix("value should be "))
+        raise AlexNetError(f"{given} is not possible: it must be {kind}.") from None
     except flags.Error as error:
         raise AlexNetError(f"{str(error).splitlines()[0].rstrip('.')}: see --help.") from None
     if left[1:]:

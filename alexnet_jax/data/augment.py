@@ -1,4 +1,4 @@
-"""What is done to one image on the host: NumPy, OpenCV and libjpeg-turbo only, since worker processes import it."""
+"""One image on the host: decoded, resized, cropped. NumPy, OpenCV and libjpeg-turbo only: workers import this."""
 
 import cv2
 import numpy as np
@@ -10,9 +10,9 @@ cv2.setNumThreads(0)  # the threads of the feed are the parallelism
 def decode(image: bytes | np.ndarray, *, at_least: int = 0) -> np.ndarray:
     """An encoded image (JPEG, PNG, WebP, ...) or an array [H, W, 1 or 3] -> uint8 [H, W, 3], RGB.
 
-    A JPEG may come out at a half or less of its size, as long as no side has under `at_least` pixels;
+    A JPEG may be decoded at half its size or less, as long as no side has under `at_least` pixels;
     0 is its own size. A camera's orientation mark is ignored, as TFDS and the 2012 source ignore it.
-    Raises ValueError when the bytes are no whole image.
+    Raises ValueError for bytes that are not a whole image.
     """
     if isinstance(image, np.ndarray):
         return np.broadcast_to(image, (*image.shape[:2], 3))
@@ -29,18 +29,18 @@ def decode(image: bytes | np.ndarray, *, at_least: int = 0) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise ValueError(f"{len(image):,} bytes that are no whole image")
+        raise ValueError(f"{len(image):,} bytes that are not a whole image")
     return np.asarray(pixels)
 
 
 def resized_shape(height: int, width: int, short: int) -> tuple[int, int]:
-    """(height, width) after the short side was brought to `short` pixels."""
+    """(height, width) of an image resized to a short side of `short` pixels."""
     scale = short / min(height, width)
     return max(short, round(height * scale)), max(short, round(width * scale))
 
 
 def resize_short_side(image: np.ndarray, pixels: int) -> np.ndarray:
-    """[H, W, 3] with its short side brought to `pixels`: cubic where it grows, by area where it shrinks.
+    """[H, W, 3] resized to a short side of `pixels`: bicubic where it grows, by area where it shrinks.
 
     The interpolation of the authors' make-data.py (cuda-convnet2).
     """
@@ -58,12 +58,12 @@ def crop_resized(
     place: np.ndarray | None,
     out: np.ndarray | None = None,
     *,
-    in_centre: bool = False,
+    in_center: bool = False,
 ) -> np.ndarray:
     """[H, W, 3] -> [pixels, pixels, 3]: a square of the image whose short side has `short` pixels.
 
     `place` is two numbers in [0, 1): how far down and to the right among all the places there are,
-    each as likely; None is the centre. With `in_centre` the places are those within the centre square of
+    each as likely; None is the center. With `in_center` the places are those within the center square of
     the image: 33 x 33 of them for 224 pixels of 256, as in 2012 (`convdata_jpeg.py`; the paper's 2048
     crops with mirroring would be 32 x 32). `out` takes the result where it is given. Only the square
     is resized, after it was cut out to the nearest pixel.
@@ -76,7 +76,7 @@ def crop_resized(
     if place is None:
         top, left = (int(p) for p in spare // 2)
     else:
-        first = (spare - (short - pixels)) // 2 if in_centre else 0 * spare
+        first = (spare - (short - pixels)) // 2 if in_center else 0 * spare
         top, left = (int(p) for p in first + (place * (spare - 2 * first + 1)).astype(int))
     scale = min(height, width) / short  # source pixels a pixel
     if scale == 1:

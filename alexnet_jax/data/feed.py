@@ -21,7 +21,7 @@ _FOREVER = 2**62
 class Source(Protocol):
     """Random access to the records of one split: {"image": bytes or [H, W, C] uint8, "label": int, "key": str}.
 
-    `key` is what people call the record: its file name, or its split and number.
+    `key` is how people name the record: its file name, or its split and number.
     """
 
     def __len__(self) -> int: ...
@@ -42,8 +42,8 @@ class Split:
 class Images:
     """How a record becomes the network's input: short side to `resize_pixels`, then a square crop.
 
-    `square`: random crops stay within the centre square. `chunk`: so many neighbours in a batch have
-    the same crop (32 in 2012, convdata_jpeg.py).
+    `square`: random crops stay within the center square. `chunk`: how many neighbors in a batch share
+    a crop (32 in 2012, convdata_jpeg.py).
     """
 
     resize_pixels: int
@@ -54,12 +54,12 @@ class Images:
     def __call__(self, image: bytes | np.ndarray, place: np.ndarray | None, out: np.ndarray) -> None:
         """Fills `out`, [crop, crop, 3]. `place` is as in `augment.crop_resized`. Raises ValueError."""
         pixels = augment.decode(image, at_least=self.resize_pixels)
-        augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out, in_centre=self.square)
+        augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out, in_center=self.square)
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """How a process computes its batches. Nothing of it changes what they hold."""
+    """How a process computes its batches. None of it changes what they hold."""
 
     threads: int = 2  # in each worker, or in this process without workers
     workers: int = 0  # processes of their own
@@ -69,7 +69,7 @@ class Feed:
 
     @property
     def batches_in_memory(self) -> int:
-        """The most batches that are in this host's memory at a time, those on their way included."""
+        """The most batches in this host's memory at a time, including those on their way."""
         ahead = max(self.prefetch_batches, self.threads)
         return 2 + (self.workers * (ahead + 1) if self.workers else ahead)
 
@@ -78,7 +78,7 @@ def parallelism(threads: int, workers: int) -> tuple[int, int]:
     """(threads, workers) where 0 threads or -1 workers ask for what suits the cores of this process.
 
     One process decodes on about eight cores before the interpreter's lock binds, about 0.1 ms of
-    Python an image; on more than sixteen cores it takes worker processes of eight threads each.
+    Python per image; on more than sixteen cores it takes worker processes of eight threads each.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -102,11 +102,11 @@ def train_batches(
     The records are shuffled anew each epoch, and a batch may hold the end of one and the beginning
     of the next. `batch_size` is the global one; this process gets part `share` = (index, count) of
     it, reads no other record, and `place` is where in the global batch each of its examples stands.
-    Nothing but `step` is needed to go on: neither threads nor processes change what comes.
+    Nothing but `step` is needed to resume: neither threads nor processes change what comes.
 
     A record that does not decode is named to `feed.say` and replaced by the next one in the data
     set that does. Raises AlexNetError when there are more of them than `feed.max_bad_records`, and
-    for a label that is no class.
+    for a label without a class.
     """
     load = _LoadTraining(split, images, batch_size, seed, share, tries=feed.max_bad_records + 2)
     return _checked(_iterate(step, _FOREVER, load, feed), split, feed)
@@ -115,7 +115,7 @@ def train_batches(
 def eval_batches(
     split: Split, images: Images, feed: Feed, *, batch_size: int, share: tuple[int, int]
 ) -> Iterator[Batch]:
-    """Every record of the split once, in order, its centre square of crop_pixels; label -1 fills the last batch up.
+    """Every record of the split once, in order, its center square of crop_pixels; label -1 fills up the last batch.
 
     A record that does not decode is named to `feed.say` and counted with a black image.
     """
@@ -125,7 +125,7 @@ def eval_batches(
 
 
 def some_images(split: Split, images: Images, count: int) -> np.ndarray:
-    """Up to `count` images from all over the split, centre cropped, uint8 [n, crop, crop, 3]; bad ones are left out."""
+    """Up to `count` images from all over the split, center cropped, uint8 [n, crop, crop, 3]; bad ones are left out."""
     numbers = np.unique(np.linspace(0, len(split.source) - 1, count).round().astype(int)).tolist()
     batch = _empty(len(numbers), images)
     good = [_load(split, images, number, None, batch, i) for i, number in enumerate(numbers)]
@@ -180,7 +180,7 @@ class _LoadInOrder:
 
 @functools.lru_cache(2)  # a batch may hold the end of one epoch and the beginning of the next
 def _order(seed: int, epoch: int, records: int) -> np.ndarray:
-    """The numbers of the records in the order of an epoch; 10 MB for ImageNet, drawn in 20 ms."""
+    """The record numbers in the order of an epoch; 10 MB for ImageNet, drawn in 20 ms."""
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(records)
 
 
@@ -206,7 +206,7 @@ def _load(split: Split, images: Images, number: int, place: np.ndarray | None, b
 
 
 def _fault(split: Split, number: int) -> str:
-    """Which record this is and what is wrong with it. Raises AlexNetError where its label is no class."""
+    """Which record this is and what is wrong with it. Raises AlexNetError where its label has no class."""
     try:
         record = split.source[number]
     except Exception as error:
@@ -225,7 +225,7 @@ def _fault(split: Split, number: int) -> str:
 
 
 def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Batch]:
-    """The batches without their `bad`; tells of every bad record once."""
+    """The batches without their `bad`; reports every bad record once."""
     found: dict[int, str] = {}
     try:
         for batch in batches:
@@ -237,8 +237,8 @@ def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Bat
                 feed.say(f"bad record {len(found)} of {split.name} ({feed.max_bad_records} allowed): {found[number]}")
                 if len(found) > feed.max_bad_records:
                     raise AlexNetError(
-                        f"{split.name} has more bad records than data.max_bad_records={feed.max_bad_records}: "
-                        f"{'; '.join(found.values())}. Mend or remove them, or allow more."
+                        f"{split.name} has more bad records than config.data.max_bad_records={feed.max_bad_records}: "
+                        f"{'; '.join(found.values())}. Repair or remove them, or allow more."
                     )
             yield batch
     finally:

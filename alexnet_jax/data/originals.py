@@ -1,4 +1,4 @@
-"""Pictures as people have them: the official ImageNet tars, or a folder a class; opened as sources of records."""
+"""Pictures as people have them: the official ImageNet tars, or a folder per class; opened as sources of records."""
 
 import dataclasses
 import hashlib
@@ -105,12 +105,12 @@ def imagenet2012(folder: Path, splits: tuple[str, ...]) -> Originals:
 
 
 def _train_places(path: Path, class_names: tuple[str, ...]) -> Iterator[Place]:
-    """A tar of a tar a class, n01440764.tar and so on."""
+    """A tar with a tar per class, n01440764.tar and so on."""
     labels = {name: label for label, name in enumerate(class_names)}
     for inner, start, size in _members(path, 0, path.stat().st_size, str(path)):
         wnid = inner.removesuffix(".tar")
         if wnid not in labels:
-            raise AlexNetError(f"{path} holds {inner}, which is no class of ILSVRC 2012: is it the official file?")
+            raise AlexNetError(f"{path} holds {inner}, which is not a class of ILSVRC 2012: is it the official file?")
         for key, offset, length in _members(path, start, size, f"{inner} in {path}"):
             yield Place(key, labels[wnid], str(path), offset, length)
 
@@ -154,7 +154,7 @@ def _members(path: Path, start: int, size: int, what: str) -> Iterator[tuple[str
     if not whole:
         official = _TAR_BYTES.get(path.name)
         expected = f" (the official file has {official:,} bytes, this one {path.stat().st_size:,})" if official else ""
-        raise AlexNetError(f"{what} is truncated or no tar, after {found:,} files{expected}: download it again.")
+        raise AlexNetError(f"{what} is truncated or not a tar, after {found:,} files{expected}: download it again.")
 
 
 class _Window(io.RawIOBase):
@@ -185,7 +185,7 @@ class _Window(io.RawIOBase):
         return data
 
 
-# ---------------------------------------------------------------- a folder a class
+# ---------------------------------------------------------------- a folder per class
 
 
 def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
@@ -196,7 +196,7 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
     Raises AlexNetError for folders that are not of this form.
     """
     if not root.is_dir():
-        raise AlexNetError(f"--from={root} is no folder: give the one that holds a folder a class.")
+        raise AlexNetError(f"--from={root} is not a folder: give the one that holds a folder per class.")
     parts = {_SPLIT_FOLDERS[path.name]: path for path in _folders(root) if path.name in _SPLIT_FOLDERS}
     found = {split: _classes(path) for split, path in (parts or {"train": root}).items()}
     if "train" not in found:
@@ -232,7 +232,12 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
         )
     splits: dict[str, Source] = {split: _shuffled(those, split) for split, those in places.items()}
     return Originals(
-        name, "1.0.0", splits, class_names, own=True, about=f"The pictures of the folder {root.name}, a folder a class."
+        name,
+        "1.0.0",
+        splits,
+        class_names,
+        own=True,
+        about=f"The pictures of the folder {root.name}, a folder per class.",
     )
 
 

@@ -1,6 +1,6 @@
-"""The statistics of a data set's pixels that the recipes need: mean, mean image, principal components of colour.
+"""The statistics of a data set's pixels that the recipes need: mean, mean image, principal components of color.
 
-They are sums of whole numbers, so that any order and any interruption give the same ones to the bit.
+They are sums of integers, so any order and any interruption give the same values to the bit.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ JSON, MEAN_IMAGE = "statistics.json", "mean_image.npy"
 
 @dataclasses.dataclass
 class Sums:
-    """Over images of `pixels` x `pixels`: their number, sum [P, P, 3] and sum of products [3, 3]; all int64."""
+    """Over images of `pixels` x `pixels`: their count, sum [P, P, 3] and sum of products [3, 3]; all int64."""
 
     pixels: int
     images: int
@@ -32,13 +32,13 @@ class Sums:
         return cls(pixels, 0, np.zeros((pixels, pixels, 3), np.int64), np.zeros((3, 3), np.int64))
 
     def add(self, image: np.ndarray) -> None:
-        """Adds an image, uint8 [H, W, 3]: its short side brought to `pixels`, the centre square."""
+        """Adds an image, uint8 [H, W, 3]: its short side brought to `pixels`, the center square."""
         resized = augment.resize_short_side(image, self.pixels)
         square = augment.crop_resized(resized, self.pixels, self.pixels, None)
         self.images += 1
         self.total += square
         flat = square.reshape(-1, 3).astype(np.float64)
-        self.products += np.rint(flat.T @ flat).astype(np.int64)  # whole numbers below 2**53: exact
+        self.products += np.rint(flat.T @ flat).astype(np.int64)  # integers below 2**53: exact
 
     def merge(self, other: "Sums") -> None:
         """Adds other sums of the same size of images."""
@@ -61,14 +61,14 @@ class Sums:
 def write(sums: Sums, split: str, folder: Path) -> None:
     """statistics.json and mean_image.npy (float32 [P, P, 3]) into the folder of a prepared data set.
 
-    The principal components are of the colours of all pixels (paper, section 4.1): deviations in
-    levels of 0..255, largest first, and their unit vectors over R, G, B.
+    The principal components are those of the colors of all pixels (paper, section 4.1): std in levels of
+    0..255, largest first, and unit vectors over R, G, B.
     """
     pixels = sums.images * sums.pixels**2
     mean = sums.total.sum(axis=(0, 1)) / pixels
     covariance = sums.products / pixels - np.outer(mean, mean)
     variances, vectors = np.linalg.eigh(covariance)
-    vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)  # a sign is free: let it not depend on the library
+    vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)  # the sign is free: it must not depend on the library
     text = json.dumps(
         {
             "split": split,
@@ -99,14 +99,14 @@ def components_of(folder: Path | None, name: str) -> tuple[tuple[float, ...], tu
 
 
 def mean_image_of(folder: Path | None, name: str, pixels: int) -> np.ndarray:
-    """The centre [pixels, pixels, 3] of the stored mean image, float32. Raises AlexNetError without one."""
+    """The center [pixels, pixels, 3] of the stored mean image, float32. Raises AlexNetError without one."""
     _stored(folder, name, "config.data.mean_image=false")
     assert folder is not None
     image: np.ndarray = np.load(folder / MEAN_IMAGE)
     spare = image.shape[0] - pixels
     if spare < 0:
         raise AlexNetError(
-            f"The mean image of {name} has {image.shape[0]} pixels, fewer than data.crop_pixels={pixels}: "
+            f"The mean image of {name} has {image.shape[0]} pixels, fewer than config.data.crop_pixels={pixels}: "
             "set config.data.mean_image=false."
         )
     return image[spare // 2 : spare // 2 + pixels, spare // 2 : spare // 2 + pixels]

@@ -77,7 +77,7 @@ class Preparation:
         print(f"train on it with: python main.py --config=configs/alexnet.py:{self.name}{option}")
 
     def _fingerprint(self) -> str:
-        """Of the originals and of the layout: a preparation only goes on with the same."""
+        """Of the originals and of the layout: only the same preparation is resumed."""
         digest = hashlib.sha256(repr((self.name, self.data.version, self.data.class_names, self.layout)).encode())
         for split, source in sorted(self.data.splits.items()):
             digest.update(f"{split} {len(source)}\n".encode())
@@ -90,7 +90,7 @@ class Preparation:
         if there.get("fingerprint") != fingerprint:
             raise AlexNetError(
                 f"{path.parent} was prepared from other files or with other options: remove it to prepare it anew, or "
-                "use another --data_dir."
+                "use another data_dir."
             )
 
     # ------------------------------------------------------------ the whole

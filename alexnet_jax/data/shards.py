@@ -20,7 +20,7 @@ from alexnet_jax.data.originals import Originals
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What is written of each picture: it as it is, or its short side brought to `pack` pixels."""
+    """What is written of each picture: the file as it is, or resized to a short side of `pack` pixels."""
 
     pack: int = 0
     keep_long_side: bool = False
@@ -44,7 +44,7 @@ class Layout:
     def __str__(self) -> str:
         if not self.pack:
             return "Pictures as they are."
-        shape = "the long side kept" if self.keep_long_side else f"the centre {self.pack} x {self.pack}"
+        shape = "the long side kept" if self.keep_long_side else f"the center {self.pack} x {self.pack}"
         return f"Short side {self.pack} pixels, {shape}, JPEG of quality {self.quality}."
 
 
@@ -77,7 +77,7 @@ class Shards:
         total = sum(len(source) for source in self.data.splits.values())
         left = sum(len(self._records(*job)) for job in todo)
         if len(todo) < len(jobs):
-            print(f"{len(jobs) - len(todo):,} of {len(jobs):,} shards are finished already: going on with the others")
+            print(f"{len(jobs) - len(todo):,} of {len(jobs):,} shards are finished already: resuming with the others")
         stop = threading.Event()
         with bar(total, total - left, f"{self.name}") as tick, ThreadPoolExecutor(self.threads) as pool:
             futures = [pool.submit(self._write_one, *job, tick, stop) for job in todo]
@@ -136,7 +136,7 @@ class Shards:
 
 
 def _example(key: str, label: int, image: bytes) -> bytes:
-    """A tf.train.Example as TFDS writes it; TFDS's own way to it costs 0.5 ms an image, this one 0.02."""
+    """A tf.train.Example as TFDS writes it; TFDS's own way to it costs 0.5 ms per image, this one 0.02."""
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
     feature = {

@@ -1,4 +1,4 @@
-"""Where records come from: sets that TFDS has prepared, as array_record or TFRecord, and two that need no file."""
+"""Where records come from: sets that TFDS has prepared, as array_record or TFRecord, and two that need no files."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from alexnet_jax.errors import AlexNetError
 def open_split(name: str, split: str, data_dir: str) -> Split:
     """A split of `digits`, of `synthetic`, or of any image classification set that TFDS or `prepare` has prepared.
 
-    An empty `split` is the one to evaluate on: validation, or test where there is no such. Raises
+    An empty `split` is the one to evaluate on: validation, or test if there is none. Raises
     AlexNetError, with what to run, when it is not there.
     """
     if name == "digits":
@@ -34,13 +34,15 @@ def open_split(name: str, split: str, data_dir: str) -> Split:
 
 
 def _digits(split: str) -> Split:
-    """scikit-learn's 1,797 handwritten digits (8x8, 16 greys): every sixth is held out for test."""
+    """scikit-learn's 1,797 handwritten digits (8x8, 16 gray levels): every sixth is held out for test."""
     from sklearn.datasets import load_digits
 
     held_out = np.arange(1797) % 6 == 5
     chosen = {"train": ~held_out, "test": held_out}
     if split not in chosen:
-        raise AlexNetError(f"data.train_split or data.eval_split is {split!r}: digits has train and test.")
+        raise AlexNetError(
+            f"config.data.train_split or config.data.eval_split is {split!r}: digits has train and test."
+        )
     digits = load_digits()
     images = (digits.images[chosen[split], :, :, None] * 255.0 / 16.0).astype(np.uint8)
     records = [
@@ -60,7 +62,9 @@ def _synthetic(split: str) -> Split:
     """Noise with the spectrum of photographs, in ImageNet's number, shapes and bytes: to time a run, not to learn."""
     sizes = {"train": 1_281_167, "validation": 1_000}
     if split not in sizes:
-        raise AlexNetError(f"data.train_split or data.eval_split is {split!r}: synthetic has train and validation.")
+        raise AlexNetError(
+            f"config.data.train_split or config.data.eval_split is {split!r}: synthetic has train and validation."
+        )
     names = tuple(f"class {i:03}" for i in range(1000))
     return Split(_Synthetic(sizes[split], split, _noise_photographs()), split, names)
 
@@ -88,11 +92,11 @@ def _noise_photographs() -> tuple[bytes, ...]:
     images = []
     for height, width in _SYNTHETIC_SHAPES:
         frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
-        grey, *colours = (
+        gray, *colors = (
             np.fft.irfft2(np.fft.rfft2(rng.standard_normal((height, width))) / frequency, s=(height, width))
             for _ in range(4)
         )
-        planes = [grey / grey.std() * 50 + colour / colour.std() * 15 + 120 for colour in colours]
+        planes = [gray / gray.std() * 50 + color / color.std() * 15 + 120 for color in colors]
         pixels = np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
         images.append(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 89])[1].tobytes())
     return tuple(images)
@@ -102,7 +106,7 @@ def _noise_photographs() -> tuple[bytes, ...]:
 
 
 def as_originals(name: str, data_dir: str) -> Originals:
-    """All splits of a prepared data set, as what another one is prepared from."""
+    """All splits of a prepared data set, as the originals of another one."""
     builder, _, _ = tfds_classification(name, data_dir)
     splits = {split: open_split(name, split, data_dir) for split in builder.info.splits or ("train",)}
     class_names = next(iter(splits.values())).class_names
@@ -120,14 +124,14 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
     if not builder.data_path.exists():
         raise AlexNetError(
             f"{builder.info.full_name} is not prepared under {where}: {_how_to_prepare(name, where, builder)} "
-            "(or point --config.data.data_dir at where it is)."
+            "(or set config.data.data_dir to where it is)."
         )
     splits = builder.info.splits
     split = split or next((s for s in ("validation", "test", "val") if s in splits), "validation")
     if any(part.split("[")[0] not in splits for part in split.split("+")):
         raise AlexNetError(
             f"{name} has no split {split!r} but {', '.join(splits)}: "
-            "set --config.data.train_split or --config.data.eval_split."
+            "set config.data.train_split or config.data.eval_split."
         )
     kind = builder.info.file_format.value
     serialized: Any
@@ -144,7 +148,7 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
                 f"{builder.data_path} holds {kind} files: prepare the data set again with file_format='array_record'."
             )
     except (ValueError, OSError) as error:
-        raise AlexNetError(f"The split {split!r} of {name} is not to be read: {str(error).splitlines()[0]}") from error
+        raise AlexNetError(f"The split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}") from error
     key = next((k for k in ("file_name", "filename", "id") if k in builder.info.features), None)
     class_names = tuple(builder.info.features[label].names)
     return Split(_Examples(serialized, split, image, label, key), split, class_names, Path(builder.data_path))
@@ -154,7 +158,7 @@ def _how_to_prepare(name: str, where: str, builder: Any = None) -> str:
     """What to run to have the data set; `builder` is TFDS's definition of it, if it has one."""
     base, packed, layout = name.partition("_pack")
     pack = f" --pack={layout.removesuffix('_long')}{' --keep_long_side' * layout.endswith('_long')}" if packed else ""
-    command = "run python -m alexnet_jax.prepare"
+    command = "run alexnet prepare"
     if base == "imagenet2012":
         return f"{command} imagenet2012 --from=FOLDER_OF_THE_TARS --data_dir={where}{pack}"
     if builder is None and packed:
@@ -190,7 +194,7 @@ def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     image, label = builder.info.supervised_keys or ((images or [None])[0], (labels or [None])[0])
     if image not in images or label not in labels:
-        raise AlexNetError(f"{name} is no image classification set: its features are {', '.join(features)}.")
+        raise AlexNetError(f"{name} is not an image classification set: its features are {', '.join(features)}.")
     return builder, image, label
 
 

@@ -1,7 +1,7 @@
-"""The operations that flax lacks, or that XLA runs badly where the towers share a device.
+"""The operations that Flax lacks, or that XLA runs badly where the towers share a device.
 
-Shapes: `B` batch, `H W` space, `C` channels of one tower. All of it is float32, and all of it is
-written for one tower.
+Shapes: `B` batch, `H W` space, `C` channels of one tower. Everything is float32 and written for
+one tower.
 """
 
 import functools
@@ -29,9 +29,9 @@ def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[i
 
     `padding` is (top and left, bottom and right), in pixels.
 
-    Under `vmap` over towers it is one convolution a tower, where JAX would make a grouped one
-    (half as fast on a CPU), and one wide convolution where all towers read the same input. Gradients
-    are taken of that `vmap`, as `towers.over_towers` does it: without one there are none.
+    Under `vmap` over towers it is one convolution per tower, where JAX would make a grouped one
+    (half as fast on a CPU), and a single wide one where all towers read the same input. It has
+    gradients only under such a `vmap`, which `towers.over_towers` always makes.
     """
     conv = functools.partial(_conv, stride=stride, padding=padding)
 
@@ -78,14 +78,14 @@ def _conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, i
 def _kernel_gradient_by_matmul(
     x: jax.Array, kernel: jax.Array, g: jax.Array, *, stride: int, padding: tuple[int, int]
 ) -> jax.Array:
-    """dL/dkernel [k, k, C, M] from x [B, H, W, C] and g [B, H', W', M], as one matmul an offset.
+    """dL/dkernel [k, k, C, M] from x [B, H, W, C] and g [B, H', W', M], one matmul per offset.
 
     XLA:CPU runs this gradient as a convolution with a window as large as the image: four times
     slower than this for conv1 and half as fast for the others (benchmarks/step.py). A stride s
     first becomes channels: s x s pixels are one pixel of s * s * C, and a kernel of 11 with stride
     4 one of 3 with stride 1.
     """
-    size, channels, maps = kernel.shape[0], x.shape[-1], g.shape[-1]
+    size, channels, features = kernel.shape[0], x.shape[-1], g.shape[-1]
     height, width = g.shape[1:3]
     blocks = -(-size // stride)  # the kernel's size in blocks of stride pixels
     wanted = [(n - 1 + blocks) * stride for n in (height, width)]
@@ -93,14 +93,14 @@ def _kernel_gradient_by_matmul(
     x = lax.pad(x, 0.0, [(0, 0, 0), *edges, (0, 0, 0)])
     x = x.reshape(-1, wanted[0] // stride, stride, wanted[1] // stride, stride, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, wanted[0] // stride, wanted[1] // stride, stride**2 * channels)
-    flat_g = g.reshape(-1, maps)
+    flat_g = g.reshape(-1, features)
     dk = jnp.stack([
         x[:, i : i + height, j : j + width].reshape(-1, x.shape[-1]).T @ flat_g
         for i in range(blocks)
         for j in range(blocks)
     ])  # fmt: skip
-    dk = dk.reshape(blocks, blocks, stride, stride, channels, maps).transpose(0, 2, 1, 3, 4, 5)
-    return dk.reshape(blocks * stride, blocks * stride, channels, maps)[:size, :size]
+    dk = dk.reshape(blocks, blocks, stride, stride, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return dk.reshape(blocks * stride, blocks * stride, channels, features)[:size, :size]
 
 
 class Conv(nn.Module):
@@ -167,7 +167,7 @@ def _uniform(bound: float) -> Callable[..., jax.Array]:
 
 
 def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[B, C] @ [C, units] of one tower. Under `vmap` over towers it is one matmul a tower.
+    """[B, C] @ [C, units] of one tower. Under `vmap` over towers it is one matmul per tower.
 
     JAX would make one wide matmul where both towers read the same input, for which XLA:CPU first
     transposes fc6's 75 MB of weights, and their gradient after it.
@@ -190,24 +190,24 @@ def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:
     return bias.reshape((1,) * (ndim - 1) + bias.shape)
 
 
-# ---------------------------------------------------------------- response normalisation
+# ---------------------------------------------------------------- response normalization
 
 
 def channel_norm(
     x: jax.Array, *, size: int, alpha: float, beta: float, k: float, alpha_over_size: bool, across_towers: bool
 ) -> jax.Array:
-    """Local response normalisation across channels: [B, H, W, C] -> the same shape.
+    """Local response normalization across channels: [B, H, W, C] -> the same shape.
 
-    x / (k + a * sum of x^2 over `size` neighbouring channels) ** beta, the window centred and cut off
+    x / (k + a * sum of x^2 over `size` neighboring channels) ** beta, the window centered and cut off
     at the edges. a is alpha / size with `alpha_over_size`, as in the 2012 source (cuda-convnet
     `layer.py`, NormLayerParser), Caffe and PyTorch; without it alpha, as the paper writes it (section
     3.3) and TensorFlow has it. The channels are this tower's, as in 2012; with `across_towers` those
-    of all towers in their order, as in Caffe, which takes the outermost ones from the neighbours: a
+    of all towers in their order, as in Caffe, which takes the outermost ones from its neighbors: a
     communication.
     """
     # For an even size the window reaches one further to the left, as in cuda-convnet.
     before, after = (size // 2, size - 1 - size // 2)
-    wide, offset = (_with_neighbours(x, before, after), before) if across_towers else (x, 0)
+    wide, offset = (_with_neighbors(x, before, after), before) if across_towers else (x, 0)
     low = np.arange(x.shape[-1]) + offset - before
     channel = np.arange(wide.shape[-1])[:, None]
     band = ((channel >= low[None]) & (channel < low[None] + size)).astype(np.float32)
@@ -220,7 +220,7 @@ def channel_norm(
     return _response_norm(x, wide, window_sum, alpha / size if alpha_over_size else alpha, beta, k)
 
 
-def _with_neighbours(x: jax.Array, before: int, after: int) -> jax.Array:
+def _with_neighbors(x: jax.Array, before: int, after: int) -> jax.Array:
     """[..., C] -> [..., before + C + after]: the last channels of the tower before, the first of the one after.
 
     Zeros where there is no such tower. Raises AlexNetError where a tower has fewer channels than that.
@@ -242,7 +242,7 @@ def _with_neighbours(x: jax.Array, before: int, after: int) -> jax.Array:
 
 
 def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
-    """Response normalisation over `size` x `size` pixels of each channel: [B, H, W, C] -> the same.
+    """Response normalization over `size` x `size` pixels of each channel: [B, H, W, C] -> the same.
 
     x / (k + alpha / size^2 * sum of x^2 over the window) ** beta. The paper does not mention it;
     the network of its numbers has it after conv2's LRN (layers-145.cfg, rnorm2).
@@ -271,7 +271,7 @@ def _response_norm(
 ) -> jax.Array:
     """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
-    Its derivative is written out because the one autodiff finds costs as much as conv2:
+    Its derivative is written out because the one that autodiff finds costs as much as conv2:
     dx = g d^-beta, dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
     """
     return _response_norm_forward(x, wide, window_sum, scale, beta, k)[0]

@@ -1,11 +1,11 @@
-"""The named axis: the mesh, the one verb that crosses it, and how a tower program runs on it.
+"""The axis between the towers: the mesh, the one verb that crosses it, and how a tower program runs on it.
 
 The network is written for *one tower*. `gather_towers` is the only thing that tower ever says to
 the other one. How the axis is realized is decided here and nowhere else; every `vmap` over towers
 and every `shard_map` of the project is in this file:
 
 * both towers on one device: `jax.vmap` with the axis name `tower`;
-* a tower on each of two devices: the mesh axis `tower` under `jax.shard_map`, inside one jitted step.
+* one tower on each of two devices: the mesh axis `tower` under `jax.shard_map`, inside one jitted step.
 """
 
 from collections.abc import Callable, Sequence

@@ -247,9 +247,9 @@ def test_a_bad_record_is_replaced_by_the_next_good_one_and_named_once(threads: i
             assert batch["label"][i] == stands_for.get(number, number) % 7
             assert batch["image"][i].any()
     assert sorted(line.split(": ", 1)[1] for line in said) == [
-        "19 does not decode (2 bytes that are no whole image)",
-        "4 does not decode (0 bytes that are no whole image)",
-        "5 does not decode (6 bytes that are no whole image)",
+        "19 does not decode (2 bytes that are not a whole image)",
+        "4 does not decode (0 bytes that are not a whole image)",
+        "5 does not decode (6 bytes that are not a whole image)",
         "train[6] cannot be read (the disk is gone)",
     ]
     assert said[0].startswith("bad record 1 of train (4 allowed): ")
@@ -259,14 +259,14 @@ def test_a_bad_record_is_replaced_by_the_next_good_one_and_named_once(threads: i
 def test_more_bad_records_than_allowed_end_the_run_with_their_list(workers: int) -> None:
     faults = {number: {"image": b"x"} for number in range(3, 9)}
     split, feed, said = _with_faults(20, faults, limit=2, workers=workers)
-    with pytest.raises(AlexNetError, match=r"train has more bad records than .*=2: (\d does not.*){3}Mend or remove"):
+    with pytest.raises(AlexNetError, match=r"train has more bad records than .*=2: (\d does not.*){3}Repair or remove"):
         list(itertools.islice(data.train_batches(split, IMAGES, feed, batch_size=4, seed=0, step=0, share=(0, 1)), 10))
     assert len(said) == 3
 
 
 def test_a_data_set_with_nothing_good_in_it_ends_too() -> None:
     split, feed, _ = _with_faults(5, {number: {"image": b"x"} for number in range(5)}, limit=3)
-    with pytest.raises(AlexNetError, match=r"more bad records than data\.max_bad_records=3"):
+    with pytest.raises(AlexNetError, match=r"more bad records than config\.data\.max_bad_records=3"):
         list(itertools.islice(data.train_batches(split, IMAGES, feed, batch_size=4, seed=0, step=0, share=(0, 1)), 10))
 
 
@@ -338,7 +338,7 @@ def test_decode_gives_rgb_of_every_kind_of_image() -> None:
 
 @pytest.mark.parametrize("data", [b"<html>404 Not Found</html>", b""])
 def test_bytes_that_are_no_image_are_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no whole image"):
+    with pytest.raises(ValueError, match="not a whole image"):
         augment.decode(data)
 
 
@@ -442,7 +442,7 @@ def test_a_data_set_that_is_not_prepared_is_answered_with_what_to_run(tmp_path: 
         ("my_cats_pack256", "train", r"no data set .my_cats_pack256..*prepare tfds my_cats --data_dir=.* --pack=256"),
         ("imagenet2012_pack64_long", "train", r"prepare imagenet2012 --from=.* --pack=64 --keep_long_side"),
         ("imagenet2012", "train", r"imagenet2012.* is not prepared under .*prepare imagenet2012 --from=FOLDER"),
-        ("ag_news_subset", "train", "ag_news_subset is no image classification set: its features are label, title"),
+        ("ag_news_subset", "train", "ag_news_subset is not an image classification set: its features are label, title"),
     ],
 )
 def test_what_there_is_no_data_for(name: str, split: str, message: str, tmp_path: Path) -> None:
@@ -458,11 +458,11 @@ def test_the_crops_of_2012_are_33_by_33_within_the_centre_square() -> None:
     seen = set()
     rng = np.random.default_rng(0)
     for place in rng.random((20_000, 2)):
-        crop = augment.crop_resized(image, 256, 224, place, in_centre=True)
+        crop = augment.crop_resized(image, 256, 224, place, in_center=True)
         seen.add((int(crop[0, 0, 0]), int(crop[0, 0, 1]) + 256 * int(crop[0, 0, 2])))
     assert seen == {(top, 72 + left) for top in range(33) for left in range(33)}
     for place, corner in (((0.0, 0.0), (0, 72)), ((0.5, 0.99), (16, 104)), ((0.999, 0.5), (32, 88))):
-        crop = augment.crop_resized(image, 256, 224, np.asarray(place), in_centre=True)
+        crop = augment.crop_resized(image, 256, 224, np.asarray(place), in_center=True)
         np.testing.assert_array_equal(crop, image[corner[0] : corner[0] + 224, corner[1] : corner[1] + 224])
 
 

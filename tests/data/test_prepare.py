@@ -163,7 +163,7 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(tars: Path, tmp_path
         written = now
     out = subprocess.run([*command, f"--data_dir={killed}"], cwd=ROOT, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    assert "of 52 shards are finished already: going on with the others" in out.stdout
+    assert "of 52 shards are finished already: resuming with the others" in out.stdout
     assert not growing.exists()
     assert _files(killed / finished.relative_to(calm)) == _files(finished)
 
@@ -199,7 +199,7 @@ def test_prepared_twice_is_prepared_and_otherwise_is_another(tars: Path, imagene
     before = _files(imagenet / "imagenet2012" / "5.1.0")
     _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=5")
     assert "imagenet2012 is prepared already" in capsys.readouterr().out
-    with pytest.raises(AlexNetError, match=r"from other files or with other options: remove it .* another --data_dir"):
+    with pytest.raises(AlexNetError, match=r"from other files or with other options: remove it .* another data_dir"):
         _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=6")
     assert _files(imagenet / "imagenet2012" / "5.1.0") == before
 
@@ -366,13 +366,13 @@ WRONG_TARS: dict[str, tuple[dict[str, bytes], str]] = {
     "no train tar": ({_V: _VALIDATION_TAR}, rf"no {_T} in .*--splits=validation"),
     "no validation tar": ({_T: _TRAIN_TAR}, rf"no {_V} in "),
     "train cut inside a class": (_TARS | {_T: _TRAIN_TAR[: _SECOND // 2]}, rf"{_T} is truncated .*147,897"),
-    "train cut after a class": (_TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated or no tar, after 1 files"),
+    "train cut after a class": (_TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated or not a tar, after 1 files"),
     "a class cut": (
         _TARS | {_T: _tar({"n01440764.tar": _tar(TRAIN["n01440764"])[:5000]})}, r"n01440764\.tar in .* is truncated"
     ),
     "validation cut": (_TARS | {_V: _VALIDATION_TAR[: len(_VALIDATION_TAR) // 2]}, rf"{_V} is truncated .*6,744"),
-    "an empty tar file": (_TARS | {_V: b""}, rf"{_V} is truncated or no tar, after 0 files"),
-    "text for a tar": (_TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated or no tar"),
+    "an empty tar file": (_TARS | {_V: b""}, rf"{_V} is truncated or not a tar, after 0 files"),
+    "text for a tar": (_TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated or not a tar"),
     "a class that is none": (_TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar, which is no"),
     "a name twice": (_TARS | {_T: _twice()}, r"n01440764_1\.JPEG is twice in train"),
 }  # fmt: skip
@@ -396,7 +396,7 @@ WRONG_FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
 }
 # Arguments, and the sentence.
 WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "no such folder": (("folder", "--from=/nowhere", "--name=pets"), "--from=/nowhere is no folder"),
+    "no such folder": (("folder", "--from=/nowhere", "--name=pets"), "--from=/nowhere is not a folder"),
     "a name with signs": (("folder", "--from=.", "--name=my-pets"), "--name=my-pets: it must be small letters"),
     "no threads": (("folder", "--from=.", "--name=pets", "--threads=0"), "--threads=0: it must be at least 1"),
     "no quality": (("folder", "--from=.", "--name=pets", "--quality=0"), "--quality from 1 to 100"),
@@ -523,7 +523,7 @@ def test_a_truncated_tfrecord_file_is_named(imagenet: Path, tmp_path: Path) -> N
     path = _as_tfrecord(imagenet, tmp_path) / "old-train.tfrecord-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(
-        AlexNetError, match=r"old is not to be read: .*tfrecord-00001-of-00002 is truncated after 51 rec"
+        AlexNetError, match=r"old cannot be read: .*tfrecord-00001-of-00002 is truncated after 51 rec"
     ):
         sources.open_split("old", "train", str(tmp_path))
 
@@ -545,7 +545,7 @@ def test_a_full_disk_loses_nothing(tars: Path, tmp_path: Path, monkeypatch: pyte
 
     arguments = ("imagenet2012", f"--from={tars}", f"--data_dir={tmp_path}", "--images_per_shard=10", "--threads=1")
     monkeypatch.setattr(shards.Shards, "_write_one", full)
-    with pytest.raises(AlexNetError, match="No space left on device: mend that, and the same command goes on"):
+    with pytest.raises(AlexNetError, match="No space left on device: fix that, and the same command resumes"):
         _prepare(*arguments)
     monkeypatch.undo()
     _prepare(*arguments)

@@ -191,10 +191,3 @@ def test_an_image_too_small_for_the_network_is_one_sentence(small_config: Config
     small_config.data.crop_pixels = 40
     with pytest.raises(AlexNetError, match=r"conv5 .* shrunk to 2 x 2 pixels.*data\.crop_pixels"):
         _network(small_config)
-
-
-def test_the_summary_says_where_the_copied_table_is_wrong(small_config: ConfigDict) -> None:
-    text = summary.summarize(small_config)
-    assert "65,062,224" in text
-    assert "not 384" in text
-    assert "3 zero pixels" in text

@@ -318,7 +318,7 @@ def test_bad_records_of_a_run_are_in_its_log_and_too_many_end_it(
     assert log.count("emu/3.jpg does not decode") == 1
     assert "on 6 images of pets validation" in log
     with pytest.raises(
-        AlexNetError, match=r"train has more bad records than data\.max_bad_records=1: .*; .*\.jpg does"
+        AlexNetError, match=r"train has more bad records than config\.data\.max_bad_records=1: .*; .*\.jpg does"
     ):
         _train(config, tmp_path / "other", **{"train.steps": 6, "data.max_bad_records": 1})
 
