@@ -2,7 +2,9 @@
 
 import sys
 
-# Nothing else is imported here: Ctrl-C during the imports of a command must end in one line, too.
+# Nothing heavy is imported here: Ctrl-C during the imports of a command must end in one line, too.
+from alexnet_jax.commands import interrupts
+
 COMMANDS = {
     "prepare": "prepare a data set: ImageNet's tars, a folder of pictures, a TFDS set",
     "train": "train, evaluate, probe or time a recipe (the same as python main.py)",
@@ -16,7 +18,11 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one command and exits with its status."""
-    argv = sys.argv[1:] if argv is None else argv
+    with interrupts.watched():
+        _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> None:
     if argv[:1] in ([], ["--help"], ["-h"], ["help"]):
         print(_help())
         return

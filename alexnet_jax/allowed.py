@@ -15,16 +15,23 @@ BY_LAYER: dict[str, Any] = {"rates": 1.0, "own_drop_epochs": (), "freeze_epochs"
 
 
 def _number(v: Any) -> bool:
-    return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+    return _whole(v) or (isinstance(v, float) and math.isfinite(v))
+
+
+def _whole(v: Any) -> bool:
+    return isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63
 
 
 def _numbers(v: Any) -> bool:
     return isinstance(v, tuple) and all(map(_number, v))
 
 
-def _at_least(low: float, most: float = math.inf) -> _Rule:
-    words = f"at least {low}" + (f" and at most {most:,}" if most < math.inf else "")
-    return lambda v: _number(v) and low <= v <= most, words
+def _at_least(low: float) -> _Rule:
+    return lambda v: _number(v) and v >= low, f"at least {low}"
+
+
+def _count(low: int, most: int = 2**31 - 1) -> _Rule:
+    return lambda v: _whole(v) and low <= v <= most, f"a whole number from {low} to {most:,}"
 
 
 def _between(low: float, high: float) -> _Rule:
@@ -32,7 +39,7 @@ def _between(low: float, high: float) -> _Rule:
 
 
 def _one_of(*allowed: Any) -> _Rule:
-    return lambda v: v in allowed, "one of " + ", ".join(map(repr, allowed))
+    return lambda v: isinstance(v, str) and v in allowed, "one of " + ", ".join(map(repr, allowed))
 
 
 def _names(v: Any) -> bool:
@@ -40,7 +47,7 @@ def _names(v: Any) -> bool:
 
 
 def _rising(v: Any) -> bool:
-    return _numbers(v) and all(isinstance(n, int) for n in v) and all(b > a for a, b in zip((0, *v), v, strict=False))
+    return _numbers(v) and all(map(_whole, v)) and all(b > a for a, b in zip((0, *v), v, strict=False))
 
 
 _ABOVE_0: _Rule = (lambda v: _number(v) and v > 0, "a number above 0")
@@ -67,19 +74,19 @@ _VECTORS: _Rule = (
     "three times three numbers, or ()",
 )
 _PADDING: _Rule = (
-    lambda v: isinstance(v, tuple) and len(v) == 2 and all(isinstance(p, int) and 0 <= p <= 1000 for p in v),
+    lambda v: isinstance(v, tuple) and len(v) == 2 and all(_whole(p) and 0 <= p <= 1000 for p in v),
     "two numbers of pixels, such as (1,1)",
 )
-_WINDOW = {"size": _at_least(1, 1000), "alpha": _at_least(0), "beta": _at_least(0), "k": _ABOVE_0}
+_WINDOW = {"size": _count(1, 1000), "alpha": _at_least(0), "beta": _at_least(0), "k": _ABOVE_0}
 _LAYER = {"post_ops": _WORDS, "init_std": _at_least(0), "init_bias": _FINITE}
 _CONV = _LAYER | {
-    "features": _at_least(1, 100_000),
-    "kernel_size": _at_least(1, 1000),
-    "stride": _at_least(1, 1000),
+    "features": _count(1, 100_000),
+    "kernel_size": _count(1, 1000),
+    "stride": _count(1, 1000),
     "padding": _PADDING,
 }
-_DENSE = _LAYER | {"features": _at_least(0, 10_000_000)}
-_PIXELS = _at_least(1, 4096)
+_DENSE = _LAYER | {"features": _count(0, 10_000_000)}
+_PIXELS = _count(1, 4096)
 
 # A rule for every field; a field without one is an error in the config file.
 _ALLOWED: dict[str, Any] = {
@@ -91,7 +98,7 @@ _ALLOWED: dict[str, Any] = {
         "resize_pixels": _PIXELS,
         "crop_pixels": _PIXELS,
         "center_square": _FLAG,
-        "crop_chunk": _at_least(1),
+        "crop_chunk": _count(1),
         "flip": _FLAG,
         "mean": _MEAN,
         "mean_image": _FLAG,
@@ -102,13 +109,13 @@ _ALLOWED: dict[str, Any] = {
         "color_std": _COLOR_STD,
         "color_vectors": _VECTORS,
         "color_noise_end_epoch": _at_least(0),
-        "threads": _at_least(0, 256),
-        "workers": _at_least(-1, 256),
-        "prefetch_batches": _at_least(1, 1000),
-        "max_bad_records": _at_least(0),
+        "threads": _count(0, 256),
+        "workers": _count(-1, 256),
+        "prefetch_batches": _count(1, 1000),
+        "max_bad_records": _count(0),
     },
     "model": {
-        "towers": _at_least(1, 64),
+        "towers": _count(1, 64),
         "layers": (lambda v: _names(v) and len(v) > 0, "names of layers, each once"),
         "exchange": (_names, "names of layers, each once"),
         "init": _one_of("normal", "fan_in"),
@@ -118,19 +125,19 @@ _ALLOWED: dict[str, Any] = {
         "batch_norm": {"momentum": _between(0, 1), "epsilon": _ABOVE_0},
         "pool": {
             "kind": _one_of("max", "avg"),
-            "size": _at_least(1, 1000),
-            "stride": _at_least(1, 1000),
+            "size": _count(1, 1000),
+            "stride": _count(1, 1000),
             "ceil": _FLAG,
         },
         "dropout": {"rate": _between(0, 1), "inverted": _FLAG},
     },
     "init_from": _TEXT,
-    "mesh": {"tower": _at_least(0, 64)},
+    "mesh": {"tower": _count(0, 64)},
     "train": {
-        "batch_size": _at_least(1, 1_000_000),
+        "batch_size": _count(1, 1_000_000),
         "epochs": _ABOVE_0,
-        "steps": _at_least(0, 2**31 - 1),
-        "seed": _between(0, 2**31),
+        "steps": _count(0),
+        "seed": _count(0),
         "learning_rate": _at_least(0),
         "bias_rate": _at_least(0),
         "rates": _at_least(0),  # of every layer
@@ -140,24 +147,24 @@ _ALLOWED: dict[str, Any] = {
         "bias_drop_epochs": _EPOCHS,
         "own_drop_epochs": _EPOCHS,
         "freeze_epochs": _at_least(0),
-        "plateau": {"patience": _at_least(1), "drops": _at_least(0)},
+        "plateau": {"patience": _count(1), "drops": _count(0)},
         "dexp": {
             "factor": _ABOVE_0,
-            "pieces": _at_least(1, 1000),
+            "pieces": _count(1, 1000),
             "bias_factor": _ABOVE_0,
-            "bias_pieces": _at_least(1, 1000),
+            "bias_pieces": _count(1, 1000),
         },
         "power": _at_least(0),
         "momentum": _between(0, 1),
         "weight_decay": _at_least(0),
     },
     "eval": {
-        "batch_size": _at_least(1, 1_000_000),
-        "every_epochs": _at_least(1),
+        "batch_size": _count(1, 1_000_000),
+        "every_epochs": _count(1),
         "views": _one_of("all", "center"),
     },
-    "checkpoint": {"every_steps": _at_least(1), "keep": _at_least(1)},
-    "log": {"every_steps": _at_least(1)},
+    "checkpoint": {"every_steps": _count(1), "keep": _count(1)},
+    "log": {"every_steps": _count(1)},
 }
 
 

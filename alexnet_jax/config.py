@@ -35,6 +35,7 @@ def load_recipe(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
     `get_config(data_name)`. Raises AlexNetError.
     """
     config = _get_config(text)
+    check(config)
     for override in overrides:
         _set(config, override)
     config.lock()
@@ -62,9 +63,12 @@ def _recipe_files() -> dict[str, Path]:
 
 
 def _get_config(text: str) -> ConfigDict:
-    path, _, data_name = text.partition(":")
-    if not path.strip():
-        raise AlexNetError(f"config={text!r} names no recipe: use such as config=alexnet:my_pictures.")
+    path, colon, data_name = text.partition(":")
+    if not path.strip() or (colon and not data_name.strip()):
+        what = "data set" if path.strip() else "recipe"
+        raise AlexNetError(
+            f"config={text} names no {what}: write RECIPE or RECIPE:DATA, such as config=alexnet:digits."
+        )
     by_name = "/" not in path and not path.endswith(".py")
     module = recipe_module(path) if by_name else _module_of(Path(path))
     get_config = getattr(module, "get_config", None)
@@ -72,7 +76,7 @@ def _get_config(text: str) -> ConfigDict:
         raise AlexNetError(f"config={path} has no function get_config(data_name), so it is not a recipe.")
     try:
         config = get_config(data_name) if data_name else get_config()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever somebody's own file raises
         raise AlexNetError(
             f"config={text}: its get_config raised {type(error).__name__}: {_first_line(error)}"
         ) from error
@@ -82,10 +86,11 @@ def _get_config(text: str) -> ConfigDict:
 
 
 def _module_of(path: Path) -> Any:
-    if not path.exists():
-        raise AlexNetError(
-            f"config={path}: there is no such file; the recipes by name are {', '.join(recipe_names())}."
-        )
+    with files.named(path, "read"):
+        if not path.exists():
+            raise AlexNetError(
+                f"config={path}: there is no such file; the recipes by name are {', '.join(recipe_names())}."
+            )
     if path.is_dir() or path.suffix != ".py":
         raise AlexNetError(f"config={path} is not a Python file with a recipe.")
     spec = importlib.util.spec_from_file_location("recipe", path)
@@ -94,7 +99,7 @@ def _module_of(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever somebody's own file raises
+    except (Exception, SystemExit) as error:
         raise AlexNetError(f"config={path} cannot be read: {type(error).__name__}: {_first_line(error)}") from error
     return module
 
@@ -149,7 +154,7 @@ def _parsed(name: str, text: str, kind: type) -> Any:
             raise wrong
         return text.lower() in ("true", "1")
     try:
-        value = ast.literal_eval(text)
+        value: Any = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         # ast reads no inf and no nan: both are told by the check that numbers are finite.
         if kind is float and re.fullmatch(r"[+-]?(inf|nan)(inity)?", text.lower()):
@@ -158,7 +163,10 @@ def _parsed(name: str, text: str, kind: type) -> Any:
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or isinstance(value, bool):
         raise wrong
-    return float(value) if kind is float else value
+    try:
+        return float(value) if kind is float else value  # type: ignore[arg-type]
+    except OverflowError:
+        raise wrong from None
 
 
 # ---------------------------------------------------------------- beside a run
@@ -178,8 +186,11 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
     saved = files.read_json(path)
     if not isinstance(saved, dict):
         raise AlexNetError(f"{path} is not the config of a run: it holds a {type(saved).__name__}.")
-    config = ConfigDict(tuples(saved))
-    check(config)
+    try:
+        config = ConfigDict(tuples(saved))
+        check(config)
+    except (AlexNetError, ValueError, RecursionError) as error:  # ValueError: a name with a dot in it
+        raise AlexNetError(f"{path} is not the config of a run: {_first_line(error)}") from error
     for override in overrides:
         _set(config, override)
     config.lock()

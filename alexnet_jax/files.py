@@ -10,6 +10,8 @@ from typing import Any
 
 from alexnet_jax.errors import AlexNetError
 
+_growing: set[Path] = set()  # what is being written and would stay where the process ends in the middle
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text to `path`, whole or not at all. Raises AlexNetError."""
@@ -25,6 +27,7 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp" + path.suffix, dir=path.parent)
         os.close(handle)
         growing = Path(name)
+        _growing.add(growing)
         try:
             writer(growing)
             # mkstemp makes a private file; this one is like any other that the user writes.
@@ -33,13 +36,21 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
             growing.replace(path)
         finally:
             growing.unlink(missing_ok=True)
+            _growing.discard(growing)
+
+
+def drop_unfinished() -> None:
+    """Removes what is only half written, before the process ends in the middle of it."""
+    for growing in list(_growing):
+        with contextlib.suppress(OSError):
+            growing.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
     """Makes a folder and those above it. Raises AlexNetError where there is a file or no permission."""
-    if path.exists() and not path.is_dir():
-        raise AlexNetError(f"{path} is a file, not a folder.")
     with named(path, "made"):
+        if path.exists() and not path.is_dir():
+            raise AlexNetError(f"{path} is a file, not a folder.")
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -66,5 +77,5 @@ def named(path: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise AlexNetError(f"{path} cannot be {what}: {error.strerror or error}.") from error
-    except UnicodeError as error:
+    except UnicodeDecodeError as error:
         raise AlexNetError(f"{path} cannot be {what}: it is not UTF-8 text ({error.reason}).") from error

@@ -1,4 +1,4 @@
-"""--mode=bench_input: what each stage of the feed costs, what the step takes, and which of the two binds a run."""
+"""--mode=bench_input: what each stage of the feed costs, what the step takes, and which of the two limits a run."""
 
 import itertools
 import time
@@ -54,7 +54,7 @@ def bench_input(config: ConfigDict) -> str:
 
 
 def _stages(split: data.Split, images: data.Images) -> dict[str, float]:
-    """Microseconds an image on one core for reading, decoding and cropping, each alone, over up to 300 records."""
+    """Microseconds per image on one core for reading, decoding and cropping, each alone, over up to 300 records."""
     numbers = np.random.default_rng(0).permutation(len(split.source))[:300].tolist()
     out = np.zeros((images.crop_pixels, images.crop_pixels, 3), np.uint8)
     encoded = [split.source[i]["image"] for i in numbers]
@@ -72,7 +72,7 @@ def _stages(split: data.Split, images: data.Images) -> dict[str, float]:
 
 
 def _microseconds(work: Callable[[Any], Any], items: list[Any]) -> float:
-    """The median over several passes, in microseconds an item."""
+    """The median over several passes, in microseconds per item."""
     passes: list[float] = []
     start = time.perf_counter()
     while not passes or time.perf_counter() - start < _SECONDS:
@@ -113,7 +113,8 @@ def _step_rate(config: ConfigDict, split: data.Split, batch: data.Batch, mesh: M
     state = jax.jit(init, out_shardings=placement.shardings(model, shapes, mesh))()
     step = make_train_step(
         model, optimizer, mesh, shapes, batch_size=config.train.batch_size,
-        inputs=parts.inputs(config, folder=split.folder), augmentation=plans.build_augmentation(config, images=len(split.source)),
+        inputs=parts.inputs(config, folder=split.folder),
+        augmentation=plans.build_augmentation(config, images=len(split.source)),
     )  # fmt: skip
     there = towers.to_devices(batch, mesh)
     seconds: list[float] = []
@@ -129,7 +130,7 @@ def _table(
     microseconds: dict[str, float], alone: float, whole: float, cores: int, step: float, mesh: Mesh
 ) -> list[str]:
     on_host = sum(microseconds[name] for name in ("read", "decode", "crop", "batch"))
-    lines = [f"{'stage':28}{'images/s':>12}{'a core':>12}{'of a core':>12}"]
+    lines = [f"{'stage':28}{'images/s':>12}{'per core':>12}{'of a core':>12}"]
     for name in ("read", "decode", "crop", "batch"):
         rate = 1e6 / max(microseconds[name], 1e-3)
         lines.append(f"{name:28}{rate:12,.0f}{rate:12,.0f}{100 * microseconds[name] / on_host:10.0f} %")

@@ -25,8 +25,9 @@ def settle(*, cpu_devices: int | None = None, distributed: bool = False) -> None
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:
         asked = os.environ.get("JAX_PLATFORMS")
         cure = f"JAX_PLATFORMS is {asked!r}: unset it, or use cpu, cuda or tpu" if asked else "check the drivers"
-        raise AlexNetError(f"JAX finds no device to run on ({_first_line(error)}); {cure}.") from error
+        why = _first_line(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        raise AlexNetError(f"JAX finds no device to run on{f' ({why})' if why else ''}; {cure}.") from error
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")[:200]

@@ -1,6 +1,6 @@
 """Evaluation over a split as a run and `--mode=eval` do it: with a bar, each kind of views compiled once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from alexnet_jax.training.report import Report, describe_classes
 def evaluator(
     config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: feed.Split, inputs: Input, report: Report
 ) -> Callable[..., dict[str, Any]]:
-    """`evaluate(variables, last=False)` over the whole of `split`.
+    """`evaluate(variables, last=False)` over the whole of `split`; it calls `check` before each batch.
 
     The last evaluation of a run has all views, unless config.eval.views says "center"; the others have the center.
     """
     steps: dict[Views, EvalStep] = {}
 
-    def run(variables: Any, *, last: bool = False) -> dict[str, Any]:
+    def run(variables: Any, *, last: bool = False, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
         views = parts.views(config)
         views = views if last and config.eval.views == "all" else views[:1]
         if views not in steps:
@@ -36,11 +36,17 @@ def evaluator(
         batches = -(-len(split.source) // config.eval.batch_size)
         what = f"evaluating {len(views)} views" if len(views) > 1 else "evaluating"
         watched = report.watch(parts.eval_batches(config, split, mesh, report.warn), total=batches, what=what)
-        entry = evaluate(steps[views], variables, watched, mesh, split.class_names)
+        entry = evaluate(steps[views], variables, _checked(watched, check), mesh, split.class_names)
         count = {"eval_views": len(views)} if len(views) > 1 else {}
         return entry | count | {"eval_split": f"{config.data.name} {split.name}"}
 
     return run
+
+
+def _checked(batches: Iterator[feed.Batch], check: Callable[[], None]) -> Iterator[feed.Batch]:
+    for batch in batches:
+        check()
+        yield batch
 
 
 def evaluate_checkpoint(workdir: Path, *, which: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

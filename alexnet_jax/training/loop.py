@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,9 @@ class Run:
             augmentation=plans.build_augmentation(p.config, images=p.plan.images),
         )  # fmt: skip
         if p.plan.evaluates(step):
-            state, _ = self._evaluate(state)  # the run may have been stopped right before it
+            state, evaluation = self._evaluate(state, stop)  # the run may have been stopped right before it
+            if evaluation is None:
+                self._stop(step, stop)
         batches = self._batches(step)
         if step < p.plan.steps:
             self.report.say("compiling the step ...")
@@ -108,13 +110,15 @@ class Run:
             due = p.plan.evaluates(step) and not stopping
             if due or step % every.checkpoint.every_steps == 0 or stopping:
                 with self._clock.paused():
-                    state, evaluation = self._evaluate(state) if due else (state, None)
+                    state, evaluation = self._evaluate(state, stop) if due else (state, None)
                     self._save(step, state, evaluation)
-            if stopping and step < p.plan.steps:
-                self.checkpoints.close()
-                self.report.say(f"saved at step {step:,} of {p.plan.steps:,}; to resume: {self.command}")
-                raise Interrupted(stop.signal or signal.SIGTERM)
-        self._evaluate(state)  # it may have been asked to stop at its very end
+                if stopping or (due and evaluation is None):
+                    self._stop(step, stop)
+
+    def _stop(self, step: int, stop: StopRequest) -> NoReturn:
+        self.checkpoints.close()
+        self.report.say(f"saved at step {step:,} of {self.parts.plan.steps:,}; to resume: {self.command}")
+        raise Interrupted(stop.signal or signal.SIGTERM)
 
     def _started(self, step: int, metrics: dict[str, jax.Array]) -> None:
         self._unseen.append((step, metrics))
@@ -124,6 +128,7 @@ class Run:
             self.report.tick()
             return
         jax.block_until_ready(metrics)  # compilation is not training: bar and clock start after it
+        self.report.say(f"compiled in {self._clock.seconds_per_step(step):.0f} s")
         self.report.start(step=step, steps=self.parts.plan.steps)
         if step % self.parts.config.log.every_steps:
             self._clock.restart(step)
@@ -172,12 +177,19 @@ class Run:
         }
         self.report.step(entry, steps=plan.steps)
 
-    def _evaluate(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """(the state with what the plateau schedule learns from it, the evaluation), made once per step."""
+    def _evaluate(self, state: TrainState, stop: StopRequest) -> tuple[TrainState, dict[str, Any] | None]:
+        """(the state with what the plateau schedule learns from it, the evaluation), made once per step.
+
+        None, and the state as it was, where the run is asked to stop meanwhile: resumed, it evaluates first.
+        """
         step = int(state.step)
         if (entry := self.report.evaluated.get(step)) is None:
             self._look()
-            entry = {"step": step, **self._evaluate_views(state.variables, last=step == self.parts.plan.steps)}
+            try:
+                evaluated = self._evaluate_views(state.variables, last=step == self.parts.plan.steps, check=stop.check)
+            except Interrupted:
+                return state, None
+            entry = {"step": step, **evaluated}
             self.report.evaluation(entry)
         if self._plateau:
             plateau = self._plateau.after(state.opt_state.plateau, step=step, error=100.0 - entry["eval_top1"])

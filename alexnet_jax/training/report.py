@@ -1,6 +1,7 @@
 """What a run says: on the terminal, in train.log, in metrics.jsonl and to TensorBoard."""
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
 
 METRICS = "metrics.jsonl"
+_LINE_START = '{"step": '
 T = TypeVar("T")
 
 
@@ -32,35 +34,29 @@ class Report:
         self._main = main
         self._bar: Any = None
         self.evaluated: dict[int, dict[str, Any]] = {}  # the same in every process: they decide by it
-        self._path = workdir / METRICS
+        self._path, self._log_path = workdir / METRICS, workdir / "train.log"
+        entries, cut, ended = _logged(self._path)
         if first_step is not None:
-            self._rewind(first_step)
+            self._rewind(entries, first_step)
         if not main:
             return
-        self._log: TextIO = (workdir / "train.log").open("a", encoding="utf-8")
-        self._metrics: TextIO = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=None if first_step is None else first_step + 1
-        )
+        with files.named(self._log_path, "written"):
+            self._log: TextIO = self._log_path.open("a", encoding="utf-8")
+        with files.named(self._path, "written"):
+            if first_step is None and cut:
+                os.truncate(self._path, self._path.stat().st_size - len(cut.encode()))
+            self._metrics: TextIO = self._path.open("a", encoding="utf-8")
+            self._metrics.write("" if ended or first_step is not None else "\n")
+        with files.named(board := workdir / "tensorboard", "written"):
+            self._board = SummaryWriter(str(board), purge_step=None if first_step is None else first_step + 1)
 
-    def _rewind(self, first_step: int) -> None:
-        lines = files.read_text(self._path).splitlines() if self._path.exists() else []
-        kept = []
-        for number, line in enumerate(lines, 1):
-            entry = _entry(line)
-            if entry is None and number == len(lines):
-                break  # the last line of a killed run
-            if entry is None:
-                raise AlexNetError(
-                    f"{self._path} is not the log of a run: line {number} is not a JSON object with a step. Remove it."
-                )
-            if entry["step"] > first_step:
-                continue
-            kept.append(line)
+    def _rewind(self, entries: list[dict[str, Any]], first_step: int) -> None:
+        kept = [entry for entry in entries if entry["step"] <= first_step]
+        for entry in kept:
             if "eval_top1" in entry and "mode" not in entry:  # not one of --mode=eval
                 self.evaluated[entry["step"]] = entry
         if self._main:
-            files.write_text(self._path, "".join(line + "\n" for line in kept))
+            files.write_text(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def __enter__(self) -> "Report":
         return self
@@ -68,11 +64,16 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._main:
-            self._close_bar()
+        if not self._main:
+            return
+        self._close_bar()
+        try:
             self._board.close()
             self._metrics.close()
             self._log.close()
+        except OSError as error:  # a full disk, which has been told if it ended the run
+            if value is None:
+                raise AlexNetError(f"{self._path.parent} cannot be written: {error.strerror}.") from error
 
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in train.log."""
@@ -89,14 +90,15 @@ class Report:
             print(text, file=sys.stderr, flush=True)
 
     def _note(self, text: str) -> None:
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        self._log.flush()
+        with files.named(self._log_path, "written"):
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            self._log.flush()
 
     def start(self, *, step: int, steps: int) -> None:
-        """Shows the progress bar, on a terminal only."""
-        if self._main:
+        """Shows the progress bar, on a terminal only, until the last step."""
+        if self._main and step < steps:
             self._bar = tqdm(
-                total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.1,
+                total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.1, leave=False,
                 bar_format="{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {remaining} left{postfix}",
             )  # fmt: skip
 
@@ -104,6 +106,8 @@ class Report:
         """One step was started."""
         if self._bar is not None:
             self._bar.update()
+            if self._bar.n >= self._bar.total:
+                self._close_bar()
 
     def watch(self, batches: Iterable[T], *, total: int, what: str) -> Iterator[T]:
         """The batches, with a bar of their own below the run's."""
@@ -144,8 +148,9 @@ class Report:
         self.say(f"step {entry['step']}  {describe(entry)}")
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(entry) + "\n")
-        self._metrics.flush()
+        with files.named(self._path, "written"):
+            self._metrics.write(json.dumps(entry) + "\n")
+            self._metrics.flush()
         for name, value in entry.items():
             if name != "step" and isinstance(value, int | float):
                 group = "eval" if "eval_top1" in entry else "train"
@@ -191,6 +196,27 @@ def fitted(text: str) -> str:
         textwrap.fill(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
         for line in text.split("\n")
     )
+
+
+def _logged(path: Path) -> tuple[list[dict[str, Any]], str, bool]:
+    """(the entries, a last line that is cut off or "", whether the rest ends in a newline).
+
+    A killed run, or a full disk, leaves a line that is cut off. Raises AlexNetError for the log of something else.
+    """
+    lines = (files.read_text(path) if path.exists() else "").split("\n")
+    last = lines.pop()
+    is_cut = _entry(last) is None and last.startswith(_LINE_START[: len(last)])
+    if not is_cut:
+        lines.append(last)
+    entries = []
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if entry is None:
+            raise AlexNetError(
+                f"{path} is not the log of a run: line {number} is not a JSON object with a step. Remove it."
+            )
+        entries.append(entry)
+    return entries, last if is_cut else "", is_cut
 
 
 def _entry(line: str) -> dict[str, Any] | None:

@@ -34,9 +34,17 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def check(self) -> None:
+        """Raises Interrupted where the run is asked to stop: for what lasts longer than a step."""
+        if self.signal:
+            raise Interrupted(self.signal)
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            self._restore()
+            signal.raise_signal(number)
+            return
         self.signal = number
-        self._restore()
         # A handler runs in the middle of anything, also of a write to the log or the terminal, and such
         # a write must not be started a second time: this goes past Python's buffers.
         line = f"\n{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)\n"
