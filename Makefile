@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-# Huge pages for the arrays: a CPU step takes a third less time (README, "On a CPU").
+# Huge pages for the arrays: a CPU step takes a third less time (docs/results.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test lint types
+.PHONY: train test lint types wheel
 
 train: $(VENV)/installed
 	$(PY) main.py --config=configs/alexnet.py --workdir=runs/first
@@ -20,6 +20,10 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(PY) -m mypy
+
+# What a user without this checkout has: a wheel in an empty environment.
+wheel: $(VENV)/installed-dev
+	$(PY) tests/wheel.py
 
 $(PY):
 	$(PYTHON) -m venv $(VENV)

@@ -5,7 +5,7 @@
 Images per second from JPEG bytes to batches of 224 x 224 uint8 crops, with as many threads or workers
 for each, from the originals and from what `prepare --pack=256` makes of them. FOLDER has JPEGs, in
 folders or not; they are repeated until they are a thousand. `--torch` and `--tensorflow` name Pythons
-that have these. All run in turn, each in a process of its own, so that a ratio is one of neighbours in
+that have these. All run in turn, each in a process of its own, so that a ratio is one of neighbors in
 time on a machine whose speed drifts; batches made ahead before the clock starts are not counted.
 """
 

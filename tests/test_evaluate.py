@@ -26,7 +26,7 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
 
 
 def test_the_ten_views_of_2012() -> None:
-    """The centre and the four corners of 224 in 256 pixels, and all of them mirrored."""
+    """The center and the four corners of 224 in 256 pixels, and all of them mirrored."""
     places = [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)]
     assert preprocess.views_of(256, 224, flip=True) == tuple((*p, m) for m in (False, True) for p in places)
     assert len(preprocess.views_of(256, 224, flip=False)) == 5
@@ -35,7 +35,7 @@ def test_the_ten_views_of_2012() -> None:
 
 
 def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> None:
-    """By hand: each view cut out in NumPy, its softmax, their mean; the centre is the first of them."""
+    """By hand: each view cut out in NumPy, its softmax, their mean; the center is the first of them."""
     network = parts.network(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
     images = np.random.default_rng(0).integers(0, 256, (4, 75, 75, 3), np.uint8)
@@ -173,10 +173,10 @@ def test_a_network_that_cannot_tell_images_apart_is_warned_of(small_config: Conf
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs of shared/data are not there")
-def test_the_probe_tells_the_initialisations_apart_on_photographs() -> None:
+def test_the_probe_tells_the_initializations_apart_on_photographs() -> None:
     """The five of the 2012 source, the paper's text and Caffe, in their order, and which are warned of.
 
-    Computed elsewhere on synthetic images, deviation over mean at fc7: .108, .0089, .037, .0037, .00018.
+    Computed elsewhere on synthetic images, std over mean at fc7: .108, .0089, .037, .0037, .00018.
     """
     from alexnet_jax.data import augment
 
@@ -184,13 +184,13 @@ def test_the_probe_tells_the_initialisations_apart_on_photographs() -> None:
     squares = [augment.crop_resized(augment.decode(file.read_bytes()), 256, 227, None) for file in files]
     ratios, warned = {}, {}
     as_they_are, unit = ("alexnet", "alexnet_paper_text", "caffe_alexnet"), ("alexnet", "alexnet_paper_text")
-    for name, deviation in [*((name, 1.0) for name in as_they_are), *((name, 74.0) for name in unit)]:
+    for name, std in [*((name, 1.0) for name in as_they_are), *((name, 74.0) for name in unit)]:
         config = configs.load_recipe(f"{name}:imagenet2012")
-        config.data.std = (deviation,) * 3
+        config.data.std = (std,) * 3
         pixels = config.data.crop_pixels
         found = _start(config, np.stack(squares)[:, :pixels, :pixels])
-        ratios[name, deviation] = probe.last_hidden(found).ratio
-        warned[name, deviation] = probe.warning(found, 10) is not None
+        ratios[name, std] = probe.last_hidden(found).ratio
+        warned[name, std] = probe.warning(found, 10) is not None
     assert 0.05 < ratios["alexnet", 1.0] < 0.3
     assert 0.02 < ratios["caffe_alexnet", 1.0] < ratios["alexnet", 1.0]
     assert 0.003 < ratios["alexnet_paper_text", 1.0] < 0.02
@@ -199,7 +199,7 @@ def test_the_probe_tells_the_initialisations_apart_on_photographs() -> None:
     assert [name for name, is_warned in warned.items() if not is_warned] == [("alexnet", 1.0), ("caffe_alexnet", 1.0)]
 
 
-# ---------------------------------------------------------------- the mean image and the colours of a data set
+# ---------------------------------------------------------------- the mean image and the colors of a data set
 
 
 def _with_statistics(folder: Path, pixels: int) -> Split:
@@ -212,7 +212,7 @@ def _with_statistics(folder: Path, pixels: int) -> Split:
     return Split([], "train", ("a", "b"), folder)
 
 
-def test_the_centre_of_the_mean_image_is_subtracted_from_every_crop(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(small_config: ConfigDict, tmp_path: Path) -> None:
     """As the 2012 source does it, wherever the crop was taken; a run keeps its mean image for its evaluation."""
     split = _with_statistics(tmp_path, 71)
     small_config.data.mean_image = True
@@ -225,7 +225,7 @@ def test_the_centre_of_the_mean_image_is_subtracted_from_every_crop(small_config
     kept = parts.inputs(small_config, folder=split.folder, workdir=tmp_path / "workdir")
     np.testing.assert_array_equal(kept.mean, inputs.mean + 1)
     small_config.data.crop_pixels = 75
-    with pytest.raises(AlexNetError, match=r"mean image of digits has 71 pixels, fewer than data\.crop_pixels=75"):
+    with pytest.raises(AlexNetError, match=r"mean image of digits has 71 pixels, fewer than config\.data\.crop_pixels=75"):
         parts.inputs(small_config, folder=split.folder)
     with pytest.raises(AlexNetError, match=r"no statistics.*config\.data\.mean_image=false"):
         parts.inputs(small_config)
@@ -238,8 +238,8 @@ def test_ones_own_principal_components(small_config: ConfigDict, tmp_path: Path)
     small_config.data.color_noise, small_config.data.color_noise_end_epoch = 0.1, 3
     filled = parts.with_statistics(small_config, split.folder)
     assert small_config.data.color_std == (), "the config itself stays as it was"
-    colours = plans.build_augmentation(filled, images=100).colors
-    assert colours is not None
+    colors = plans.build_augmentation(filled, images=100).colors
+    assert colors is not None
     stored = json.loads((tmp_path / "statistics.json").read_text())
-    np.testing.assert_allclose(colours, 0.1 * np.asarray(stored["std"])[:, None] * stored["vectors"], rtol=1e-6)
+    np.testing.assert_allclose(colors, 0.1 * np.asarray(stored["std"])[:, None] * stored["vectors"], rtol=1e-6)
     assert filled.data.color_std == tuple(stored["std"])

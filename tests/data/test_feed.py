@@ -299,7 +299,7 @@ def test_an_evaluation_counts_a_bad_record_with_a_black_image() -> None:
 @pytest.mark.parametrize("records", [1, 7, 8, 10])
 @pytest.mark.parametrize("count", [1, 2])
 def test_evaluation_has_every_record_once_in_order(records: int, count: int) -> None:
-    """Shares put together are the split, centre cropped, and black images of label -1 up to a full batch."""
+    """Shares put together are the split, center cropped, and black images of label -1 up to a full batch."""
     shares = [
         list(data.eval_batches(_split(records), IMAGES, data.Feed(2, 0, 1), batch_size=4, share=(i, count)))
         for i in range(count)
@@ -323,7 +323,7 @@ def _encoded(kind: str, image: np.ndarray) -> bytes:
 
 
 def test_decode_gives_rgb_of_every_kind_of_image() -> None:
-    """Grey and RGB arrays, and encoded images: three channels, red first, PNG to the bit."""
+    """Gray and RGB arrays, and encoded images: three channels, red first, PNG to the bit."""
     rgb = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
     np.testing.assert_array_equal(augment.decode(rgb), rgb)
     np.testing.assert_array_equal(augment.decode(rgb[:, :, :1]), np.stack([rgb[:, :, 0]] * 3, -1))
@@ -344,7 +344,7 @@ def test_bytes_that_are_no_image_are_a_value_error(data: bytes) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resize_brings_the_short_side(channels: int) -> None:
-    """The shape keeps its proportions, larger, smaller or as it was, and one colour stays that colour."""
+    """The shape keeps its proportions, larger, smaller or as it was, and one color stays that color."""
     wanted = {
         (10, 30, 20): (15, 10), (10, 20, 30): (10, 15), (10, 20, 20): (10, 10), (10, 10, 17): (10, 17),
         (24, 8, 8): (24, 24), (24, 8, 13): (24, 39), (256, 333, 500): (256, 384), (256, 500, 375): (341, 256),
@@ -356,8 +356,8 @@ def test_resize_brings_the_short_side(channels: int) -> None:
         assert np.all(resized == 77)
 
 
-def test_a_crop_is_the_centre_or_anywhere_inside() -> None:
-    """Without a generator the centre; with one all places come, corners too, and each as often."""
+def test_a_crop_is_the_center_or_anywhere_inside() -> None:
+    """Without a generator the center; with one all places come, corners too, and each as often."""
     image = np.stack([*np.mgrid[:7, :6], np.zeros((7, 6))], -1).astype(np.uint8)
     np.testing.assert_array_equal(augment.crop_resized(image, 6, 4, None), image[1:5, 1:5])
     assert augment.crop_resized(image, 6, 6, None).shape == (6, 6, 3)
@@ -373,7 +373,7 @@ def test_a_crop_is_the_centre_or_anywhere_inside() -> None:
 
 
 def test_digits_are_two_splits_of_all_there_are() -> None:
-    """1,498 to train on and 299 others, every class in both, grey 0..255."""
+    """1,498 to train on and 299 others, every class in both, gray 0..255."""
     train, test = (sources.open_split("digits", name, "") for name in ("train", "test"))
     assert (len(train.source), len(test.source)) == (1498, 299)
     assert train.class_names == test.class_names == tuple("0123456789")
@@ -451,7 +451,7 @@ def test_what_there_is_no_data_for(name: str, split: str, message: str, tmp_path
         sources.open_split(name, split, str(tmp_path))
 
 
-def test_the_crops_of_2012_are_33_by_33_within_the_centre_square() -> None:
+def test_the_crops_of_2012_are_33_by_33_within_the_center_square() -> None:
     """All places of 224 in 256 and no other, drawn alike; three of them by hand, in a wide image."""
     rows, columns = np.mgrid[:256, :400]
     image = np.stack([rows % 256, columns % 256, columns // 256], -1).astype(np.uint8)

@@ -32,10 +32,10 @@ PHOTOGRAPHS = sorted((ROOT.parent / "shared" / "data" / "imagenet_originals").gl
 RNG = np.random.default_rng(0)
 
 
-def _pixels(height: int = 60, width: int = 50, colour: tuple[int, int, int] | None = None) -> np.ndarray:
-    """Smooth, so that a JPEG keeps it: a colour, or a gradient of four random ones."""
-    if colour:
-        return np.full((height, width, 3), colour, np.uint8)
+def _pixels(height: int = 60, width: int = 50, color: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Smooth, so that a JPEG keeps it: a color, or a gradient of four random ones."""
+    if color:
+        return np.full((height, width, 3), color, np.uint8)
     return cv2.resize(RNG.integers(0, 256, (2, 2, 3), np.uint8), (width, height))
 
 
@@ -169,7 +169,7 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(tars: Path, tmp_path
 
 
 def test_packed_pictures_are_those_of_2012(tars: Path, imagenet: Path, tmp_path: Path) -> None:
-    """The centre square of the resized picture; from the tars and from the prepared set alike; checksums hold."""
+    """The center square of the resized picture; from the tars and from the prepared set alike; checksums hold."""
     _prepare("imagenet2012", f"--from={tars}", f"--data_dir={tmp_path}", "--pack=48")
     _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path / 'again'}", "--pack=48")
     packed = _read("imagenet2012_pack48", "train", tmp_path)
@@ -270,9 +270,9 @@ REFUSED = {
     "an archive": (_tar({"a": b"b"}), "no image"),
     "a PNG of 40 gigapixels": (PNG[:12] + _HUGE + struct.pack(">I", zlib.crc32(_HUGE)) + PNG[33:], "more pixels"),
 }
-# Pictures that are odd but whole: (bytes, shape, a colour that is at the top left, whether the bytes are kept).
+# Pictures that are odd but whole: (bytes, shape, a color that is at the top left, whether the bytes are kept).
 ODD = {
-    "a grey JPEG": (_encoded("JPEG", Image.new("L", (40, 30), 90)), (30, 40), (90, 90, 90), True),
+    "a gray JPEG": (_encoded("JPEG", Image.new("L", (40, 30), 90)), (30, 40), (90, 90, 90), True),
     "a CMYK JPEG": (CMYK, (30, 40), tuple(Image.open(io.BytesIO(CMYK)).convert("RGB").getpixel((0, 0))), False),
     "a PNG": (PNG, (30, 40), (10, 20, 200), True),
     "a PNG of 16 bits": (_grey16(), (30, 40), (200, 200, 200), False),
@@ -302,16 +302,16 @@ def test_what_is_no_whole_picture_is_refused_with_its_reason(what: str, tmp_path
 
 
 def test_odd_pictures_are_stored_as_they_look(tmp_path: Path) -> None:
-    """Each decodes to its shape and colour; plain JPEGs and PNGs stay what they are to the byte."""
+    """Each decodes to its shape and color; plain JPEGs and PNGs stay what they are to the byte."""
     odd = {f"train/cat/{what}.jpg": data for what, (data, *_) in ODD.items()}
     _folder(tmp_path / "in", _good("cat", "dog") | odd)
     _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
     records = _read("pets", "train", tmp_path)
-    for what, (data, shape, colour, kept) in ODD.items():
+    for what, (data, shape, color, kept) in ODD.items():
         stored = records[f"cat/{what}.jpg"]["image"]
         pixels = augment.decode(stored)
         assert pixels.shape == (*shape, 3), what
-        assert np.abs(pixels[0, 0].astype(int) - colour).max() <= 8, what
+        assert np.abs(pixels[0, 0].astype(int) - color).max() <= 8, what
         assert (stored == data) == kept, what
     assert (tmp_path / "pets" / "1.0.0" / "refused.txt").read_text() == ""
 
@@ -522,9 +522,7 @@ def test_tfrecord_is_read_where_it_lies(split: str, imagenet: Path, tmp_path: Pa
 def test_a_truncated_tfrecord_file_is_named(imagenet: Path, tmp_path: Path) -> None:
     path = _as_tfrecord(imagenet, tmp_path) / "old-train.tfrecord-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(
-        AlexNetError, match=r"old cannot be read: .*tfrecord-00001-of-00002 is truncated after 51 rec"
-    ):
+    with pytest.raises(AlexNetError, match=r"old cannot be read: .*tfrecord-00001-of-00002 is truncated after 51 rec"):
         sources.open_split("old", "train", str(tmp_path))
 
 

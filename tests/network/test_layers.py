@@ -146,8 +146,8 @@ def test_conv_and_dense_add_their_bias() -> None:
     ],
     ids=["conv", "dense"],
 )
-def test_initialisation(layer: Any, x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> None:
-    """Weights are Gaussian of the deviation asked for, with its tails; the bias is the constant asked for."""
+def test_initialization(layer: Any, x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> None:
+    """Weights are Gaussian of the std asked for, with its tails; the bias is the constant asked for."""
     params = jax.tree.map(np.asarray, jax.jit(layer.init)(jax.random.key(0), jnp.zeros(x_shape)))["params"]
     kernel = params["kernel"]
     assert kernel.shape == kernel_shape
@@ -159,7 +159,7 @@ def test_initialisation(layer: Any, x_shape: tuple[int, ...], kernel_shape: tupl
     assert np.all(params["bias"] == 1.0)
 
 
-# ---------------------------------------------------------------- response normalisation
+# ---------------------------------------------------------------- response normalization
 
 
 def _channel_norm(x: Array, *, size: int, alpha: float, beta: float, k: float, alpha_over_size: bool = True) -> Array:
@@ -202,7 +202,7 @@ def _norm_across_towers(x: jax.Array, **constants: Any) -> jax.Array:
         (_own_norm, _channel_norm, (2, 1, 2, 3)),  # fewer channels than the window has
         (_paper_norm, functools.partial(_channel_norm, alpha_over_size=False), (2, 2, 1, 9)),
         (_norm_across_towers, _channel_norm, (2, 2, 1, 9)),
-        (_norm_across_towers, _channel_norm, (1, 1, 2, 6)),  # the windows reach over all of the neighbour
+        (_norm_across_towers, _channel_norm, (1, 1, 2, 6)),  # the windows reach over all of the neighbor
         (layers.spatial_norm, _spatial_norm, (2, 7, 6, 1)),
         (layers.spatial_norm, _spatial_norm, (1, 3, 8, 2)),  # less high than the window
     ],
@@ -221,7 +221,7 @@ def test_response_norms_and_their_gradients(
     _assert_close(dx, _central_differences(wanted, x, g))
 
 
-def test_a_window_that_reaches_beyond_the_neighbour_is_refused() -> None:
+def test_a_window_that_reaches_beyond_the_neighbor_is_refused() -> None:
     with pytest.raises(AlexNetError, match=r"reaches over 2 channels .* a tower has 1"):
         _norm_across_towers(jnp.ones((1, 1, 1, 3)), size=5, alpha=1.0, beta=0.75, k=1.0)
 

@@ -74,8 +74,8 @@ def test_any_number_of_classes(classes: int, small_config: ConfigDict) -> None:
     assert models.count_parameters(network, params) == rest + (32 + 1) * classes
 
 
-def test_initialisation_is_that_of_the_source() -> None:
-    """Net 145: deviation 0.03 in conv3 to conv5 and 0.01 elsewhere; bias 1 in conv2, conv4 to fc7."""
+def test_initialization_is_that_of_the_source() -> None:
+    """Net 145: std 0.03 in conv3 to conv5 and 0.01 elsewhere; bias 1 in conv2, conv4 to fc7."""
     network = parts.network(get_config(), 10)
     params = jax.jit(lambda key: models.init_variables(network, key, 224))(jax.random.key(0))["params"]
     for name, layer in params.items():
@@ -127,7 +127,7 @@ def test_what_each_tower_sees(layer: str, before: str, sees_both: bool, small_co
 
 
 def test_one_program_under_vmap_pmap_and_shard_map(small_config: ConfigDict) -> None:
-    """Whatever realises the axis, the tower program gives the same logits, dropout on."""
+    """Whatever realizes the axis, the tower program gives the same logits, dropout on."""
     network, params, images = _network(small_config)
     params = {"params": params}
     keys_B = jax.random.split(jax.random.key(2), 4)

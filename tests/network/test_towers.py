@@ -26,7 +26,7 @@ P = PartitionSpec
     ],
 )
 def test_the_mesh(network: int, tower: int, shapes: dict[int, tuple[int, int]]) -> None:
-    """Together, apart, or as the devices allow; neighbouring devices hold the towers of one network."""
+    """Together, apart, or as the devices allow; neighboring devices hold the towers of one network."""
     for count, shape in shapes.items():
         mesh = towers.make_mesh(towers=network, tower=tower, devices=jax.devices()[:count])
         assert mesh.axis_names == ("data", "tower")
@@ -50,7 +50,7 @@ def test_a_mesh_that_cannot_be_is_one_sentence(network: int, devices: int, tower
 
 
 def test_gather_towers_puts_the_towers_in_order() -> None:
-    """Every tower gets tower 0's channels, then tower 1's, and so on, whatever realises the axis."""
+    """Every tower gets tower 0's channels, then tower 1's, and so on, whatever realizes the axis."""
     x = np.arange(3 * 2 * 5, dtype=np.float32).reshape(3, 2, 5)
     wanted = np.concatenate([x[0], x[1], x[2]], axis=-1)
     by_vmap = jax.vmap(towers.gather_towers, axis_name="tower")(x)

@@ -249,15 +249,15 @@ DEVIATIONS = np.asarray([121.7801, 37.0939, 19.7208])
 VECTORS = np.asarray([[0.5635, 0.5762, 0.5920], [0.7126, 0.0235, -0.7012], [0.4180, -0.8170, 0.3973]])
 
 
-def _coloured(form: str) -> Augmentation:
+def _colored(form: str) -> Augmentation:
     config = get_config("imagenet2012")
     config.data.color_noise_form = form
     return plans.build_augmentation(config, images=1280)  # 10 steps an epoch: it ends at step 670
 
 
-def test_the_colours_noise_by_hand() -> None:
+def test_the_colors_noise_by_hand() -> None:
     """Three images: + 0.1 x the draws x deviations along the components, all over 1.1; nothing from epoch 67 on."""
-    augmentation, keys_B = _coloured("std"), jax.random.split(jax.random.key(0), 3)
+    augmentation, keys_B = _colored("std"), jax.random.split(jax.random.key(0), 3)
     images = np.random.default_rng(0).normal(0, 50, (3, 4, 5, 3)).astype(np.float32)
     still = augmentation.colored(jnp.zeros((3, 1, 1, 3)), keys_B, jnp.asarray(0))
     got = augmentation.colored(jnp.asarray(images), keys_B, jnp.asarray(669))
@@ -277,7 +277,7 @@ def test_the_colours_noise_by_hand() -> None:
 def test_ten_thousand_draws_have_the_deviations_of_the_source(form: str, deviations: Any, shrink: float) -> None:
     """Along the components the noise has a tenth of 121.78, 37.09 and 19.72 levels, and they are uncorrelated."""
     keys_B = jax.random.split(jax.random.key(1), 10_000)
-    noise = _coloured(form).colored(jnp.zeros((10_000, 1, 1, 3)), keys_B, jnp.asarray(0))
+    noise = _colored(form).colored(jnp.zeros((10_000, 1, 1, 3)), keys_B, jnp.asarray(0))
     flat = np.asarray(noise, np.float64)[:, 0, 0] * shrink
     covariance = np.cov(flat.T)
     wanted = sum((0.1 * d) ** 2 * np.outer(v, v) for d, v in zip(deviations, VECTORS, strict=True))
@@ -289,7 +289,7 @@ def test_ten_thousand_draws_have_the_deviations_of_the_source(form: str, deviati
 
 
 def test_the_copied_form_is_the_weaker_one() -> None:
-    """2.1, 6.9 and 12.9 times, from deviations taken for eigenvalues of colours in 0..1."""
+    """2.1, 6.9 and 12.9 times, from deviations taken for eigenvalues of colors in 0..1."""
     ratios = DEVIATIONS / (DEVIATIONS**2 / 255)
     assert ratios == pytest.approx([2.094, 6.874, 12.93], rel=1e-3)
 
