@@ -225,7 +225,7 @@ def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(small_config
     kept = parts.inputs(small_config, folder=split.folder, workdir=tmp_path / "workdir")
     np.testing.assert_array_equal(kept.mean, inputs.mean + 1)
     small_config.data.crop_pixels = 75
-    with pytest.raises(AlexNetError, match=r"mean image of digits has 71 pixels, fewer than config\.data\.crop_pixels=75"):
+    with pytest.raises(AlexNetError, match=r"has 71 pixels, fewer than config\.data\.crop_pixels=75"):
         parts.inputs(small_config, folder=split.folder)
     with pytest.raises(AlexNetError, match=r"no statistics.*config\.data\.mean_image=false"):
         parts.inputs(small_config)
