@@ -4,6 +4,7 @@ python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|
 alexnet train --config=alexnet:my_pictures --config.train.epochs=5
 """
 
+import itertools
 import shlex
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def program() -> str:
 
 
 def _parse(arguments: list[str]) -> None:
-    for argument, after in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
         flag = argument.lstrip("-") if argument.startswith("-") else ""
         if flag in _FLAGS and not _FLAGS[flag].boolean and after.startswith("--"):
             raise AlexNetError(f"{argument} has no value: write {argument}=VALUE.")
