@@ -1,6 +1,7 @@
 """The recipes by name, each with the numbers that tell it from the others."""
 
 import dataclasses
+import textwrap
 from typing import Any
 
 from alexnet_jax import config as configs, parts
@@ -33,14 +34,16 @@ class Recipe:
     image_pixels: int
 
     def __str__(self) -> str:
-        return f"{self.name:22} {self.parameters:11,} parameters {self.multiply_adds:12,} multiply-adds  {self.title}"
+        towers = "1 tower" if self.towers == 1 else f"{self.towers} towers"
+        numbers = f"{self.parameters:10,} parameters {self.multiply_adds:11,} multiply-adds  {towers}"
+        return f"{self.name:22}{numbers}\n{textwrap.indent(textwrap.fill(self.title, 76), '    ')}"
 
 
 class Recipes(list[Recipe]):
-    """A list of recipes that a notebook shows as a table."""
+    """A list of recipes that a terminal shows in 80 columns and a notebook as a table."""
 
     def __repr__(self) -> str:
-        return "\n".join(map(str, self))
+        return "\n".join(("With 1000 classes, multiply-adds per image:", *map(str, self)))
 
     def _repr_markdown_(self) -> str:
         return markdown(self)

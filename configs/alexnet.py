@@ -7,19 +7,32 @@
     python main.py --config=configs/alexnet.py:my_pictures           your own, by the name given to `prepare folder`
     python main.py --config=configs/alexnet.py:synthetic             noise of ImageNet's shape and sizes, to time a run
 
-Source: layers-145.cfg and layer-params-145.cfg of the 2012 source. The schedule is theirs: conv1 is annealed before
-the other layers, at epoch 67, where the color noise ends too, and is frozen from epoch 72; the learning rate of the
-biases is never divided. The paper mentions none of that.
+Source: computerhistory/AlexNet-Source-Code ("the 2012 source" in all recipes), layers/layers-145.cfg and
+layers/layer-params-145.cfg. The schedule was set by hand (layer-params-145.cfg:169-181): the learning rate is divided
+at epochs 25, 51 and 79; conv1 is annealed at epoch 67 already, where the color noise ends too, and frozen at epoch
+72, weights and biases; the other biases keep their rate to the end. The paper mentions none of this. Batches of 128:
+convnet.py:177. No weight decay on biases: src/layer.cu:565. 224 pixels out of 256: twice a border of 16 is taken off
+(convdata_jpeg.py:73); the border is a command-line option, so no file states it.
 
-What the authors reached: ILSVRC-2012 validation error 40.7 % top-1, 18.2 % top-5 with ten crops (paper, Table 2,
-"1 CNN"; layer-params-145.cfg: .406640 / .182100 after 91 epochs). On the digits it reaches what docs/results.md says.
+What its authors reached: ILSVRC-2012 validation error 40.7 % top-1 and 18.2 % top-5 with ten crops (paper, Table 2,
+"1 CNN"; layer-params-145.cfg:182: .406640 and .182100 after 91 epochs). Their run then went on, with the learning
+rate back at 0.001, divided at epochs 107 and 124, and ended at epoch 135 with 40.25 % and 17.99 % (lines 192-203).
+That part is not in this recipe. For the digits see docs/results.md.
 
-Differs: the authors subtract the center of the mean image (config.data.mean_image=True; here the channel means, which
-need no file), and draw crop and flip once per 32 images (config.data.crop_chunk=32; here per image).
-Differs: fc8 is split over the towers and its logits are gathered; the source keeps all of it on one GPU, which is the
+Differs: the authors subtract the center of the mean image from every crop (convdata_jpeg.py:95, 210;
+config.data.mean_image=True). Here it is the channel means, which need no file.
+Differs: the authors draw crop and flip once per 32 images (convdata_jpeg.py:77; config.data.crop_chunk=32). Here they
+are drawn per image.
+Differs: fc8 is split over the towers and its logits are gathered. The source keeps fc8 on one GPU, which computes the
 same function.
-Differs: equal maxima in a pooling window share the gradient; in the source each gets all of it.
-Differs: the records are shuffled every epoch; the source shuffles once and repeats the same batches.
+Differs: equal maxima in a pooling window share the gradient. In the source each of them gets all of it; the line is
+in the releases before and after it (cuda-convnet, src/cudaconv2/conv_util.cu:1559; cuda-convnet2,
+cudaconv3/src/conv_util.cu:1766), since its own kernels are missing. It matters only where the gradient is not zero:
+ties of zeros after a ReLU get none in either case.
+Differs: the training images are shuffled every epoch. The source shuffles once and repeats the same batches
+(cuda-convnet2, python_util/data.py).
+Differs: images that are not packed are resized bilinearly where they shrink by less than two. The authors'
+make-data.py resizes by area, as `prepare --pack` does.
 """
 
 from typing import Any
@@ -29,7 +42,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.configs import datasets
 
 # How long and how fast to train on each data set, under the names of the config's fields. Of ImageNet's hand-made
-# schedule (`net_145`) the others take nothing.
+# schedule (`get_config`) the others take nothing.
 _ONE_RATE = {"batch_size": 128, "epochs": 91, "learning_rate": 0.01, "drop_epochs": (25, 51, 79), "drop_factor": 10.0}
 _OWN_PICTURES = _ONE_RATE | {
     # There are fewer of them: a smaller batch, its rate in proportion (experiments/002_own_pictures).
@@ -124,7 +137,7 @@ def _model() -> ConfigDict:
     c = ConfigDict()
     c.towers = 2
     c.layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-    c.exchange = ("conv3", "fc6", "fc7", "fc8")  # these read both towers' maps, the others their own
+    c.exchange = ("conv3", "fc6", "fc7", "fc8")  # these read the channels of both towers, the others their own
     # fmt: off
     c.conv1 = conv(48, 11, 4, (0, 3), "norm pool relu", std=0.01, bias=0.0)       # [B, 224, 224, 3]   -> [B, 55, 55, 48]  -> [B, 27, 27, 48]
     c.conv2 = conv(128, 5, 1, (2, 2), "relu norm spatial_norm pool", std=0.01, bias=1.0)  # own pool1  -> [B, 27, 27, 128] -> [B, 13, 13, 128]

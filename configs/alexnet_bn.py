@@ -1,20 +1,33 @@
-"""AlexNet with batch normalisation in place of its response norms.
+"""AlexNet with batch normalization instead of its response norms.
 
     python main.py --config=configs/alexnet_bn.py:imagenet2012
 
-Source: cvjena/cnn-models, AlexNet_cvgj, for the place of the norms, the rate and its fall; `alexnet` for all else.
-Where it goes: after every convolution and hidden fully connected layer, before ReLU, as in the one net of two
-groups that was published with it (cvjena/cnn-models, AlexNet_cvgj/train.prototxt; also soumith/imagenet-
-multiGPU.torch, models/alexnetowtbn.lua). Why all and not conv1 and conv2 alone: LRN stands where it stands to damp
-the largest responses of the early layers; batch normalisation is there to keep every layer's input centred, so a
-layer without it would be the one that fades. Biases begin at 0, as the norms subtract them, and the initialisation
-matters little (an ablation on small images, caffenet-benchmark/batchnorm.md, found it better *after* ReLU).
-Each tower normalises its own maps, over the whole batch, whichever devices that is on: sums over the axis `data`.
+Source: cvjena/cnn-models, AlexNet_cvgj/train.prototxt and train.solver, for where batch normalization goes and for
+the schedule: after every convolution and every hidden fully connected layer, before ReLU; biases start at 0 (the norm
+subtracts them); learning rate 0.05, twice that for biases, falling linearly to 0 over 64 epochs. Everything else is
+`alexnet`. soumith/imagenet-multiGPU.torch, models/alexnetowtbn.lua, has the same order; on small images the order
+ReLU, batch normalization did better (ducha-aiki/caffenet-benchmark, batchnorm.md).
 
-What others reached: 60.1 % top-1, 81.9 % top-5 (AlexNet_cvgj: 227 pixels, rate 0.05 falling linearly to 0, batches of
-256). The rate and its fall are theirs here, in 64 epochs.
+Why in every layer and not just in conv1 and conv2: LRN damps the largest responses of the early layers, while batch
+normalization keeps the input of each layer centered and scaled, so a layer without it would be the odd one out. Each
+tower normalizes its own channels over the whole batch, on however many devices the batch lies.
 
-Differs: theirs normalises the input as well, and keeps dropout out; here it stays.
+What its authors reached: ILSVRC-2012 validation accuracy 60.1 % top-1 and 81.9 % top-5 with one crop (their
+README.md:21).
+
+Differs: theirs takes crops of 227 pixels without padding (train.prototxt:12, 91-94). Here they have 224, with the
+padding of net 145.
+Differs: their batch norms learn no scale and shift, except that of the input (lines 40-77, 104-124). Here each does.
+Differs: their weights start with std sqrt(2 / inputs) (lines 95-97; Caffe, filler.hpp:200-208). Here with that of net
+145.
+Differs: theirs normalizes the input instead of subtracting a mean (lines 40-77) and has no dropout (379-480). Here
+the mean is subtracted and dropout stays.
+Differs: theirs has no color noise. Here it stays, to the end.
+Differs: theirs computes batch statistics over 128 images (line 16) and adds up two gradients per step
+(train.solver:15); their running variance is the unbiased one (batch_norm_layer.cpp:143). Here both are over all 256
+images, and the running variance is the biased one.
+Differs: blue comes first there (Caffe, util/io.cpp:78), red here. Of equal maxima in a pooling window the first one
+gets the gradient there; here they share it.
 """
 
 from ml_collections import ConfigDict

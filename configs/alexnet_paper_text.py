@@ -2,18 +2,19 @@
 
     python main.py --config=configs/alexnet_paper_text.py:imagenet2012
 
-Source: Krizhevsky, Sutskever and Hinton 2012. Section 3.5: ReLU follows every convolution, normalisation
-follows ReLU in conv1 and conv2, pooling follows both. Section 3.3: alpha = 1e-4 is not divided by n = 5, k = 2,
-and there is no spatial norm. Section 5: all weights from N(0, 0.01), biases 1 in conv2, conv4, conv5, fc6 and fc7,
-one learning rate for all layers and biases, divided by ten when the validation error stops improving, three
-times. Section 4.1: colours along the principal components, by eigenvalues.
+Source: Krizhevsky, Sutskever and Hinton 2012. Section 3.5: ReLU after every layer, LRN after ReLU in conv1 and conv2,
+pooling after that. Section 3.3: alpha is 1e-4 and not divided by n = 5, k is 2; there is no spatial norm. Section 5:
+std 0.01 for all weights, biases 1 in conv2, conv4, conv5, fc6 and fc7, the same learning rate everywhere, divided by
+ten three times, whenever the validation error stops improving. Section 4.1: color noise scaled by eigenvalues.
 
-Its authors never ran this network: the numbers of the paper are those of `alexnet`, from which it differs in what
-is set below. `--mode=probe` and experiments/003 show how it starts.
+What its authors reached: they never ran this network. The paper's numbers are those of `alexnet`. How this one
+starts: `--mode=probe` and experiments/003.
 
-Differs: the text says nothing of the padding that 224 -> 55 needs; it is that of `alexnet`. Nor does it say
-whether a norm's window crosses from one GPU's maps to the other's; here it does not, as section 3.2 lets the GPUs
-communicate in certain layers only. Weight decay leaves biases alone.
+Differs: the text does not say which padding makes 55 pixels of 224. Here it is that of `alexnet`.
+Differs: it does not say whether LRN reaches from one GPU's channels to the other's. Here it does not, since section
+3.2 lets the GPUs communicate in certain layers only.
+Differs: the text does not exempt the biases from weight decay. Here they have none.
+Differs otherwise as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,15 @@
 
     python main.py --config=configs/alexnet_pool_lrn_relu.py:imagenet2012
 
-Source: that description's list of features ("LRN after the pool, before ReLU; its result is the input of ReLU").
-It is half right: net 145 has LRN before ReLU in conv1, but before the pool too, and in conv2 ReLU comes first
-(layers-145.cfg); the paper has ReLU, LRN, pool (section 3.5). No result of it is known.
+Source: that description, which puts LRN after the pool and before ReLU in conv1 and conv2. It is half right. In net
+145 LRN comes before ReLU in conv1, but before the pool too, and after ReLU in conv2 (layers-145.cfg); in the paper's
+text the order is ReLU, LRN, pool (section 3.5).
 
-It has no spatial norm, which the description does not know; all else is `alexnet`.
+What its authors reached: no result is known.
+
+The description has no spatial norm, so there is none here. Everything else is `alexnet`.
+
+Differs as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

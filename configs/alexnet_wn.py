@@ -1,14 +1,18 @@
-"""AlexNet with weight normalisation in place of its response norms.
+"""AlexNet with weight normalization instead of its response norms.
 
     python main.py --config=configs/alexnet_wn.py:imagenet2012
 
-Source: Salimans and Kingma, "Weight normalization", arXiv 1602.07868, equation 2: the weights of a map or unit are
-scale * v / |v|. Where it goes: into the kernels of every layer. It is no operation on maps, so it has no place
-between LRN, pool and ReLU to argue about; the norms are left out, since a map's scale is now its own parameter.
-It begins as the network without it, scale = |v|; the paper's initialisation from a first batch is not used.
+Source: Salimans and Kingma, "Weight normalization", arXiv:1602.07868, equation 2: the weights of a channel or unit
+are scale * v / |v|. It acts on the kernel of every layer and not on activations, so it has no place in the order of
+LRN, pool and ReLU. The norms are left out, since each channel now has a scale of its own. Everything else is
+`alexnet`.
 
-No result of it on this network is known. Weight decay is on v, whose length does nothing but set how
-fast its direction turns.
+What its authors reached: no result on this network is known.
+
+Differs: their data-dependent initialization is not used. The network starts as the one without weight normalization,
+scale = |v|.
+Differs: weight decay acts on v, whose length changes nothing but how fast its direction turns.
+Differs otherwise as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

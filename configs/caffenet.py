@@ -2,11 +2,14 @@
 
     python main.py --config=configs/caffenet.py:imagenet2012
 
-Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt and readme.md: as `caffe_alexnet`, with pool
-and LRN exchanged ("an accident", issue 4202) and without "relighting" (the colour noise, which neither has).
+Source: BVLC/caffe, models/bvlc_reference_caffenet/train_val.prototxt, solver.prototxt and readme.md. It is
+`caffe_alexnet` with pool and LRN exchanged (train_val.prototxt:89-110, 145-166; by accident, says issue 4202) and
+biases of 1 (lines 135, 224, 258, 300, 340).
 
-What its authors reached: 57.4 % top-1, 80.4 % top-5 with one centre crop on the ILSVRC-2012 validation set
-(readme, iteration 310,000).
+What its authors reached: ILSVRC-2012 validation accuracy 57.4 % top-1 and 80.4 % top-5 with one center crop, at
+iteration 310,000, which is epoch 61.9 (readme.md:16, 18).
+
+Differs as `caffe_alexnet` does.
 """
 
 from ml_collections import ConfigDict

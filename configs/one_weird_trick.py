@@ -1,16 +1,21 @@
-"""The single tower of 2014, 64, 192, 384, 256 and 256 maps, which most copies of "AlexNet" are.
+"""The single tower of 2014 with 64, 192, 384, 256 and 256 channels, which most copies of "AlexNet" are.
 
     python main.py --config=configs/one_weird_trick.py:imagenet2012
 
-Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", arXiv 1404.5997, and
-akrizhevsky/cuda-convnet2, layers/layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg: the order of net
-145 without its spatial norm, fc8 with biases of -7, inverted dropout, 90 epochs with a rate that falls in four
-equal pieces by 250 in all (biases: two pieces, by 10).
+Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, and
+akrizhevsky/cuda-convnet2, layers/layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg. The order of net 145
+without its spatial norm; biases of fc8 start at -7 (line 144). Dropout masks in training and halves at test time, as
+in 2012 (`dropout2`, lines 122-124, 135-137; cudaconvnet/src/layer.cu:1374-1383). The learning rate falls by 250 in
+four equal pieces, that of the biases by 10 in two (params:6-7; lr.cu:94-113). Crop and flip are drawn per image
+(jpeg.cpp:58, 118, 121). The 90 epochs and the color noise of 0.1 stand only in the commands of the project's wiki.
 
-What its authors reached: 57.45 % top-1, 80.19 % top-5 with one centre crop, 59.58 and 81.85 % with ten, on the
-ILSVRC-2012 validation set (cuda-convnet2 wiki, TrainingExample).
+What its authors reached: ILSVRC-2012 validation accuracy 57.45 % top-1 and 80.19 % top-5 with one center crop, 59.58
+% and 81.85 % with ten (cuda-convnet2 wiki, TrainingExample).
 
-It has one tower: there is nothing of it to put on a second device but a share of the batch.
+It has one tower, so more devices can only share the batch.
+
+Differs: the author subtracts the center of the mean image (convdata.py:104). Here it is the channel means.
+Differs in ties, shuffling and resizing as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

@@ -2,15 +2,23 @@
 
     python main.py --config=configs/torchvision.py:imagenet2012
 
-Source: pytorch/vision, torchvision/models/alexnet.py (dropout: issue 549) and references/classification: padding
-of 2 around conv1, ReLU then pool, PyTorch's default initialisation, inputs over their standard deviation, rate 0.01
-divided by ten every 30 of 90 epochs, weight decay 1e-4, batches of 8 x 32.
+Source: pytorch/vision, torchvision/models/alexnet.py (dropout: lines 38, 41, and issue 549) and
+references/classification/README.md (7-18, 27). Padding 2 around conv1; ReLU, then pool; PyTorch's default
+initialization; inputs divided by their std; inverted dropout (torch.nn.Dropout); learning rate 0.01, divided by ten
+every 30 of 90 epochs; weight decay 1e-4; batches of 8 x 32.
 
-What its authors reached: 56.522 % top-1, 79.066 % top-5 with one centre crop on the ILSVRC-2012 validation set
-(its documentation).
+What its authors reached: ILSVRC-2012 validation accuracy 56.522 % top-1 and 79.066 % top-5 with one center crop
+(alexnet.py:66-67).
 
-Differs: torchvision crops a random part of 8 to 100 % of the image in training, and its decay takes biases too. Its
-adaptive average pooling to 6 x 6 does nothing to 224 x 224 pixels, and is left out.
+It has one tower, so more devices can only share the batch.
+
+Differs: torchvision trains on a random part of 8 to 100 % of the image (presets.py:20; transforms.py:904). Here it is
+224 out of 256 pixels.
+Differs: its weight decay acts on biases too. Here on weights only.
+Differs: PyTorch keeps the learning rate out of the velocity, so a drop of the rate scales the old velocity at once.
+Here, as in 2012 and in Caffe, it does not.
+Differs: its adaptive average pooling to 6 x 6 (alexnet.py:36) does nothing at 224 pixels and is left out.
+Differs: equal maxima in a pooling window share the gradient.
 """
 
 from ml_collections import ConfigDict

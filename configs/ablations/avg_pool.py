@@ -1,10 +1,15 @@
-"""AlexNet with average instead of maximum pooling.
+"""AlexNet with average instead of max pooling.
 
-    python main.py --config=configs/avg_pool.py:imagenet2012
+    python main.py --config=configs/ablations/avg_pool.py:imagenet2012
 
-The source document takes overlapping pooling for what "avoids the averaging of average pooling"; these are two
-questions, and this is the second one. Neither paper nor source has such a run. conv1 and conv5 pool before ReLU,
-which is the same network for a maximum, and another one for an average; the order stays.
+Source: none. Neither the paper nor the 2012 source has such a run. A widely copied Chinese description credits
+overlapping max pooling with avoiding the averaging of average pooling. Those are two questions: this recipe asks the
+second, `nonoverlap` the first.
+
+The order is that of `alexnet`: conv1 and conv5 pool before ReLU. For a maximum that is the same network as ReLU
+before the pool; for an average it is another one.
+
+Differs as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,20 @@
 """Half of AlexNet: one of its towers, with conv5 and the fully connected layers as wide as two.
 
-    python main.py --config=configs/half.py:imagenet2012
+    python main.py --config=configs/ablations/half.py:imagenet2012
 
-Source: layers-145-half.cfg; the paper's "net with half as many kernels on one GPU" (section 3.2), where conv5
-stays wide "because otherwise this net would have about half as many parameters" (layer-params-145-half.cfg).
-Its authors reached an error of 39.17 % top-1, 18.23 % top-5 with ten crops on the ILSVRC-2010 test set
-(same file: .391680, .182287), where both towers have 37.47 and 17.00 (layer-params-145-2010.cfg).
+Source: layers-145-half.cfg of the 2012 source, the paper's one-GPU net (section 3.2). conv5 and the fully connected
+layers keep their full width so that the number of parameters stays about the same.
 
-It has one tower: there is nothing of it to put on a second device but a share of the batch.
+What its authors reached: ILSVRC-2010 test error 39.17 % top-1 and 18.23 % top-5 with ten crops
+(layer-params-145-half.cfg:100: .391680, .182287). Two towers reach 37.47 % and 17.00 % there
+(layer-params-145-2010.cfg:178).
+
+It has one tower, so more devices can only share the batch.
+
+Differs: the authors trained it on ILSVRC-2010, with the learning rate divided at epochs 20 and 48 and conv1's at 66,
+where the color noise ended; conv1 was frozen at 72, and the run ended at epoch 96 (layer-params-145-half.cfg:92,
+95-99). Here it is ILSVRC-2012 with the schedule of `alexnet`.
+Differs otherwise as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

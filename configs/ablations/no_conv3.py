@@ -1,11 +1,13 @@
 """AlexNet without conv3.
 
-    python main.py --config=configs/no_conv3.py:imagenet2012
+    python main.py --config=configs/ablations/no_conv3.py:imagenet2012
 
-Source: the paper's section 7: "removing any of the middle layers results in a loss of about 2 % for the top-1
-performance". No such net is in the released logs, so how its neighbours were joined is not known. Here conv4
-reads pool2 of both towers, so that they meet at the same place.
-But for biases and deviations that is the same network as `no_conv4`.
+Source: section 7 of the paper, which says that without any one of the middle layers top-1 accuracy falls by about 2
+points. The 2012 source has no such net, so how the neighboring layers were joined is not known. Here conv4 reads
+pool2 of both towers, so that they meet at the same place. Except for initial biases that is the same network as
+`no_conv4`.
+
+Differs as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,12 @@
 """AlexNet without conv4.
 
-    python main.py --config=configs/no_conv4.py:imagenet2012
+    python main.py --config=configs/ablations/no_conv4.py:imagenet2012
 
-Source: the paper's section 7: "removing any of the middle layers results in a loss of about 2 % for the top-1
-performance". No such net is in the released logs, so how its neighbours were joined is not known. Here conv5
-reads conv3 of its own tower.
+Source: section 7 of the paper, which says that without any one of the middle layers top-1 accuracy falls by about 2
+points. The 2012 source has no such net, so how the neighboring layers were joined is not known. Here conv5 reads
+conv3 of its own tower.
+
+Differs as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,11 @@
 """AlexNet without dropout.
 
-    python main.py --config=configs/no_dropout.py:imagenet2012
+    python main.py --config=configs/ablations/no_dropout.py:imagenet2012
 
-Source: the paper's section 4.2: "without dropout, our network exhibits substantial overfitting"; no number is given,
-and no run of it is in the released logs.
+Source: section 4.2 of the paper, which reports substantial overfitting without dropout, but no number. The 2012
+source has no such run.
+
+Differs as `alexnet` does.
 """
 
 from ml_collections import ConfigDict

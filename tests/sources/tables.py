@@ -546,7 +546,7 @@ DEPARTURES: dict[str, dict[str, str]] = {
         "conv6.bias_rate": "0.022 in the source, beside 0.02 everywhere else",
     },
     "communicate_at_conv4": _2012 | _SCHEDULE | {
-        "conv1.features": "net 133 has 32 filters a tower, its recipe the 48 of net 145",
+        "conv1.features": "net 133 has 32 filters per tower, its recipe the 48 of net 145",
         "conv2.channels": "net 133 has 32 channels and a small image there, net 145 48 channels",
         "conv2.post_ops": "net 133 has a contrast norm, net 145 a spatial norm",
         "norm.k": "1 up to net 133",
