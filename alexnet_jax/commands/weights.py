@@ -1,119 +1,120 @@
-"""alexnet weights: weights in and out, and which AlexNet a file holds."""
+"""alexnet weights: weights in and out of files, and which AlexNet a file holds."""
 
 import argparse
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags, logging
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts, weights
+from alexnet_jax import config as configs, files, parts, weights
+from alexnet_jax.commands import border
+from alexnet_jax.commands.overrides import split_overrides
+from alexnet_jax.data import pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
 from alexnet_jax.training.checkpoint import Checkpoints, restore_network
 from alexnet_jax.training.plan import build_optimizer
-from alexnet_jax.training.step import make_state
-from alexnet_jax.weights import Arrays
+from alexnet_jax.training.resume import differs_in
+from alexnet_jax.training.step import TrainState
+from alexnet_jax.weight_layout import factors
 
 
 def export_weights(workdir: Path, which: str, output: Path) -> str:
     """Writes the weights of a checkpoint; what was written, in words. Raises AlexNetError."""
-    mesh = towers.make_mesh(towers=1, tower=1, devices=jax.devices()[:1])
-    net = restore_network(workdir, which, mesh=mesh)
-    config, pixels, step = net.config, net.config.data.crop_pixels, net.step
+    net = restore_network(workdir, which, mesh=towers.make_mesh(towers=1, tower=1, devices=jax.devices()[:1]))
+    config = net.config
+    known = config.data.mean or config.data.mean_image
+    inputs = parts.inputs(config, workdir=workdir) if known else None
     arrays = weights.to_arrays(net.model, jax.device_get(net.variables))
-    about = {
-        "model": config.model.to_dict(),
-        "channels": "BGR" if config.data.bgr else "RGB",
-        "mean": config.data.mean,
-        "std": config.data.std,
-        "crop_pixels": pixels,
-        "classes": net.class_names,
-        "step": step,
-    }
-    weights.write(output, arrays, about)
-    return f"{output}: step {step} of {workdir}, {sum(a.size for a in arrays.values()):,} numbers, {about['channels']}"
+    about = weights.about(config, net.class_names, inputs) | {"step": net.step}
+    weights.write(output, arrays, about, net.model)
+    numbers = sum(array.size for array in arrays.values())
+    by_layer = [f"{by:g} in {name}" for name, by in factors(net.model).items()]
+    folded = f"; the factor of the dropout is folded into the weights ({', '.join(by_layer)})" if by_layer else ""
+    return f"{output}: step {net.step} of {workdir}, {numbers:,} numbers, {about['channels']}{folded}"
 
 
 # ---------------------------------------------------------------- in
 
 
 def import_weights(
-    path: Path, config: ConfigDict, workdir: Path, *, classes: Path | None = None, channels: str = ""
+    path: Path, config: ConfigDict, workdir: Path, *, classes: Path | None = None, channels: str | None = None
 ) -> str:
     """Makes `workdir` a run of `config` whose checkpoint of step 0 has the file's weights; says what was done.
 
-    `channels` and `classes` say the order of colours and of classes in the file where it does not.
-    Raises AlexNetError.
+    `channels` and `classes` give the order of colors and of classes in the file where it does not say.
+    A failure leaves no workdir. Raises AlexNetError.
     """
-    if (workdir / "checkpoints").exists():
-        raise AlexNetError(f"{workdir} holds a run already: name another --workdir.")
-    arrays, about, kind = weights.read(path)
-    names = _file_classes(arrays, about, classes, config.model.layers[-1])
+    _check_free(workdir)
+    file = weights.open_file(path)
+    count = weights.outputs_of(file, config)
+    names = weights.classes_of(file, classes, count)
+    if names is None:
+        raise AlexNetError(
+            f"{path} does not say which its {count} classes are: name them, one per line, in classes=FILE."
+        )
     order = _order_of_classes(config, names)
-    model, pixels = parts.network(config, len(names)), config.data.crop_pixels
-    first, last = (model.stack[i].name for i in (0, -1))
-    for name in list(arrays):
-        if name.startswith(last + "_"):
-            arrays[name] = arrays[name][[names.index(one) for one in order]]
-    theirs = channels.upper() or about.get("channels") or ("BGR" if kind == "caffe" else "RGB")
-    ours = "BGR" if config.data.bgr else "RGB"
-    if theirs != ours and f"{first}_w" in arrays:
-        arrays[f"{first}_w"] = arrays[f"{first}_w"][:, ::-1]
-    variables = weights.from_arrays(model, arrays, pixels)
+    variables = weights.variables_of(file, config, names, order=order, channels=channels)
+    warning = ""
+    if "model" in file.about:
+        own = weights.own_config(file)
+        if not config.data.mean:
+            config = ConfigDict(config.to_dict())
+            config.data.mean = own.data.mean
+            config.lock()
+        own.data.bgr = config.data.bgr  # conv1 was turned
+        if fields := differs_in(config, own):
+            warning = f"\nwarning: these weights were trained with other values of config.{', config.'.join(fields)}"
+    _write_run(
+        workdir, config, order, _first_state(config, variables), file.mean_image if config.data.mean_image else None
+    )
+    ours, theirs = "BGR" if config.data.bgr else "RGB", weights.channels_of(file, channels)
+    turned = ours if theirs == ours else f"{theirs} turned into {ours}"
+    place = "in the data set's order" if order != names else "in the file's order"
+    return f"{workdir}: step 0 from {path}, {turned}, {count:,} classes {place}{warning}"
+
+
+def _check_free(workdir: Path) -> None:
+    if (workdir / "checkpoints").exists() or (workdir / configs.SAVED_AS).exists():
+        raise AlexNetError(f"workdir={workdir} holds a run already: name another one.")
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise AlexNetError(f"workdir={workdir} is not an empty folder: name another one.")
+
+
+def _first_state(config: ConfigDict, variables: dict[str, Any]) -> TrainState:
+    """The state of step 0, as `make_state` makes it, but with these weights."""
+    params = variables["params"]
     optimizer, _ = build_optimizer(config, images=1, steps=1)
-    state = jax.jit(lambda: make_state(model, optimizer, seed=config.train.seed, image_pixels=pixels))()
-    state = state.replace(params=variables["params"], statistics=variables.get("batch_stats", {}))
-    workdir.mkdir(parents=True, exist_ok=True)
-    configs.save(config, order, workdir)
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, jax.device_put(state))
-    checkpoints.close()
-    turned = f"{theirs} turned into {ours}" if theirs != ours else ours
-    sorted_anew = "in the data set's order" if order != names else "in the file's order"
-    return f"{workdir}: step 0 from {path}, {turned}, {len(names):,} classes {sorted_anew}{_not_as(about, config)}"
+    _, key = jax.random.split(jax.random.key(config.train.seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params), key)
 
 
-def _not_as(about: dict[str, Any], config: ConfigDict) -> str:
-    """Where the config is of another network than the one that the file says it was trained as."""
-    theirs = ConfigDict(configs.tuples(about.get("model", config.model.to_dict())))
-    fields = [field for field, *_ in configs.differences(config.model, theirs)]
-    if not fields:
-        return ""
-    return f"\nwarning: these weights were trained with other values of config.model.{', config.model.'.join(fields)}"
-
-
-def _file_classes(arrays: Arrays, about: dict[str, Any], path: Path | None, last: str) -> tuple[str, ...]:
-    """The classes in the order of the file's outputs."""
-    if f"{last}_b" not in arrays:
-        raise AlexNetError(
-            f"The file has no {last}_b, the last layer of this config: it holds {', '.join(sorted(arrays))}."
-        )
-    count = len(arrays[f"{last}_b"])
-    if path is not None:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        names = tuple(line.split()[0] for line in lines if line.strip())
-    elif "classes" in about:
-        names = tuple(about["classes"])
-    elif count == 1000:
-        names = _sorted_wnids()
-    else:
-        raise AlexNetError(
-            f"Which {count} classes the file has is not in it: name them, a line each, in --classes=FILE."
-        )
-    if len(names) != count or len(set(names)) != count:
-        raise AlexNetError(f"{path or 'The file'} names {len(set(names))} classes, but the weights have {count}.")
-    return names
-
-
-def _sorted_wnids() -> tuple[str, ...]:
-    """ImageNet's 1000 classes in the order of their WordNet ids, which Caffe, PyTorch and TFDS share.
-
-    The 2012 source has that of the devkit, ILSVRC2012_ID (make-data.py): `--classes=map_clsloc.txt`.
-    """
-    import tensorflow_datasets as tfds
-
-    return tuple(tfds.builder("imagenet2012").info.features["label"].names)
+def _write_run(
+    workdir: Path, config: ConfigDict, class_names: tuple[str, ...], state: TrainState, mean_image: np.ndarray | None
+) -> None:
+    """Makes the run under another name and renames it when it is whole. Raises AlexNetError."""
+    files.make_folder(workdir.absolute().parent)
+    with files.named(workdir, "written"):
+        growing = Path(tempfile.mkdtemp(prefix=f".{workdir.name}.", dir=workdir.absolute().parent))
+        try:
+            run = growing / "run"
+            run.mkdir()
+            checkpoints = Checkpoints(run)
+            checkpoints.save(0, jax.device_put(state))
+            checkpoints.close()
+            configs.save(config, class_names, run)
+            if mean_image is not None:
+                files.write(run / pixel_statistics.MEAN_IMAGE, lambda path: np.save(path, mean_image))
+            os.replace(run, workdir)  # an empty folder may be there
+        finally:
+            shutil.rmtree(growing, ignore_errors=True)
 
 
 def _order_of_classes(config: ConfigDict, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -125,31 +126,44 @@ def _order_of_classes(config: ConfigDict, names: tuple[str, ...]) -> tuple[str, 
     return theirs if set(theirs) == set(names) else names
 
 
+# ---------------------------------------------------------------- the command line
+
+
 def main(argv: list[str]) -> None:
     """Runs one command. Raises AlexNetError."""
-    parser = argparse.ArgumentParser(prog="alexnet weights", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    out = commands.add_parser("export", help="a checkpoint's weights as .npz or .safetensors")
-    out.add_argument("--workdir", type=Path, required=True)
-    out.add_argument("--checkpoint", default="latest", help="latest, best or a step (%(default)s)")
-    out.add_argument("--output", type=Path, required=True)
-    into = commands.add_parser("import", help="a file's weights as a checkpoint; --config.section.field=value too")
-    into.add_argument("--input", type=Path, required=True)
-    into.add_argument("--config", required=True, metavar="FILE[:DATA]", help="the recipe that the weights are of")
-    into.add_argument("--workdir", type=Path, required=True)
-    into.add_argument("--classes", type=Path, help="the classes, a line each, in the order of the file's outputs")
-    into.add_argument("--channels", choices=["rgb", "bgr"], default="", help="the order of colours in the file")
-    which = commands.add_parser("identify", help="which AlexNet a file holds")
-    which.add_argument("--input", type=Path, required=True)
-    options, rest = parser.parse_known_args(argv)
-    if rest and options.command != "import":
-        raise AlexNetError(f"{rest[0]} is no option of {options.command}: see --help.")
+    overrides, rest = split_overrides(argv)
+    options = _parser().parse_args(rest)
+    if overrides and options.command != "import":
+        raise AlexNetError(f"config.{overrides[0]} is an option of import, not of {options.command}.")
+    logging.set_verbosity(logging.ERROR)
+    flags.FLAGS(["alexnet"])  # Orbax reads absl's own flags
     if options.command == "export":
         print(export_weights(options.workdir, options.checkpoint, options.output))
     elif options.command == "import":
-        config = configs.load_recipe(options.config, [f.removeprefix("--config.") for f in rest])
-        print(
-            import_weights(options.input, config, options.workdir, classes=options.classes, channels=options.channels)
+        config = configs.load_recipe(options.config, overrides)
+        said = import_weights(
+            options.input, config, options.workdir, classes=options.classes, channels=options.channels
         )
+        print(said)
     else:
         print(weights.identify(options.input))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = border.Parser(prog="alexnet weights", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("export", help="a checkpoint's weights as .npz or .safetensors", allow_abbrev=False)
+    out.add_argument("--workdir", type=Path, required=True)
+    out.add_argument("--checkpoint", default="latest", help="latest, best or a step (%(default)s)")
+    out.add_argument("--output", type=Path, required=True)
+    into = commands.add_parser(
+        "import", help="a file's weights as a checkpoint; --config.section.field=value too", allow_abbrev=False
+    )
+    into.add_argument("--input", type=Path, required=True)
+    into.add_argument("--config", required=True, metavar="RECIPE[:DATA]", help="the recipe that the weights are of")
+    into.add_argument("--workdir", type=Path, required=True)
+    into.add_argument("--classes", type=Path, help="the classes, one per line, in the order of the file's outputs")
+    into.add_argument("--channels", choices=["rgb", "bgr"], help="the order of colors in the file")
+    which = commands.add_parser("identify", help="which AlexNet a file holds", allow_abbrev=False)
+    which.add_argument("--input", type=Path, required=True)
+    return parser

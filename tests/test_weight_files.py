@@ -1,0 +1,415 @@
+"""Weight files of others: read if they can be, refused in one sentence if not, and nothing in them is executed."""
+
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import stat
+import sys
+import types
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_jax import weight_files, weights
+from alexnet_jax.errors import AlexNetError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Write = Callable[[Path], Any]
+
+WEIGHTS: dict[str, Array] = {
+    "conv1_w": np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype(np.float32),
+    "conv1_b": np.arange(4, dtype=np.float32),
+    "fc8_w": np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32),
+    "fc8_b": np.ones(2, np.float32),
+}
+DOTTED = {"features.0.weight": "conv1_w", "features.0.bias": "conv1_b", "classifier.6.weight": "fc8_w",
+          "classifier.6.bias": "fc8_b"}  # fmt: skip
+
+
+# ---------------------------------------------------------------- how the files are made
+
+
+def _npz(**changes: Any) -> Write:
+    return lambda path: path.write_bytes(_npz_bytes(**changes))
+
+
+def _npz_bytes(**changes: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **{name: array for name, array in (WEIGHTS | changes).items() if array is not None})
+    return file.getvalue()
+
+
+def _safetensors(kind: str = "F32", prefix: str = "", **changes: Any) -> Write:
+    """The weights under torchvision's names, written by hand; `changes` are raw (type, shape, bytes)."""
+
+    def raw(array: Array) -> tuple[str, Any, bytes]:
+        if kind == "BF16":  # the upper half of a float32
+            return kind, array.shape, (array.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+        return (
+            kind,
+            array.shape,
+            array.astype({"F16": np.float16, "F32": np.float32, "F64": np.float64}[kind]).tobytes(),
+        )
+
+    def write(path: Path) -> None:
+        tensors = {prefix + dotted: raw(WEIGHTS[name]) for dotted, name in DOTTED.items()} | changes
+        header, data = dict[str, Any](), b""
+        for name, (dtype, shape, content) in tensors.items():
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+            data += content
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+    return write
+
+
+def _cut(write: Write, by: float) -> Write:
+    def cut(path: Path) -> None:
+        write(path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * by)])
+
+    return cut
+
+
+def _bytes(content: bytes) -> Write:
+    return lambda path: path.write_bytes(content)
+
+
+def _entry(**entries: bytes) -> Write:
+    """A zip archive with entries as they are."""
+
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name.replace("__", "/"), content)
+
+    return write
+
+
+def _lying_npy() -> bytes:
+    """An array of 4 TB by its header, and of 4 bytes in truth."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n" + bytes(4)
+
+
+def _torch(make: Callable[[Any, dict[str, Any]], Any], **options: Any) -> Write:
+    """A file of torch.save(make(torch, state_dict)); the test is skipped where PyTorch is not installed."""
+
+    def write(path: Path) -> None:
+        torch = pytest.importorskip("torch", reason="PyTorch is optional, and only it writes such a file")
+        state = {dotted: torch.from_numpy(WEIGHTS[name].copy()) for dotted, name in DOTTED.items()}
+        torch.save(make(torch, state), path, **options)
+
+    return write
+
+
+def _sentence(error: AlexNetError, path: Path) -> str:
+    """The error, which must be one sentence with the file's name in it."""
+    text = str(error)
+    assert path.name in text
+    assert text.endswith(".")
+    assert "\n" not in text
+    assert not re.search(r"\.\s+[A-Z]", text), f"more than a sentence: {text}"
+    return text
+
+
+# ---------------------------------------------------------------- what is read
+
+F16 = {name: array.astype(np.float16) for name, array in WEIGHTS.items()}
+READ: dict[str, tuple[str, Write, float]] = {  # the last is the largest relative difference
+    "npz": ("w.npz", _npz(), 0),
+    "npz of half precision": ("w.npz", _npz(**F16), 1e-3),
+    "npz of double precision": ("w.npz", _npz(**{n: a.astype(np.float64) for n, a in WEIGHTS.items()}), 0),
+    "npz of another byte order": ("w.npz", _npz(**{n: a.astype(">f4") for n, a in WEIGHTS.items()}), 0),
+    "npz in Fortran's order": ("w.npz", _npz(**{n: np.asfortranarray(a) for n, a in WEIGHTS.items()}), 0),
+    "npz named .pth": ("w.pth", _npz(), 0),
+    "npz without an ending": ("w", _npz(), 0),
+    "safetensors": ("w.safetensors", _safetensors(), 0),
+    "safetensors named .npz": ("w.npz", _safetensors(), 0),
+    "safetensors of half precision": ("w.safetensors", _safetensors("F16"), 1e-3),
+    "safetensors of bfloat16": ("w.safetensors", _safetensors("BF16"), 1e-2),
+    "safetensors of double precision": ("w.safetensors", _safetensors("F64"), 0),
+    "safetensors of DataParallel": ("w.safetensors", _safetensors(prefix="module."), 0),
+    "safetensors of torch.compile and Lightning": ("w.safetensors", _safetensors(prefix="model._orig_mod."), 0),
+    "pth": ("w.pth", _torch(lambda _, state: state), 0),
+    "pth before PyTorch 1.6": ("w.pth", _torch(lambda _, s: s, _use_new_zipfile_serialization=False), 0),
+    "pth named .npz": ("w.npz", _torch(lambda _, state: state), 0),
+    "pth of half precision": ("w.pt", _torch(lambda _, s: {n: t.half() for n, t in s.items()}), 1e-3),
+    "pth of bfloat16": ("w.pt", _torch(lambda t, s: {n: v.to(t.bfloat16) for n, v in s.items()}), 1e-2),
+    "pth of double precision": ("w.pt", _torch(lambda _, s: {n: t.double() for n, t in s.items()}), 0),
+    "pth of parameters": ("w.pth", _torch(lambda t, s: {n: t.nn.Parameter(v) for n, v in s.items()}), 0),
+    "pth of DataParallel": ("w.pth", _torch(lambda _, s: {f"module.{n}": t for n, t in s.items()}), 0),
+    "pth.tar of a training script": (
+        "checkpoint.pth.tar",
+        _torch(lambda _, s: {"epoch": 90, "arch": "alexnet", "state_dict": {f"module.{n}": t for n, t in s.items()}}),
+        0,
+    ),
+    "pth wrapped as model": ("w.pth", _torch(lambda _, state: {"model": state, "optimizer": {"state": {}}}), 0),
+    "pth of views": ("w.pth", _torch(lambda _, s: {n: t.flip(0).clone().flip(0) for n, t in s.items()}), 0),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_these_files_are_read(case: str, tmp_path: Path) -> None:
+    name, write, tolerance = READ[case]
+    write(tmp_path / name)
+    file = weight_files.read(tmp_path / name)
+    assert file.arrays.keys() == WEIGHTS.keys()
+    for part, array in file.arrays.items():
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
+        np.testing.assert_allclose(array, WEIGHTS[part], rtol=tolerance, atol=0, err_msg=part)
+    dotted = not case.startswith("npz")
+    assert file.layout == (weight_files.TORCH if dotted else weight_files.CAFFE)
+    assert file.about == {}
+
+
+# ---------------------------------------------------------------- what is refused
+
+_NAN, _INF = (np.full(4, value, np.float32) for value in (np.nan, np.inf))
+_HUGE_HEADER = (2**60).to_bytes(8, "little") + b"{" + bytes(100)
+REFUSED: dict[str, tuple[str, Write, str]] = {
+    "not there": ("w.npz", lambda path: None, "cannot be read: No such file or directory"),
+    "a folder": ("w.npz", lambda path: path.mkdir(), "is a folder"),
+    "a pipe": ("w.npz", os.mkfifo, "is not a regular file"),
+    "a name that is too long": ("w" * 300 + ".npz", lambda path: None, "File name too long"),
+    "empty": ("w.npz", _bytes(b""), "is empty"),
+    "an empty pth": ("w.pth", _bytes(b""), "is empty"),
+    "text": ("w.npz", _bytes(b"conv1_w,conv1_b\n1,2\n"), "is not a weight file: give a .npz"),
+    "a short text": ("w.pth", _bytes(b"hello"), "is not a weight file"),
+    "a caffemodel": ("w.caffemodel", _bytes(b"\n\x07AlexNet"), "Caffe's own format"),
+    "a Keras file": ("w.h5", _bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "is not a weight file"),
+    "one npy": ("w.npy", lambda path: np.save(path, WEIGHTS["fc8_w"]), "is not a weight file"),
+    "a zip cut off": ("w.npz", _cut(_npz(), 0.7), "damaged"),
+    "two bytes of a zip": ("w.npz", _bytes(b"PK"), "damaged"),
+    "an empty zip": ("w.npz", _entry(), "holds no arrays"),
+    "a zip of texts": ("w.npz", _entry(readme=b"hello"), "holds readme as bytes"),
+    "an npz with damaged numbers": ("w.npz", _bytes(_npz_bytes().replace(b"\x93NUMPY", b"\x93NUMPI")), "damaged"),
+    "an npz with a wrong checksum": (
+        "w.npz",
+        _bytes(_npz_bytes().replace(WEIGHTS["fc8_w"].tobytes(), bytes(32))),
+        "damaged",
+    ),
+    "an npz larger than memory": ("w.npz", _entry(**{"conv1_w.npy": _lying_npy()}), "memory"),
+    "objects in an npz": ("w.npz", _npz(conv1_b=np.asarray([{}, None], object)), "conv1_b, an array of Python objects"),
+    "texts in an npz": ("w.npz", _npz(conv1_b=np.asarray(["a"])), "holds conv1_b as str"),
+    "whole numbers": ("w.npz", _npz(conv1_w=np.ones((4, 3, 5, 5), np.int8)), "holds conv1_w as int8"),
+    "booleans": ("w.npz", _npz(conv1_b=np.ones(4, bool)), "holds conv1_b as bool"),
+    "complex numbers": ("w.npz", _npz(conv1_b=np.ones(4, complex)), "holds conv1_b as complex"),
+    "NaN": ("w.npz", _npz(conv1_b=_NAN), "conv1_b with numbers that are NaN, infinite"),
+    "infinity": ("w.npz", _npz(conv1_b=_INF), "conv1_b with numbers that are NaN, infinite"),
+    "too large a number": ("w.npz", _npz(conv1_b=np.full(4, 1e300)), "too large for float32"),
+    "a single number": ("w.npz", _npz(conv1_b=np.float32(1)), "conv1_b of the shape ()"),
+    "no numbers": ("w.npz", _npz(conv1_w=np.zeros((0, 3, 5, 5), np.float32)), "conv1_w of the shape (0, 3, 5, 5)"),
+    "two arrays of one layer": (
+        "w.npz",
+        _npz(**{"features.0.weight": WEIGHTS["conv1_w"]}),
+        "two arrays for conv1_w: conv1_w and features.0.weight",
+    ),
+    "an about that is not JSON": ("w.npz", _npz(about=np.asarray('{"dropout": ')), "its 'about' is not whole JSON"),
+    "an about that is a list": ("w.npz", _npz(about=np.asarray("[1]")), "its 'about' is a list"),
+    "an about of numbers": ("w.npz", _npz(about=np.zeros(3)), "its 'about' is"),
+    "safetensors cut off": ("w.safetensors", _cut(_safetensors(), 0.7), "damaged"),
+    "safetensors cut off in the header": ("w.safetensors", _cut(_safetensors(), 0.1), "damaged"),
+    "safetensors with a huge header": ("w.safetensors", _bytes(_HUGE_HEADER), "damaged"),
+    "safetensors with a broken header": ("w.safetensors", _bytes((9).to_bytes(8, "little") + b"{'a': 1} "), "damaged"),
+    "safetensors of text": ("w.safetensors", _bytes(b"hello, I am not tensors"), "damaged"),
+    "safetensors of nothing": ("w.safetensors", _bytes((2).to_bytes(8, "little") + b"{}"), "holds no arrays"),
+    "safetensors of whole numbers": ("w.safetensors", _safetensors(x=("I64", [1], bytes(8))), "holds x as int64"),
+    "safetensors of an unknown type": ("w.safetensors", _safetensors(x=("F8_E4M3", [8], bytes(8))), "unknown kind"),
+    "safetensors with two names of a layer": (
+        "w.safetensors",
+        _safetensors(**{"conv1.weight": ("F32", [1], bytes(4))}),
+        "two arrays for conv1_w: conv1.weight and features.0.weight",
+    ),
+    "a pth cut off": ("w.pth", _cut(_torch(lambda _, state: state), 0.7), "damaged"),
+    "a whole model": ("w.pth", _torch(lambda t, s: t.nn.Sequential(t.nn.Linear(2, 2))), "model.state_dict()"),
+    "a wrapped whole model": ("w.pth", _torch(lambda t, s: {"model": t.nn.Linear(2, 2)}), "model.state_dict()"),
+    "a tensor alone": ("w.pth", _torch(lambda t, s: t.zeros(3)), "holds a Tensor, not a state_dict"),
+    "a list": ("w.pth", _torch(lambda t, s: list(s.values())), "holds a list, not a state_dict"),
+    "a number among the weights": ("w.pth", _torch(lambda t, s: s | {"epoch": 3}), "holds epoch, a int"),
+    "whole numbers in a pth": ("w.pth", _torch(lambda t, s: s | {"n": t.tensor([3])}), "holds n as int64"),
+    "NaN in a pth": ("w.pth", _torch(lambda t, s: s | {"features.0.bias": t.full((4,), t.nan)}), "NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_these_files_are_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
+    name, write, message = REFUSED[case]
+    write(tmp_path / name)
+    for use in (weights.load_file, weights.identify):
+        with pytest.raises(AlexNetError) as raised:
+            use(tmp_path / name)
+        assert message in _sentence(raised.value, tmp_path / name)
+
+
+WRONG: dict[str, tuple[Write, str]] = {
+    "a missing bias": (_npz(conv1_b=None), "conv1_b is missing in the file"),
+    "a layer too many": (_npz(conv9_w=WEIGHTS["conv1_w"]), "the file holds conv9_w"),
+    "a wrong shape": (_npz(conv1_w=WEIGHTS["conv1_w"][:, :2]), "conv1_w is (4, 2, 5, 5) in the file and (4, 3, 5, 5)"),
+    "a kernel without its axes": (_npz(conv1_w=WEIGHTS["fc8_w"]), "conv1_w is (2, 4) in the file"),
+    "another number of biases": (_npz(fc8_b=np.ones(3, np.float32)), "fc8_b is (3,) in the file and (2,)"),
+    "no last layer": (_npz(fc8_w=None, fc8_b=None), "has no fc8_w"),
+    "one layer": (lambda path: np.savez(path, conv1_w=WEIGHTS["conv1_w"]), "has no fc8_w"),
+}
+
+RECIPE = """
+from alexnet_jax.configs import alexnet
+def get_config(data_name="digits"):
+    c = alexnet.base(data_name)
+    c.data.crop_pixels = c.data.resize_pixels = 5
+    c.model.towers, c.model.layers, c.model.exchange = 1, ("conv1", "fc8"), ()
+    for name in ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7"):
+        del c.model[name]
+    c.model.conv1 = alexnet.conv(4, 5, 1, (0, 0), "relu", std=0.1, bias=0.0)
+    return c
+"""
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_weights_of_another_network_are_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
+    write, message = WRONG[case]
+    (tmp_path / "tiny.py").write_text(RECIPE)
+    recipe = f"{tmp_path / 'tiny.py'}:digits"
+    _npz()(tmp_path / "right.npz")
+    assert weights.load_file(tmp_path / "right.npz", recipe=recipe).class_names == ("class 0", "class 1")
+    write(tmp_path / "w.npz")
+    with pytest.raises(AlexNetError) as raised:
+        weights.load_file(tmp_path / "w.npz", recipe=recipe)
+    assert message in _sentence(raised.value, tmp_path / "w.npz")
+    with pytest.raises(AlexNetError) as raised:
+        weights.load_file(tmp_path / "w.npz")
+    assert "does not say which network it is" in _sentence(raised.value, tmp_path / "w.npz")
+    assert weights.identify(tmp_path / "w.npz").endswith("No recipe has these shapes or is near them.")
+
+
+# ---------------------------------------------------------------- nothing is executed
+
+
+class _Trap:
+    """Makes the file of its name if it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.pth", "w.zip"])
+def test_nothing_in_a_file_is_executed(name: str, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    if name == "w.npz":
+        np.savez(tmp_path / name, conv1_w=np.asarray([_Trap(sprung)], object))
+    elif name == "w.pth":
+        (tmp_path / name).write_bytes(pickle.dumps(_Trap(sprung), 2))
+    else:
+        _entry(w__data__pkl=b"")(tmp_path / name)
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("w/data.pkl", pickle.dumps(_Trap(sprung), 2))
+            archive.writestr("w/version", "3\n")
+    with pytest.raises(AlexNetError) as raised:
+        weight_files.read(tmp_path / name)
+    _sentence(raised.value, tmp_path / name)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("torch", "message"),
+    [(None, "needs PyTorch to be read: pip install torch"), ("2.5.1+cpu", "needs PyTorch 2.6 or newer")],
+)
+def test_a_pth_needs_a_pytorch_that_executes_nothing(
+    torch: str | None, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = None if torch is None else types.SimpleNamespace(__version__=torch)
+    monkeypatch.setitem(sys.modules, "torch", there)
+    _entry(w__data__pkl=b"")(tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("w/data.pkl", b"")
+    with pytest.raises(AlexNetError) as raised:
+        weight_files.read(tmp_path / "w.pth")
+    assert message in _sentence(raised.value, tmp_path / "w.pth")
+
+
+def test_a_torchscript_model_is_told_from_weights(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr("w/data.pkl", b"")
+        archive.writestr("w/constants.pkl", b"")
+    with pytest.raises(AlexNetError, match=r"perhaps a whole model.*model\.state_dict\(\)"):
+        weight_files.read(tmp_path / "w.pt")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without permission, and come back")
+def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+    _npz()(tmp_path / "w.npz")
+    (tmp_path / "w.npz").chmod(0o600)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(AlexNetError) as raised:
+            weight_files.read(tmp_path / "w.npz")
+    finally:
+        os.seteuid(0)
+    assert "cannot be read: Permission denied" in _sentence(raised.value, tmp_path / "w.npz")
+
+
+# ---------------------------------------------------------------- what is written
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 200 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w{ending}"
+    for before in (None, b"what was there"):
+        if before:
+            path.write_bytes(before)
+        with pytest.raises(AlexNetError) as raised:
+            weight_files.write(path, WEIGHTS, {})
+        assert "cannot be written: File too large" in _sentence(raised.value, path)
+        assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == (
+            [(path.name, before)] if before else []
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("w.h5", "its name must end in .npz or .safetensors"),
+        ("w.pth", "its name must end in .npz or .safetensors"),
+        ("w", "its name must end in .npz or .safetensors"),
+        ("folder.npz", "it is a folder"),
+        ("there.txt/w.npz", "is a file, not a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "there.txt").touch()
+    with pytest.raises(AlexNetError, match=re.escape(message)):
+        weight_files.write(tmp_path / name, WEIGHTS, {})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.npz", "there.txt"]
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_a_file_has_the_permissions_of_any_other(ending: str, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        weight_files.write(tmp_path / "new" / f"w{ending}", WEIGHTS, {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new" / f"w{ending}").stat().st_mode) == 0o640
