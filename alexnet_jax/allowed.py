@@ -27,7 +27,7 @@ def _numbers(v: Any) -> bool:
 
 
 def _at_least(low: float) -> _Rule:
-    return lambda v: _number(v) and v >= low, f"at least {low}"
+    return lambda v: _number(v) and v >= low, f"a finite number of at least {low}"
 
 
 def _count(low: int, most: int = 2**31 - 1) -> _Rule:
@@ -178,7 +178,7 @@ def check(config: ConfigDict) -> None:
     for path, value, rule in _leaves(config, rules, "config"):
         allowed, words = rule
         if not allowed(value):
-            raise AlexNetError(f"{path}={value!r} is not possible: it must be {words}.")
+            raise AlexNetError(f"{path}={_shown(value)} is not possible: it must be {words}.")
     _check_layers(config)
     if len(config.data.color_std) != len(config.data.color_vectors):
         raise AlexNetError("config.data.color_vectors must be () where config.data.color_std is, and only there.")
@@ -254,11 +254,18 @@ def _leaves(config: ConfigDict, rules: dict[str, Any], path: str) -> Iterator[tu
         if key not in rules:
             raise AlexNetError(f"{here} is not a field of this program: remove it from the config.")
         if isinstance(value, ConfigDict) != isinstance(rules[key], dict):
-            raise AlexNetError(f"{here}={value!r} is not possible: it must be {_kind(rules[key])}.")
+            raise AlexNetError(f"{here}={_shown(value)} is not possible: it must be {_kind(rules[key])}.")
         if isinstance(value, ConfigDict):
             yield from _leaves(value, rules[key], here)
         else:
             yield here, value, rules[key]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, ConfigDict) or (isinstance(value, int) and not -(10**99) < value < 10**99):
+        return "a section" if isinstance(value, ConfigDict) else "a number of a hundred digits"
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
 
 
 def _kind(rule: Any) -> str:

@@ -35,7 +35,10 @@ def load_recipe(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
     `get_config(data_name)`. Raises AlexNetError.
     """
     config = _get_config(text)
-    check(config)
+    try:
+        check(config)
+    except AlexNetError as error:
+        raise AlexNetError(f"config={text}: {error}") from error
     for override in overrides:
         _set(config, override)
     config.lock()
@@ -146,7 +149,8 @@ def _set(config: ConfigDict, override: str) -> None:
 
 def _parsed(name: str, text: str, kind: type) -> Any:
     """`text` as a value of `kind`. Raises AlexNetError."""
-    wrong = AlexNetError(f"config.{name}={text} is not possible: it must be {_TYPES[kind]}.")
+    shown = text if len(text) <= 100 else text[:100] + "..."
+    wrong = AlexNetError(f"config.{name}={shown} is not possible: it must be {_TYPES[kind]}.")
     if kind is str:
         return text
     if kind is bool:
@@ -182,7 +186,7 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of the run in `workdir`, with "section.field=value" set in it. Raises AlexNetError."""
     path = workdir / SAVED_AS
     if not path.exists():
-        raise AlexNetError(f"There is no run in {workdir}: it has no {SAVED_AS}. Name the folder of one as workdir.")
+        raise AlexNetError(f"There is no run in {workdir}: it has no {SAVED_AS}. Name the folder of a run.")
     saved = files.read_json(path)
     if not isinstance(saved, dict):
         raise AlexNetError(f"{path} is not the config of a run: it holds a {type(saved).__name__}.")

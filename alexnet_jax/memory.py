@@ -15,38 +15,40 @@ _FLOAT = 4  # bytes
 
 
 def check(config: ConfigDict, *, training: bool) -> None:
-    """Raises AlexNetError where the recipe needs more memory, at the very least, than all devices have together.
+    """Raises AlexNetError where a recipe needs more memory, at the very least, than there is.
 
-    Counted are the parameters (in training their gradients and momentum too), the images of one batch, and in training
-    the outputs of its layers, which the backward pass reads.
+    On the devices: the parameters (in training their gradients and momentum too), the images of a batch, and in
+    training the outputs of its layers, which the backward pass reads. On the host: the batches that are prefetched.
     """
-    size = config.train.batch_size if training else config.eval.batch_size
-    weights, image = _bytes(config, training=training)
-    needed, there = weights + size * image, _there()
-    if needed <= there:
-        return
-    batch = f"lower config.{'train' if training else 'eval'}.batch_size={size}, or give it smaller pictures"
-    cure = batch if weights <= there / 2 else "give its layers fewer features, or it smaller pictures"
-    raise AlexNetError(
-        f"This needs at least {needed / 1e9:,.1f} GB of memory ({weights / 1e9:,.1f} GB for the parameters, "
-        f"{size * image / 1e9:,.1f} GB for a batch), and there are {there / 1e9:,.1f} GB: {cure}."
-    )
-
-
-def _bytes(config: ConfigDict, *, training: bool) -> tuple[int, int]:
-    """(bytes of what belongs to the parameters, bytes of one image of a batch and what is computed from it)."""
+    section, copies = ("train", 3) if training else ("eval", 1)
+    size, c = config[section].batch_size, config.data
     model = parts.network(config, config.model.towers * config.model[config.model.layers[-1]].features or _CLASSES)
-    pixels, copies = config.data.crop_pixels, 3 if training else 1
-    numbers = models.count_parameters(model, placement.variables(model, pixels)["params"])
-    outputs = sum(math.prod(shape) for name, shape in placement.shapes(model, pixels).items() if name.endswith("_out"))
-    image = 3 * (pixels if training else config.data.resize_pixels) ** 2
-    return copies * _FLOAT * numbers, image + (_FLOAT * model.towers * outputs if training else 0)
+    numbers = models.count_parameters(model, placement.variables(model, c.crop_pixels)["params"])
+    outputs = sum(
+        math.prod(shape) for name, shape in placement.shapes(model, c.crop_pixels).items() if name.endswith("_out")
+    )
+    weights = copies * _FLOAT * numbers
+    images = size * 3 * (c.crop_pixels if training else c.resize_pixels) ** 2
+    batch = images + (size * _FLOAT * model.towers * outputs if training else 0)
+    fewer = f"lower config.{section}.batch_size={size}, or give it smaller pictures"
+    _compare("the parameters", weights, _of_devices(), "give the layers fewer features, or smaller pictures")
+    _compare("the parameters and a batch", weights + batch, _of_devices(), fewer)
+    _compare(f"{c.prefetch_batches} batches of images", c.prefetch_batches * images, _of_hosts(), fewer)
 
 
-def _there() -> int:
+def _compare(what: str, needed: int, there: int, cure: str) -> None:
+    if needed > there:
+        raise AlexNetError(
+            f"There are {there / 1e9:,.1f} GB of memory, and {what} take at least {needed / 1e9:,.1f} GB: {cure}."
+        )
+
+
+def _of_devices() -> int:
     """Bytes of memory of all devices; those of a CPU share that of its machine."""
     device = jax.local_devices()[0]
     limit = None if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
-    if limit:
-        return int(limit) * jax.device_count()
+    return int(limit) * jax.device_count() if limit else _of_hosts()
+
+
+def _of_hosts() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()

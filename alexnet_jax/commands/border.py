@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from alexnet_jax.commands import interrupts
@@ -37,6 +38,17 @@ class Parser(argparse.ArgumentParser):
         raise AlexNetError(f"{message}: see {self.prog} --help.")
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number in a range."""
+
+    def parsed(text: str) -> int:
+        if not re.fullmatch("-?[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number from {low} to {high:,}")
+        return int(text)
+
+    return parsed
+
+
 # ---------------------------------------------------------------- errors
 
 # Arguments of the library that are flags of a command.
@@ -44,8 +56,11 @@ _FLAGS = "config|workdir|checkpoint|data_dir|input|output|classes|channels|views
 
 
 def as_flags(message: str) -> str:
-    """Arguments as flags: checkpoint=7 as --checkpoint=7, config.train.steps as --config.train.steps."""
-    return re.sub(rf"(?<![\w.\-/=])((?:{_FLAGS})(?==)|config\.(?=[a-z]))", r"--\1", message)
+    """Arguments as flags: checkpoint=7 as --checkpoint=7, config.train.steps as --config.train.steps.
+
+    Not those of a call in Python, and not the file config.json.
+    """
+    return re.sub(rf"(?<![\w.\-/=(])(?<!, )((?:{_FLAGS})(?==)|config\.(?=[a-z])(?!json\b))", r"--\1", message)
 
 
 def _check_text(argv: list[str]) -> None:

@@ -30,7 +30,7 @@ def watched() -> Iterator[None]:
     except SystemExit:
         raise
     except BaseException as error:
-        # An import that is interrupted may end in another error, such as ImportError.
+        # What is interrupted may end in another error.
         if isinstance(error, KeyboardInterrupt) or _asked.is_set():
             leave(str(error) if isinstance(error, KeyboardInterrupt) else "")
         raise
@@ -83,10 +83,17 @@ def _watch() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _asked.is_set():
-        leave()  # for the second time
+    if _asked.is_set() or _is_importing(frame):
+        leave()
     _asked.set()
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Imports have nothing to clean up, and some of them print an exception or make another one of it."""
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _wait(read: int) -> None:

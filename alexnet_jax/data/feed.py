@@ -129,6 +129,8 @@ def some_images(split: Split, images: Images, count: int) -> np.ndarray:
     numbers = np.unique(np.linspace(0, len(split.source) - 1, count).round().astype(int)).tolist()
     batch = _empty(len(numbers), images)
     good = [_load(split, images, number, None, batch, i) for i, number in enumerate(numbers)]
+    if not any(good):
+        raise AlexNetError(f"Not one picture of {split.name} can be read: {_fault(split, numbers[0])}.")
     return batch["image"][good]
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -215,6 +216,7 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
     for split, classes in found.items():
         for label, class_name in enumerate(class_names):
             for path in classes.get(class_name, []):
+                _check_name(path)
                 key = f"{class_name}/{path.relative_to((parts or {'train': root})[split] / class_name).as_posix()}"
                 drawn = len(found) == 1 and _percentile(key) < validation_percent
                 places["validation" if drawn else split].append(Place(key, label, str(path), 0, path.stat().st_size))
@@ -239,6 +241,12 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
         own=True,
         about=f"The pictures of the folder {root.name}, a folder per class.",
     )
+
+
+def _check_name(path: Path) -> None:
+    """Raises AlexNetError for a name that no list with one name per line can hold."""
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(path)):
+        raise AlexNetError(f"{str(path)!a} is not UTF-8 text, or has a control character in it: rename it.")
 
 
 def _folders(root: Path) -> list[Path]:

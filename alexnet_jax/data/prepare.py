@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax import files
 from alexnet_jax.data import augment, originals, pixel_statistics, sources
 from alexnet_jax.data.originals import Originals
 from alexnet_jax.data.shards import Layout, Shards, Stopped, bar, replace
@@ -86,11 +87,11 @@ class Preparation:
         return digest.hexdigest()
 
     def _check_same(self, path: Path, fingerprint: str) -> None:
-        there = json.loads(path.read_text()) if path.exists() else {}  # TFDS's own has none
-        if there.get("fingerprint") != fingerprint:
+        there = files.read_json(path) if path.exists() else {}  # TFDS's own has none
+        if not isinstance(there, dict) or there.get("fingerprint") != fingerprint:
             raise AlexNetError(
                 f"{path.parent} was prepared from other files or with other options: remove it to prepare it anew, or "
-                "use another data_dir."
+                "use another folder as data_dir=FOLDER."
             )
 
     # ------------------------------------------------------------ the whole
@@ -98,13 +99,11 @@ class Preparation:
     def _finish(self, fingerprint: str) -> None:
         shards = self.shards
         parts = {
-            split: [
-                json.loads(self.shards.part_path(split, n, "json").read_text()) for n in range(self.shards.count(split))
-            ]
+            split: [files.read_json(self.shards.part_path(split, n, "json")) for n in range(self.shards.count(split))]
             for split in self.data.splits
         }
         refused = [(split, *line) for split, those in parts.items() for part in those for line in part["refused"]]
-        (self.unfinished / REFUSED).write_text("".join("\t".join(line) + "\n" for line in refused))
+        files.write_text(self.unfinished / REFUSED, "".join("\t".join(line) + "\n" for line in refused))
         self._check_classes(parts, refused)
         _write_info(self.shards, parts, fingerprint, len(refused))
         sums = pixel_statistics.Sums.zero(self.layout.pack or 256)
@@ -155,7 +154,7 @@ def _write_info(shards: Shards, parts: dict[str, Any], fingerprint: str, refused
     sums = {
         shards.path(split, n).name: part["sha256"] for split, those in parts.items() for n, part in enumerate(those)
     }
-    (shards.folder / "SHA256SUMS").write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
+    files.write_text(shards.folder / "SHA256SUMS", "".join(f"{value}  {name}\n" for name, value in sums.items()))
     tfds.folder_dataset.write_metadata(
         data_dir=shards.folder,
         features=features,
@@ -193,9 +192,7 @@ def compute_statistics(name: str, data_dir: Path, threads: int) -> None:
     """Writes the statistics of a prepared data set's split train beside it."""
     split = sources.open_split(name, "train", str(data_dir))
     if split.folder is None:
-        raise AlexNetError(
-            f"{name} lies in no folder, and its means are in configs/alexnet.py: there is nothing to do."
-        )
+        raise AlexNetError(f"{name} lies in no folder, and the recipes know its means: there is nothing to do.")
     stop = threading.Event()
 
     def part(numbers: range) -> pixel_statistics.Sums:
@@ -217,5 +214,7 @@ def compute_statistics(name: str, data_dir: Path, threads: int) -> None:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+    if not total.images:
+        raise AlexNetError(f"None of the {size:,} pictures of {name} can be decoded: prepare it again.")
     pixel_statistics.write(total, "train", split.folder)
     print(f"{split.folder / pixel_statistics.JSON}: channel means {pixel_statistics.mean_of(split.folder, name)}")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,6 +108,8 @@ def _noise_photographs() -> tuple[bytes, ...]:
 
 def as_originals(name: str, data_dir: str) -> Originals:
     """All splits of a prepared data set, as the originals of another one."""
+    if name in ("digits", "synthetic"):
+        raise AlexNetError(f"{name} lies in no folder, so there is nothing to pack.")
     builder, _, _ = tfds_classification(name, data_dir)
     splits = {split: open_split(name, split, data_dir) for split in builder.info.splits or ("train",)}
     class_names = next(iter(splits.values())).class_names
@@ -141,14 +144,17 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
         if kind == "array_record":
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             serialized = builder.as_data_source(split=split, deserialize_method=raw)
+            for end in (0, -1):
+                serialized[range(len(serialized))[end]]  # a file that is missing or truncated is told here
         elif kind == "tfrecord":
             serialized = _TFRecords.index(splits[split].file_instructions)
         else:
             raise AlexNetError(
                 f"{builder.data_path} holds {kind} files: prepare the data set again with file_format='array_record'."
             )
-    except (ValueError, OSError) as error:
-        raise AlexNetError(f"The split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}") from error
+    except (ValueError, OSError, RuntimeError, IndexError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise AlexNetError(f"The split {split!r} of {name} cannot be read: {why} ({builder.data_path}).") from error
     key = next((k for k in ("file_name", "filename", "id") if k in builder.info.features), None)
     class_names = tuple(builder.info.features[label].names)
     return Split(_Examples(serialized, split, image, label, key), split, class_names, Path(builder.data_path))
@@ -164,9 +170,10 @@ def _how_to_prepare(name: str, where: str, builder: Any = None) -> str:
     if builder is None and packed:
         return f"{command} tfds {base} --data_dir={where}{pack}, or folder --name={base} for pictures of your own"
     if builder is None:
+        new = name if re.fullmatch("[a-z][a-z0-9_]*", name) else "NAME"
         return (
             "use digits, synthetic, imagenet2012, cifar10 or another name of TFDS's catalogue, or, for pictures of "
-            f"your own, {command} folder --from=PICTURES --name={name} --data_dir={where}"
+            f"your own, {command} folder --from=PICTURES --name={new} --data_dir={where}"
         )
     by_hand = f"put its archives into {where}/downloads/manual and " if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
     return (
@@ -188,6 +195,9 @@ def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
         ) from error
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         where = data_dir or "~/tensorflow_datasets"
+        for path in (Path(where).expanduser() / name).glob("*/features.json"):
+            why = str(error).splitlines()[0].rstrip(".")
+            raise AlexNetError(f"{path.parent} is damaged ({why}): remove it and prepare it again.") from error
         raise AlexNetError(f"There is no data set {name!r} under {where}: {_how_to_prepare(name, where)}.") from error
     features = builder.info.features or {}
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]

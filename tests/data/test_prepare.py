@@ -199,7 +199,7 @@ def test_prepared_twice_is_prepared_and_otherwise_is_another(tars: Path, imagene
     before = _files(imagenet / "imagenet2012" / "5.1.0")
     _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=5")
     assert "imagenet2012 is prepared already" in capsys.readouterr().out
-    with pytest.raises(AlexNetError, match=r"from other files or with other options: remove it .* another data_dir"):
+    with pytest.raises(AlexNetError, match=r"from other files or with other options: remove it .* another folder"):
         _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=6")
     assert _files(imagenet / "imagenet2012" / "5.1.0") == before
 
@@ -397,9 +397,15 @@ WRONG_FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
 # Arguments, and the sentence.
 WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "no such folder": (("folder", "--from=/nowhere", "--name=pets"), "--from=/nowhere is not a folder"),
-    "a name with signs": (("folder", "--from=.", "--name=my-pets"), "--name=my-pets: it must be small letters"),
-    "no threads": (("folder", "--from=.", "--name=pets", "--threads=0"), "--threads=0: it must be at least 1"),
-    "no quality": (("folder", "--from=.", "--name=pets", "--quality=0"), "--quality from 1 to 100"),
+    "a name with signs": (("folder", "--from=.", "--name=my-pets"), "--name=my-pets: it must be lowercase letters"),
+    "no threads": (
+        ("folder", "--from=.", "--name=pets", "--threads=0"),
+        "--threads: 0 is not a whole number",
+    ),
+    "no quality": (
+        ("folder", "--from=.", "--name=pets", "--quality=0"),
+        "--quality: 0 is not a whole number",
+    ),
     "an unknown split": (("imagenet2012", "--from=.", "--splits=train,test"), "--splits=train,test: it must be of"),
     "tfds without packing": (("tfds", "cifar10"), "cifar10 is read as it is: give --pack=256"),
     "a set that is not there": (("tfds", "pets", "--pack=9"), "no data set 'pets'.*prepare folder"),
