@@ -1,13 +1,16 @@
 """The border of every command: whatever goes wrong inside ends here, in one sentence and a status that is not 0."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import NoReturn
 
 from alexnet_jax.commands import interrupts
@@ -18,7 +21,8 @@ def run(command: str, argv: list[str]) -> None:
     """Runs `alexnet_jax.commands.<command>`; returns where it succeeds and exits where it fails."""
     try:
         _check_text(argv)
-        importlib.import_module(f"alexnet_jax.commands.{command}").main(argv)
+        with _quiet():
+            importlib.import_module(f"alexnet_jax.commands.{command}").main(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter does not flush into the pipe
@@ -28,6 +32,30 @@ def run(command: str, argv: list[str]) -> None:
             raise
         words = as_flags(str(error)) if isinstance(error, AlexNetError) else _in_words(error)
         sys.exit("error: " + " ".join(words.splitlines()))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What libraries say of an error beside raising it: nothing where the command fails, all of it where it does not.
+
+    That is absl's log, and the exceptions of threads and of C++ (Orbax writes with both).
+    """
+    from absl import flags, logging
+
+    logging.set_verbosity(logging.FATAL)
+    flags.FLAGS(["alexnet"])  # Grain and Orbax read absl's own flags
+    said = list[str]()
+
+    def keep(kind: type[BaseException], value: BaseException | None, trace: TracebackType | None) -> None:
+        said.append("".join(traceback.format_exception(kind, value, trace)))
+
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
+    sys.excepthook = keep
+    threading.excepthook = lambda args: keep(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: keep(args.exc_type, args.exc_value, args.exc_traceback)
+    yield
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
+    sys.stderr.write("".join(said))
 
 
 class Parser(argparse.ArgumentParser):

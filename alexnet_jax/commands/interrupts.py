@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 _GRACE_SECONDS = 2.0  # for a command to clean up by itself
 _asked = threading.Event()
@@ -78,8 +78,6 @@ def _watch() -> None:
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, _interrupt)
     threading.Thread(target=_wait, args=(read,), daemon=True).start()
-    sys.unraisablehook = _quiet(sys.unraisablehook)
-    threading.excepthook = _quiet(threading.excepthook)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -106,13 +104,3 @@ def _wait(read: int) -> None:
             select.select([read], [], [], _GRACE_SECONDS)  # or until it is asked once more
             leave(number=number)
         first = False
-
-
-def _quiet(hook: Any) -> Any:
-    """A hook for exceptions that nobody can catch, without those that Ctrl-C causes."""
-
-    def quiet(args: Any) -> None:
-        if not _asked.is_set() and not issubclass(args.exc_type or Exception, KeyboardInterrupt | SystemExit):
-            hook(args)
-
-    return quiet

@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 
 from alexnet_jax import config as configs, memory
 from alexnet_jax.commands import devices
@@ -40,8 +40,6 @@ def main(argv: list[str]) -> None:
         return
     overrides, rest = split_overrides(argv)
     _parse(rest)
-    logging.set_verbosity(logging.ERROR)  # orbax warns about every checkpoint that is not an evaluated one
-    flags.FLAGS(["alexnet"])  # Grain and Orbax read absl's own flags
     mode, workdir = _FLAGS.mode, Path(_FLAGS.workdir) if _FLAGS.workdir else None
     if mode == "eval":
         if workdir is None:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs, files, parts, weights
@@ -135,8 +134,6 @@ def main(argv: list[str]) -> None:
     options = _parser().parse_args(rest)
     if overrides and options.command != "import":
         raise AlexNetError(f"config.{overrides[0]} is an option of import, not of {options.command}.")
-    logging.set_verbosity(logging.ERROR)
-    flags.FLAGS(["alexnet"])  # Orbax reads absl's own flags
     if options.command == "export":
         print(export_weights(options.workdir, options.checkpoint, options.output))
     elif options.command == "import":

@@ -1,8 +1,11 @@
 """Checkpoints: the train state, from any mesh to any mesh, and nothing lost by a kill."""
 
+import contextlib
 import dataclasses
+import errno
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +76,13 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, metrics: dict[str, Any] | None = None) -> None:
         """Starts to save; the state may be changed or donated when this returns. Raises AlexNetError."""
-        with files.named(self.folder / str(step), "written"):
+        with self._written():
             self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True)
 
     def drop(self, step: int) -> None:
         """Deletes a checkpoint that turned out to be bad, if it is there."""
-        self._manager.wait_until_finished()
+        with self._written():
+            self._manager.wait_until_finished()
         if step in self._manager.all_steps():
             self._manager.delete(step)
 
@@ -123,9 +127,20 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for what is being written. Raises AlexNetError."""
+        with self._written():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Orbax raises errors of several types, with the one of the system somewhere in their text."""
+        try:
+            yield
+        except Exception as error:
+            known = (os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES))
+            why = next((text for text in known if text in str(error)), str(error).splitlines()[0][:200])
+            raise AlexNetError(f"A checkpoint in {self.folder} cannot be written: {why}.") from error
 
 
 def _top1(metrics: dict[str, Any]) -> float:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ CASES = [(kind, line, said) for kind, lines in WRONG.items() for line, said in l
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C stays pytest's own, and JAX's devices are those of the tests."""
     monkeypatch.setattr(interrupts, "_watch", lambda: None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr("alexnet_jax.training.report.SummaryWriter", _NoBoard)
     monkeypatch.setattr(loop.Run, "loop", lambda *_: pytest.fail("it trains"))
 
