@@ -6,14 +6,17 @@ net.features(images, "fc7")
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+import operator
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -26,7 +29,7 @@ from alexnet_jax.network import model as models, placement, towers
 from alexnet_jax.network.preprocess import Input, Views, crop_view
 from alexnet_jax.network.towers import DATA, PER_EXAMPLE
 
-_BATCH = 32  # pictures at a time on each row of the mesh
+_BATCH = 32  # the most pictures at a time on each row of the mesh; a power of two
 
 
 def load(
@@ -45,43 +48,65 @@ def load(
     with one per line) and `channels` "rgb" or "bgr". The network runs on one device, or on `mesh`
     (`alexnet_jax.network.towers.make_mesh`). Raises AlexNetError.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise AlexNetError(f"path={path!r} must be the workdir of a run, or a .safetensors, .npz or .pth file.")
     path = Path(path)
     if not path.exists():
         raise AlexNetError(f"There is no {path}: give the workdir of a run, or a .safetensors, .npz or .pth file.")
-    if path.is_dir():
-        if recipe or classes or channels:
-            raise AlexNetError(f"{path} is the workdir of a run, which knows its recipe and classes: leave them out.")
-        from alexnet_jax.training.checkpoint import restore_network
+    if not path.is_dir():
+        if checkpoint != "latest":
+            raise AlexNetError(f"{path} is a file, without checkpoints: leave checkpoint={checkpoint!r} out.")
+        loaded = weights.load_file(path, recipe=recipe, classes=classes, channels=channels)
+        inputs = loaded.inputs or _inputs(loaded.config)
+        return Classifier(loaded.config, loaded.class_names, loaded.variables, inputs=inputs, mesh=mesh)
+    for name, value in (("recipe", recipe), ("classes", classes), ("channels", channels)):
+        if value is not None:
+            raise AlexNetError(f"{path} is the workdir of a run, which knows its {name}: leave {name}={value!r} out.")
+    from absl import logging
 
-        config = configs.load(path)
-        restored = restore_network(path, str(checkpoint), mesh=mesh or _one_device(config))
-        inputs = _inputs(restored.config, workdir=path)
-        return Classifier(restored.config, restored.class_names, restored.variables, inputs=inputs, mesh=mesh)
-    loaded = weights.load_file(path, recipe=recipe, classes=classes, channels=channels)
-    return Classifier(loaded.config, loaded.class_names, loaded.variables, inputs=_inputs(loaded.config), mesh=mesh)
+    from alexnet_jax.training.checkpoint import restore_network
+
+    said = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint that it only reads
+    try:
+        restored = restore_network(path, str(checkpoint), mesh=mesh or _one_device(configs.load(path)))
+    finally:
+        logging.set_verbosity(said)
+    inputs = _inputs(restored.config, workdir=path)
+    return Classifier(restored.config, restored.class_names, restored.variables, inputs=inputs, mesh=mesh)
 
 
-def build(recipe: str, *, classes: int | Sequence[str] = 1000, seed: int = 0, mesh: Mesh | None = None) -> "Classifier":
+def build(recipe: str, *, classes: int | Iterable[str] = 1000, seed: int = 0, mesh: Mesh | None = None) -> "Classifier":
     """A recipe's network with fresh weights: build("alexnet"), build("half:my_pictures", classes=("cat", "dog")).
 
     Without a data set in `recipe` the input is preprocessed with ImageNet's means. `classes` is their number or their
     names. The weights are those of a training run with this `seed`. Raises AlexNetError.
     """
-    config = configs.load_recipe(recipe if ":" in recipe else f"{recipe}:imagenet2012")
+    config = configs.load_recipe(recipe if ":" in str(recipe) else f"{recipe}:imagenet2012")
     names = _class_names(classes)
     model, pixels = parts.network(config, len(names)), config.data.crop_pixels
-    key, _ = jax.random.split(jax.random.key(seed))  # as training does
-    variables = jax.jit(lambda: models.init_variables(model, key, pixels))()
+    key, _ = jax.random.split(jax.random.key(_whole("seed", seed, 0, 2**31 - 1)))  # as training does
+    variables = jax.jit(lambda key: models.init_variables(model, key, pixels))(key)
     return Classifier(config, names, variables, inputs=_inputs(config), mesh=mesh)
 
 
-def _class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(classes, bool) or not isinstance(classes, int | Sequence) or isinstance(classes, str):
-        raise AlexNetError(f"classes={classes!r} must be a number of classes or their names.")
-    names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(map(str, classes))
-    if not 1 <= len(names) <= 1_000_000 or len(set(names)) != len(names):
-        raise AlexNetError(f"classes={classes!r} must be at least 1 class, each once.")
+def _class_names(classes: int | Iterable[str]) -> tuple[str, ...]:
+    if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+        return tuple(f"class {i}" for i in range(_whole("classes", classes, 1, 1_000_000)))
+    names = tuple(map(str, classes))
+    if not names or len(set(names)) != len(names):
+        raise AlexNetError("classes must be a number, or at least one name and each once.")
     return names
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not least <= number <= most:
+        raise AlexNetError(f"{name}={value!r} must be a whole number from {least} to {most:,}.")
+    return number
 
 
 def _one_device(config: ConfigDict) -> Mesh:
@@ -100,9 +125,10 @@ def _inputs(config: ConfigDict, workdir: Path | None = None) -> Input:
 class Classifier:
     """A network with its classes and its preprocessing. `load` and `build` make one.
 
-    Pictures are paths, PIL images or uint8 arrays [H, W, 3] or [B, H, W, 3] (RGB), one or a list of them. A picture of
-    any size is brought to the network's: its short side to `resize_pixels`, the center square cropped; a camera's
-    orientation mark is applied.
+    Pictures are paths, PIL images or uint8 arrays [H, W, 3] (RGB), one or several: a list, a generator, an array
+    [B, H, W, 3]. Of any size, their short side is brought to `resize_pixels` and the center square cropped; a camera's
+    orientation mark is applied. Several are read and computed batch after batch. What is not a picture raises
+    AlexNetError.
 
     It is longer than other classes because it is what a person sees of the package: one method per question.
     """
@@ -118,77 +144,98 @@ class Classifier:
     ) -> None:
         self.config, self.class_names, self.inputs = config, class_names, inputs
         self.tower = parts.network(config, len(class_names))
+        self._operations = _operations(self.tower, self.image_pixels)
         self.mesh = mesh or _one_device(config)
         towers.check_mesh(self.mesh, towers=self.tower.towers)
         self.variables = jax.device_put(variables, placement.shardings(self.tower, variables, self.mesh))
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
-        parameters = models.count_parameters(self.tower, self.variables["params"])
+        count, pixels = self.tower.towers, self.image_pixels
         return (
-            f"<AlexNet: {self.tower.towers} tower(s), {parameters:,} parameters, {len(self.class_names):,} classes, "
-            f"{self.image_pixels} x {self.image_pixels} pixels>"
+            f"<AlexNet: {count} tower{'s' if count > 1 else ''}, "
+            f"{models.count_parameters(self.tower, self.variables['params']):,} parameters, "
+            f"{len(self.class_names):,} classes, {pixels} x {pixels} pixels>"
         )
 
     # ------------------------------------------------------------ for a person with pictures
 
-    def predict(self, images: Picture | Sequence[Picture], *, top: int = 5, views: str = "center") -> Any:
+    def predict(self, images: Picture | Iterable[Picture], *, top: int = 5, views: str = "center") -> Any:
         """[(class name, probability), ...], the `top` most probable first; a list of these for several pictures.
 
         `views` is "center", or "all" for the average over the ten views of 2012. Raises AlexNetError.
         """
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise AlexNetError(f"top={top!r} must be a whole number of at least 1.")
-        batch, several = pictures.squares(images, self.config.data.resize_pixels)
-        probabilities = self._over(batch, "probabilities", self._views(views))
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        rows = [
+        top = _whole("top", top, 1, 1_000_000)
+        probabilities = self.probabilities(images, views=views)
+        best = np.argsort(-probabilities, axis=-1, kind="stable")[..., :top]
+        found = [
             [(self.class_names[k], float(row[k])) for k in order]
-            for row, order in zip(probabilities, best, strict=True)
+            for row, order in zip(np.atleast_2d(probabilities), np.atleast_2d(best), strict=True)
         ]
-        return rows if several else rows[0]
+        return found if probabilities.ndim == 2 else found[0]
 
-    def probabilities(self, images: Picture | Sequence[Picture], *, views: str = "center") -> np.ndarray:
-        """[K] float32 for one picture, [B, K] for several; classes in the order of `class_names`."""
-        batch, several = pictures.squares(images, self.config.data.resize_pixels)
-        found = self._over(batch, "probabilities", self._views(views))
-        return found if several else found[0]
+    def probabilities(self, images: Picture | Iterable[Picture], *, views: str = "center") -> np.ndarray:
+        """[K] float32 for one picture, [B, K] for several, in the order of `class_names`; `views` as in `predict`."""
+        return self._over(images, "probabilities", views)
 
-    def logits(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+    def logits(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """[K] float32 for one picture, [B, K] for several, of the center crop."""
-        batch, several = pictures.squares(images, self.config.data.resize_pixels)
-        found = self._over(batch, "logits", self._views("center"))
-        return found if several else found[0]
+        return self._over(images, "logits")
 
-    def features(self, images: Picture | Sequence[Picture], layer: str) -> np.ndarray:
-        """The activations of a layer for the center crop, all towers' channels side by side: [..., H, W, C] or [..., C].
+    def features(self, images: Picture | Iterable[Picture], layer: str) -> np.ndarray:
+        """The activations of a layer for the center crop: float32 [H, W, C] or [C], for several pictures [B, ...].
 
-        conv1 to fc8 are the layers' outputs, after ReLU where it follows at once (Caffe's in-place convention);
-        pool1, norm1, relu1, ... are single operations, and conv1_out, ... what the weights alone give.
-        `layers` lists them. Raises AlexNetError.
+        conv1 to fc8 are the layers' outputs, after the ReLU (or tanh, or batch norm) that follows at once, as Caffe
+        computes in place. conv1_out is what the weights give, relu1, norm1, pool1, ... what each operation gives;
+        `layers` lists them. C are the channels of all towers, tower 0 first. Raises AlexNetError for another layer.
         """
-        name = self._operation(layer)
-        batch, several = pictures.squares(images, self.config.data.resize_pixels)
-        found = self._over(batch, name, self._views("center"))
-        return found if several else found[0]
+        if not isinstance(layer, str) or layer not in self._operations:
+            names = ", ".join(one.name for one in self.tower.stack)
+            raise AlexNetError(f"layer={layer!r} is not in this network: use {names}, or see net.layers.")
+        return self._over(images, layer)
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """{what `features` takes: the shape of its result for one picture}, in order."""
-        shapes = placement.shapes(self.tower, self.image_pixels)
-        found: dict[str, tuple[int, ...]] = {}
-        for layer in self.tower.stack:
-            words = [models.operation_name(word, layer.name) for word in layer.post_ops if word != "dropout"]
-            for name in (layer.name, *words):
-                shape = shapes[self._operation(name)]
-                found[name] = (*shape[:-1], shape[-1] * self.tower.towers)
-        last = self.tower.stack[-1].name
-        return found | {last: (len(self.class_names),)}
+        """{what `features` takes: the shape of its result for one picture}, in the order of the network."""
+        return {name: shape for name, (_, shape) in self._operations.items()}
 
     @property
     def image_pixels(self) -> int:
         """The side of the square that the network reads."""
         return int(self.config.data.crop_pixels)
+
+    def evaluate(
+        self, data: str, *, split: str = "", data_dir: str | Path = "", views: str = "center"
+    ) -> dict[str, Any]:
+        """{eval_top1, eval_top5 (percent), eval_loss (nats), eval_images, eval_classes} over a prepared data set.
+
+        `data` is its name, `split` "" is its validation or test split, and `data_dir` "" is ~/tensorflow_datasets. With
+        views="all" also eval_views_top1, ... Raises AlexNetError, also where its classes are not the network's.
+        """
+        from alexnet_jax import evaluate as evaluation
+        from alexnet_jax.data import feed, sources
+
+        chosen, c = self._views(views), self.config.data
+        opened = sources.open_split(data, split, str(data_dir))
+        for label, (theirs, ours) in enumerate(itertools.zip_longest(opened.class_names, self.class_names)):
+            if theirs != ours:
+                raise AlexNetError(
+                    f"Label {label} is {theirs!r} in {data} and {ours!r} in the network: evaluate it on the classes "
+                    "that it was trained on."
+                )
+        program = models.tower_program(self.tower)
+        step = evaluation.make_eval_step(program, self.mesh, inputs=self.inputs, views=chosen)
+        # Threads alone: worker processes would start a script again that has no main guard.
+        threads, _ = feed.parallelism(c.threads, 0)
+        say = functools.partial(warnings.warn, stacklevel=2)
+        batches = feed.eval_batches(
+            opened,
+            feed.Images(c.resize_pixels, c.resize_pixels),
+            feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, say),
+            batch_size=_BATCH * self.mesh.shape[DATA],
+            share=towers.feed_share(self.mesh),
+        )
+        return evaluation.evaluate(step, self.variables, batches, self.mesh, self.class_names)
 
     def save(self, path: str | Path) -> None:
         """Writes a .safetensors or .npz that `load` reads, with its recipe, classes and preprocessing.
@@ -202,25 +249,28 @@ class Classifier:
     # ------------------------------------------------------------ for a Flax user
 
     @functools.cached_property
-    def module(self) -> nn.Module:
-        """The network as an ordinary Flax module of all towers: module.apply(net.variables, x) -> logits [B, K].
+    def module(self) -> models.AllTowers:
+        """The network as an ordinary Flax module: module.apply(net.variables, net.inputs(images)) -> logits [B, K].
 
-        Its x is float32 [B, crop, crop, 3] as `inputs` makes it: less the mean, over the std. It runs on one device.
+        It reads float32 [B, crop, crop, 3] less the mean, as `inputs` makes it of RGB in 0..255. A third argument, one
+        key per image, means training: dropout, and batch norms that use the batch (mutable=["batch_stats"]).
         """
         return models.all_towers(self.tower)
 
     def apply(self, variables: Any, images: jax.Array) -> jax.Array:
         """Logits [B, K] of RGB images [B, crop, crop, 3] in 0..255, or [K] of one [crop, crop, 3].
 
-        A plain function of its arguments: jit it, take gradients by variables or float images, vmap it. On one device.
-        Raises AlexNetError for images of another shape.
+        A plain function of its arguments, uint8 or float: jit it, vmap it, take gradients by variables or float images
+        (in reverse mode: layers have hand-written gradients). Raises AlexNetError for arguments of another form.
         """
-        shape, pixels = tuple(jnp.shape(images)), self.image_pixels
+        shape, pixels = np.shape(images), self.image_pixels
         if len(shape) not in (3, 4) or shape[-3:] != (pixels, pixels, 3):
             raise AlexNetError(
                 f"images have the shape {shape}: apply takes [B, {pixels}, {pixels}, 3] or [{pixels}, {pixels}, 3], "
                 "RGB in 0..255; net.logits takes pictures of any size."
             )
+        if not isinstance(variables, Mapping) or "params" not in variables:
+            raise AlexNetError("variables must be such as net.variables: {'params': ...}, and 'batch_stats' if any.")
         one = len(shape) == 3
         x = self.inputs(jnp.asarray(images)[None] if one else jnp.asarray(images))
         logits_BK = towers.over_towers(models.tower_program(self.tower))(variables, x)
@@ -228,57 +278,66 @@ class Classifier:
 
     # ------------------------------------------------------------ inside
 
-    def _operation(self, layer: str) -> str:
-        """The name under which the network shows what `features` calls `layer`. Raises AlexNetError."""
-        for one in self.tower.stack:
-            if layer == one.name:
-                first = one.post_ops[0] if one.post_ops else ""
-                direct = first in ("relu", "tanh")
-                return models.operation_name(first, layer) if direct else f"{layer}_out"
-        if layer in placement.shapes(self.tower, self.image_pixels) and not layer.startswith("dropout"):
-            return layer
-        names = [one.name for one in self.tower.stack]
-        raise AlexNetError(f"layer={layer!r} is not in this network: use {', '.join(names)}, or see net.layers.")
-
     def _views(self, views: str) -> Views:
         if views not in ("center", "all"):
             raise AlexNetError(f"views={views!r} must be 'center' or 'all'.")
         found = parts.views(self.config)
         return found if views == "all" else found[:1]
 
-    def _over(self, batch: np.ndarray, what: str, views: Views) -> np.ndarray:
-        """`what` (logits, probabilities or an operation) for uint8 squares [N, resize, resize, 3], mean over views."""
-        size = _BATCH * self.mesh.shape[DATA]
-        results = []
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            # One picture alone is a batch of the mesh's rows, so that it does not cost a whole batch.
-            wanted = size if len(batch) > self.mesh.shape[DATA] else self.mesh.shape[DATA]
-            padded = np.pad(part, ((0, wanted - len(part)), *((0, 0),) * 3))
-            there = towers.to_devices({"image": padded}, self.mesh)["image"]
-            results.append(np.asarray(self._step(what, views)(self.variables, there))[: len(part)])
-        return np.concatenate(results)
+    def _over(self, images: Picture | Iterable[Picture], what: str, views: str = "center") -> np.ndarray:
+        """Logits, probabilities or an operation, the mean over the views: [...] of one picture, [B, ...] of several."""
+        rows = self.mesh.shape[DATA]
+        step, size = self._step(what, self._views(views)), _BATCH * rows
+        batches, several = pictures.batches(images, self.config.data.resize_pixels, size)
+        results: list[np.ndarray] = []
+        for batch in batches:
+            # A few pictures are padded to a power of two: neither a whole batch nor a compilation for every number.
+            wanted = size if results else rows << (-(-len(batch) // rows) - 1).bit_length()
+            padded = np.pad(batch, ((0, wanted - len(batch)), *((0, 0),) * 3))
+            on_device = towers.to_devices({"image": padded}, self.mesh)["image"]
+            results.append(np.asarray(step(self.variables, on_device))[: len(batch)])
+        if not results:
+            raise AlexNetError("images is empty: give at least one picture.")
+        found = np.concatenate(results)
+        return found if several else found[0]
 
     def _step(self, what: str, views: Views) -> Callable[..., Any]:
+        """The jitted `step(variables, uint8 squares [B, resize, resize, 3])` -> `what`, the mean over the views."""
         if (what, views) not in self._compiled:
-            self._compiled[what, views] = self._compile(what, views)
+            operation, shape = self._operations.get(what, ("logits", (len(self.class_names),)))
+            run = towers.over_towers(_seeing(self.tower, operation, channels=shape[-1]), mesh=self.mesh)
+
+            def step(variables: Any, images: jax.Array) -> jax.Array:
+                def one(view: jax.Array) -> jax.Array:
+                    result = run(variables, self.inputs(crop_view(images, view, self.image_pixels)))
+                    return jax.nn.softmax(result) if what == "probabilities" else result
+
+                return jax.lax.map(one, jnp.asarray(np.asarray(views, np.int32))).mean(axis=0)
+
+            specs = (placement.specs(self.tower, self.variables), PER_EXAMPLE)
+            self._compiled[what, views] = towers.sharded(step, mesh=self.mesh, in_specs=specs, out_specs=PER_EXAMPLE)
         return self._compiled[what, views]
 
-    def _compile(self, what: str, views: Views) -> Callable[..., Any]:
-        operation = "logits" if what == "probabilities" else what
 
-        def tower_program(variables: Any, images: jax.Array) -> jax.Array:
-            found = models.seeing_program(self.tower)(variables, images)[operation]
-            return found if operation == "logits" else towers.gather_towers(found)
+def _operations(tower: models.AlexNet, image_pixels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """{what `features` takes: (the network's own name of it, the shape for one picture)}."""
+    shapes, found = placement.shapes(tower, image_pixels), dict[str, Any]()
+    for layer in tower.stack:
+        own = (f"{layer.name}_out", *(models.operation_name(word, layer.name) for word in layer.post_ops))
+        in_place = itertools.takewhile(lambda word: word in ("batch_norm", "relu", "tanh"), layer.post_ops)
+        for name, operation in ((layer.name, own[len(list(in_place))]), *zip(own, own, strict=True)):
+            *space, channels = shapes[operation]
+            # The last layer is rounded up to equal shares of the classes.
+            channels = tower.classes if layer is tower.stack[-1] else channels * tower.towers
+            found[name] = operation, (*space, channels)
+    return found
 
-        run = towers.over_towers(tower_program, mesh=self.mesh)
 
-        def step(variables: Any, images: jax.Array) -> jax.Array:
-            def one(view: jax.Array) -> jax.Array:
-                result = run(variables, self.inputs(crop_view(images, view, self.image_pixels)))
-                return jax.nn.softmax(result) if what == "probabilities" else result
+def _seeing(tower: models.AlexNet, operation: str, *, channels: int) -> Callable[..., jax.Array]:
+    """`program(variables, images)` of one tower -> `operation`, the channels of all towers."""
 
-            return jax.lax.map(one, jnp.asarray(np.asarray(views, np.int32))).mean(axis=0)
+    def program(variables: Any, images: jax.Array) -> jax.Array:
+        found = models.seeing_program(tower)(variables, images)[operation]
+        return found if operation == "logits" else towers.gather_towers(found)[..., :channels]
 
-        spec = placement.specs(self.tower, self.variables)
-        return towers.sharded(step, mesh=self.mesh, in_specs=(spec, PER_EXAMPLE), out_specs=PER_EXAMPLE)
+    return program

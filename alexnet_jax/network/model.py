@@ -166,25 +166,54 @@ class AlexNet(nn.Module):
         return self.perturb(name, x)
 
 
-def all_towers(model: AlexNet) -> nn.Module:
-    """The whole network as an ordinary Flax module: `init(key, images)` and `apply(variables, images)`.
+class AllTowers(AlexNet):
+    """The network of all towers as an ordinary Flax module: images [B, H, W, 3] float32 -> logits [B, K].
 
-    Its variables are those of `init_variables`: each leaf has a leading tower axis, and all towers run on the
-    device of the call. Images are float32, 0..255 less the mean, as in `AlexNet`.
+    Its variables are those of `init_variables`, each leaf with a leading tower axis, and all towers run on the device
+    of the call. Images and `keys_B` are as in `AlexNet`. `init` gives the parameters and running statistics alone.
+    Raises AlexNetError for images or keys of another form.
     """
+
+    @nn.compact
+    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        _check_images(images, keys_B)
+        collections = ("params", "batch_stats", "seen", "perturbations", "intermediates")
+        over_towers = nn.vmap(
+            AlexNet.__call__,
+            in_axes=None,
+            out_axes=None,
+            axis_size=self.towers,
+            axis_name=TOWER,
+            variable_axes=dict.fromkeys(collections, 0),
+            split_rngs={"params": True},
+        )
+        logits: jax.Array = over_towers(self, images, keys_B)
+        return logits
+
+    @nn.nowrap
+    def init(self, rngs: Any, *args: Any, mutable: Any = ("params", "batch_stats"), **kwargs: Any) -> Any:
+        """Flax's own, without the collections `seen` and `perturbations`, which belong to one batch."""
+        return super().init(rngs, *args, mutable=mutable, **kwargs)
+
+
+def all_towers(model: AlexNet) -> AllTowers:
+    """The whole network of which `model` is one tower."""
     own = ("parent", "name")  # Flax's fields of every module
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in own}
-    over_towers = nn.vmap(
-        AlexNet,
-        in_axes=None,
-        out_axes=None,
-        axis_size=model.towers,
-        axis_name=TOWER,
-        variable_axes={"params": 0, "batch_stats": 0, "seen": 0, "perturbations": 0},
-        split_rngs={"params": True},
-    )
-    module: nn.Module = over_towers(**fields)
-    return module
+    return AllTowers(**fields)
+
+
+def _check_images(images: jax.Array, keys_B: jax.Array | None) -> None:
+    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if len(shape) != 4 or shape[-1] != 3 or not jnp.issubdtype(dtype, jnp.floating):
+        raise AlexNetError(
+            f"images are {dtype} {list(shape)}, but the module reads float32 [B, H, W, 3] less the mean, as "
+            "net.inputs(images) makes them of RGB in 0..255; net.apply takes images in 0..255 themselves."
+        )
+    if keys_B is not None and jnp.shape(keys_B)[:1] != shape[:1]:
+        raise AlexNetError(
+            f"keys_B has the shape {jnp.shape(keys_B)}, but it is one key per image: jax.random.split(key, {shape[0]})."
+        )
 
 
 def _check_axis() -> None:
