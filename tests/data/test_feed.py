@@ -13,7 +13,7 @@ import pytest
 from alexnet_jax.data import augment, feed as data, sources
 from alexnet_jax.errors import AlexNetError
 
-TFDS_DIR = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
+TFDS_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 IMAGES = data.Images(resize_pixels=16, crop_pixels=8)  # nine places for a crop in each direction
 
 
