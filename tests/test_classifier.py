@@ -112,7 +112,8 @@ def test_files_answer_as_the_prepared_data_set_does(folder: Path, tmp_path: Path
             (tmp_path / split / name).mkdir(parents=True)
             for i in range(count):
                 path = tmp_path / split / name / f"{i}.jpg"
-                Image.fromarray(_noise(80, 90 + i, seed=10 * label + i)).save(path)
+                size = (80, 90) if i else (300, 200)  # the larger ones are decoded at a quarter
+                Image.fromarray(_noise(*size, seed=10 * label + i)).save(path)
                 if split == "val":
                     paths.append(path)
                     labels.append(label)
@@ -121,6 +122,7 @@ def test_files_answer_as_the_prepared_data_set_does(folder: Path, tmp_path: Path
     probabilities = net.probabilities(paths)
     found = net.evaluate("pets", data_dir=tmp_path / "data")
     assert found["eval_images"] == 12
+    assert np.ptp(probabilities[:, 0]) > 1e-3, "all pictures are alike: nothing is tested"
     assert found["eval_top1"] == pytest.approx(100 * np.mean(probabilities.argmax(axis=1) == labels))
     assert found["eval_loss"] == pytest.approx(-np.log(probabilities[range(12), labels]).mean(), rel=1e-5)
     with pytest.raises(AlexNetError, match="Label 0 is '0' in digits and 'cat' in the network"):

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         channels=options.channels,
     )
     good: list[Path] = []
-    pictures = _readable(paths, good)
+    pictures = _readable(paths, good, at_least=net.config.data.resize_pixels)
     first = next(pictures, None)
     if first is None:
         raise AlexNetError("None of the pictures could be read.")
@@ -81,12 +81,12 @@ def _pictures(given: Path) -> Iterator[Path]:
     yield from sorted(found)
 
 
-def _readable(paths: list[Path], good: list[Path]) -> Iterator[np.ndarray]:
+def _readable(paths: list[Path], good: list[Path], *, at_least: int) -> Iterator[np.ndarray]:
     """The pictures that can be read, whose paths go to `good`; a warning on stderr for each of the others."""
     bar = tqdm(paths, unit="picture", disable=None if len(paths) >= _MANY else True, dynamic_ncols=True, leave=False)
     for path in bar:
         try:
-            picture = images.read(path)
+            picture = images.read(path, at_least=at_least)
         except AlexNetError as error:
             bar.write(f"warning: {_text(' '.join(str(error).splitlines()))}", file=sys.stderr)
             continue

@@ -1,17 +1,20 @@
 """Pictures as a person has them, on disk or in memory, to the squares that the network's views are cut from.
 
-A file is decoded whole, so that its path, its PIL image and its pixels give the same square to the bit. Differs: the
-feed of a run decodes a JPEG of twice the size it needs and more at a half or less of it.
+A file goes the way that it goes in training and evaluation: a JPEG of twice the size that is needed, or more, is
+decoded at a half or less of it. Pixels are resized from all of them, as the feed does with a data set of arrays.
 """
 
+import io
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from alexnet_jax.data import augment, pictures
 from alexnet_jax.errors import AlexNetError
@@ -51,22 +54,34 @@ def _listed(images: Picture | Iterable[Picture]) -> tuple[Iterable[Picture], boo
 def square(image: Picture, pixels: int, name: str = "image") -> np.ndarray:
     """uint8 [pixels, pixels, 3] of one picture, called `name` where it is not one. Raises AlexNetError."""
     if isinstance(image, str | os.PathLike):
-        rgb = read(Path(image))
+        rgb = read(Path(image), at_least=pixels)
     else:
         rgb = _upright(image, name) if isinstance(image, Image.Image) else _checked(_array(image, name), name)
     return augment.crop_resized(rgb, pixels, pixels, None)
 
 
-def read(path: Path) -> np.ndarray:
-    """The pixels of a file, uint8 [H, W, 3], turned upright as `alexnet prepare` does. Raises AlexNetError."""
+def read(path: Path, *, at_least: int) -> np.ndarray:
+    """The pixels of a file, uint8 [H, W, 3], turned upright as `alexnet prepare` does; a large JPEG is scaled down.
+
+    No side of it gets under `at_least` pixels. Raises AlexNetError.
+    """
     try:
         if path.is_dir():
             raise AlexNetError(f"{path} is a folder: name its pictures, such as sorted(Path({str(path)!r}).iterdir()).")
-        return pictures.checked(path.read_bytes(), own=True, encoded=False)[1]
+        data = path.read_bytes()
+        whole = pictures.checked(data, own=True, encoded=False)[1]
     except OSError as error:
         raise AlexNetError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise AlexNetError(f"{path} is not a decodable image ({error}).") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of very large pictures
+        opened = Image.open(io.BytesIO(data))
+    if not isinstance(opened, JpegImageFile) or opened.mode not in ("L", "RGB"):
+        return whole
+    scaled = Image.fromarray(augment.decode(data, at_least=at_least))
+    scaled.getexif().update(opened.getexif())
+    return np.asarray(ImageOps.exif_transpose(scaled))
 
 
 def _upright(image: Image.Image, name: str) -> np.ndarray:

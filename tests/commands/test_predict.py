@@ -46,9 +46,9 @@ def pictures(tmp_path: Path) -> Path:
     for i, name in enumerate((b"b.jpg", b'a, "quoted".png', b"deep/er/c.webp", b"caf\xe9.png", b"new\nline.png")):
         path = os.fsencode(folder) + b"/" + name
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        encoded = io.BytesIO()
+        encoded, size = io.BytesIO(), (80, 90) if i else (300, 200)  # a JPEG that is decoded at a half
         kind = {b"jpg": "JPEG", b"png": "PNG", b"ebp": "WEBP"}[name[-3:]]
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (90, 80, 3), np.uint8)).save(encoded, kind)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8)).save(encoded, kind)
         Path(os.fsdecode(path)).write_bytes(encoded.getvalue())
     for name in (".hidden.jpg", ".folder/picture.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)

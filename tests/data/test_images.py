@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import augment, images
+from alexnet_jax.data import augment, feed, images
 from alexnet_jax.errors import AlexNetError
 
 _UPRIGHT = 1
@@ -52,16 +52,31 @@ def _file(path: Path, pixels: np.ndarray, *, mark: int = _UPRIGHT, **options: An
     return path
 
 
-def test_path_pil_image_and_array_are_one_picture(tmp_path: Path) -> None:
-    """Also of a JPEG so large that the feed of a run would decode it at a quarter."""
-    path = _file(tmp_path / "large.jpg", cv2.resize(_noise(60, 80, 3), (800, 600)))
+@pytest.mark.parametrize("name", ["picture.jpg", "picture.png", "picture.webp"])
+def test_path_pil_image_and_array_are_one_picture(name: str, tmp_path: Path) -> None:
+    path = _file(tmp_path / name, cv2.resize(_noise(9, 12, 3), (120, 90)))
     with Image.open(path) as picture:
         array = np.asarray(picture)
         expected = augment.crop_resized(array, 67, 67, None)
         for same in (path, str(path), picture, array, jnp.asarray(array)):
             np.testing.assert_array_equal(_one(same), expected)
-    assert expected.shape == (67, 67, 3)
     assert expected.std() > 10
+
+
+@pytest.mark.parametrize("size", [(90, 120), (150, 200), (700, 500)])
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_file_goes_the_way_of_a_record(size: tuple[int, int], gray: bool, tmp_path: Path) -> None:
+    """Large JPEGs are decoded at a half, a quarter, ... as the feed does, those that a mark turns as well."""
+    pixels = _noise(*size) if gray else _noise(*size, 3)
+    path = _file(tmp_path / "upright.jpg", pixels)
+    expected = np.empty((67, 67, 3), np.uint8)
+    feed.Images(67, 67)(path.read_bytes(), None, expected)
+    np.testing.assert_array_equal(_one(path), expected)
+    turned = _file(tmp_path / "turned.jpg", pixels, mark=3)
+    feed.Images(67, 67)(turned.read_bytes(), None, expected)
+    scaled = augment.decode(turned.read_bytes(), at_least=67)
+    assert (scaled.shape[:2] == size) == (size == (90, 120))
+    np.testing.assert_array_equal(_one(turned), _one(scaled[::-1, ::-1]))
 
 
 @pytest.mark.parametrize("mark", _TURNS)
