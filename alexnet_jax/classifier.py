@@ -209,13 +209,15 @@ class Classifier:
     ) -> dict[str, Any]:
         """{eval_top1, eval_top5 (percent), eval_loss (nats), eval_images, eval_classes} over a prepared data set.
 
-        `data` is its name, `split` "" is its validation or test split, and `data_dir` "" is ~/tensorflow_datasets. With
-        views="all" also eval_views_top1, ... Raises AlexNetError, also where its classes are not the network's.
+        `data` is its name, `split` "" is its validation or test split, and `data_dir` "" is where the run had it, or
+        ~/tensorflow_datasets. With views="all" also eval_views_top1, ... Raises AlexNetError, also where its classes
+        are not the network's.
         """
         from alexnet_jax import evaluate as evaluation
         from alexnet_jax.data import feed, sources
 
         chosen, c = self._views(views), self.config.data
+        data_dir = data_dir or (c.data_dir if data == c.name else "")
         opened = sources.open_split(data, split, str(data_dir))
         for label, (theirs, ours) in enumerate(itertools.zip_longest(opened.class_names, self.class_names)):
             if theirs != ours:
