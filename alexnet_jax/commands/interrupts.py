@@ -60,7 +60,7 @@ def leave(message: str = "", *, number: int = signal.SIGINT) -> NoReturn:
             sys.modules["alexnet_jax.files"].drop_unfinished()
     with contextlib.suppress(Exception):
         for child in sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else ():
-            child.terminate()
+            child.kill()
     start = "\n" if os.isatty(2) else ""  # below the bar and the terminal's ^C
     os.write(2, f"{start}{message or 'interrupted'}\n".encode())
     os._exit(128 + number)
@@ -77,6 +77,7 @@ def _watch() -> None:
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, _interrupt)
+    sys.warnoptions.append("ignore:resource_tracker")  # the process that frees shared memory after this one says so
     threading.Thread(target=_wait, args=(read,), daemon=True).start()
 
 

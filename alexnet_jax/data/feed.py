@@ -2,8 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -257,5 +262,37 @@ def _iterate(first: int, end: int, load: Callable[[int], Batch], feed: Feed) -> 
     ahead = max(feed.prefetch_batches, feed.threads)
     batches = stream.to_iter_dataset(grain.ReadOptions(num_threads=feed.threads, prefetch_buffer_size=ahead))
     if feed.workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=feed.workers, per_worker_buffer_size=1))
+        options = grain.MultiprocessingOptions(num_workers=feed.workers, per_worker_buffer_size=1)
+        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        return _of_workers(iter(batches))
     return iter(batches)
+
+
+def _of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of worker processes that ignore Ctrl-C and SIGTERM: it is up to this process to end them.
+
+    A terminal, or a scheduler, sends these to the workers too. They inherit the signals that are blocked here while
+    they are started, which the first batch does.
+    """
+    resource_tracker.ensure_running()  # it unblocks them where it is started on the way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        first = list(itertools.islice(batches, 1))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield from itertools.chain(first, batches)
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """In a worker: it ends when the process that started it is gone, killed perhaps."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -29,6 +29,7 @@ SMALL = [
     "--config.train.batch_size=8", "--config.eval.batch_size=64", "--config.train.steps=4",
 ]  # fmt: skip
 FULL_SIZE = ["--config.train.batch_size=8", "--config.train.steps=1", "--config.eval.views=center"]
+_LARGER = "--config.data.resize_pixels=256"  # five views of the digits
 
 
 @dataclasses.dataclass
@@ -86,8 +87,8 @@ class World:
         """Two runs, a small one and one of full size, pictures, a prepared set, weights."""
         for class_name in ("cat", "dog"):
             (self / "pictures" / class_name).mkdir(parents=True)
-            for i in range(400):
-                noise = Image.frombytes("RGB", (200, 200), random.Random(i).randbytes(200 * 200 * 3))
+            for i in range(300):
+                noise = Image.frombytes("RGB", (400, 400), random.Random(i).randbytes(400 * 400 * 3))
                 noise.save(self / "pictures" / class_name / f"{i}.jpg")
         for arguments in (
             ["train", f"--workdir={self / 'run'}", *SMALL],
@@ -222,7 +223,7 @@ def _commands(w: World) -> dict[str, tuple[list[object], Callable[[], object]]]:
         ),
         "probe": (["train", "--mode=probe"], nothing),
         "bench_input": (["train", "--mode=bench_input", *SMALL], nothing),
-        "eval": (["train", "--mode=eval", f"--workdir={w / 'full'}", "--config.eval.views=all"], nothing),
+        "eval": (["train", "--mode=eval", f"--workdir={w / 'full'}", "--config.eval.views=all", _LARGER], nothing),
         "ensemble": (["ensemble", "--workdirs", w / "full", w / "run"], nothing),
         "prepare": (
             ["prepare", "folder", f"--from={w / 'pictures'}", "--name=some", f"--data_dir={w / 'data'}", "--pack=64"],
@@ -244,17 +245,14 @@ def ctrl_c(w: World, table: Table, rounds: int) -> None:
             after = random.uniform(0.03, 0.3 if i == 0 else whole * 0.9)  # the first in the imports
             ended = run(*command, after=after)
             problem = _interrupted(ended)
-            if name == "prepare":
-                left = [p for p in before if p not in w.files()]
-            else:
-                left = [p for p in w.files() if p not in before]
+            left = [p for p in w.files() if p not in before and "/." in p.removeprefix(str(w.folder))]
             problem = problem or (f"left {left}" if left else "")
             table.add("Ctrl-C", f"{name} after {after:.2f} of {whole:.0f} s", problem, f"{ended.seconds:.1f} s")
 
 
 def _interrupted(ended: Ended) -> str:
-    if ended.status == 0:
-        return ""  # it was over
+    if ended.status == 0 or (ended.status == -signal.SIGINT and not ended.err):
+        return ""  # it was over, or in the last milliseconds of the interpreter, which a shell reports as 130
     if ended.status != 130 or not re.fullmatch(r"interrupted.*\n", ended.err):
         return f"status {ended.status}, {ended.err[-300:]!r}"
     return f"after {ended.seconds:.1f} s" if ended.seconds > 4 else ""
