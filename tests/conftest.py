@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 # Most of the tests' time is compilation; this halves it. Before jax is imported.
@@ -11,6 +12,8 @@ import jax
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
+
+from alexnet_jax.commands import interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +48,14 @@ SMALL = {
     "eval.batch_size": 64,
     "train.learning_rate": 0.003,
 }
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C and the hooks for exceptions stay pytest's where a command is run inside a test."""
+    monkeypatch.setattr(interrupts, "_watch", lambda: None)
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, name, getattr(module, name))
 
 
 @pytest.fixture

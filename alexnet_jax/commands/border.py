@@ -20,7 +20,8 @@ from alexnet_jax.errors import AlexNetError
 def run(command: str, argv: list[str]) -> None:
     """Runs `alexnet_jax.commands.<command>`; returns where it succeeds and exits where it fails."""
     try:
-        _check_text(argv)
+        if command != "predict":  # which only reads, and prints any name
+            _check_text(argv)
         with _quiet():
             importlib.import_module(f"alexnet_jax.commands.{command}").main(argv)
         sys.stdout.flush()

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax import __main__ as program, config as configs
-from alexnet_jax.commands import border, interrupts, prepare
+from alexnet_jax.commands import border, prepare
 from alexnet_jax.training import loop, setup
 from alexnet_jax.training.checkpoint import Checkpoints
 
@@ -33,12 +32,8 @@ CASES = [(kind, line, said) for kind, lines in WRONG.items() for line, said in l
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C stays pytest's own, and JAX's devices are those of the tests."""
-    monkeypatch.setattr(interrupts, "_watch", lambda: None)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the command lines gets as far as a step."""
     monkeypatch.setattr("alexnet_jax.training.report.SummaryWriter", _NoBoard)
     monkeypatch.setattr(loop.Run, "loop", lambda *_: pytest.fail("it trains"))
 
