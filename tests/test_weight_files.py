@@ -1,5 +1,6 @@
 """Weight files of others: read if they can be, refused in one sentence if not, and nothing in them is executed."""
 
+import contextlib
 import io
 import json
 import os
@@ -363,23 +364,24 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is written
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond 200 bytes."""
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    """No file of this process may grow beyond 200 bytes: only around the write, or pytest's own log is hit."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"w{ending}"
     for before in (None, b"what was there"):
         if before:
             path.write_bytes(before)
-        with pytest.raises(AlexNetError) as raised:
+        with pytest.raises(AlexNetError) as raised, _full_disk():
             weight_files.write(path, WEIGHTS, {})
         assert "cannot be written: File too large" in _sentence(raised.value, path)
         assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == (
