@@ -126,6 +126,7 @@ def member(
     for batch in tqdm(
         parts.eval_batches(config, own, mesh, print), total=total, desc=str(workdir), unit="batch", disable=None,
         dynamic_ncols=True, leave=False,
+        bar_format="{percentage:3.0f}%|{bar}| {desc}, batch {n_fmt}/{total_fmt}, {remaining} left",
     ):  # fmt: skip
         real = batch["label"] >= 0
         found.append(np.asarray(predict(net.variables, towers.to_devices(batch, mesh)))[:, real])

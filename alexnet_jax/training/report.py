@@ -131,7 +131,7 @@ class Report:
         text = (
             f"step {entry['step']}/{steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
             f"top-1 {entry['top1']:.1f} %  {entry['images_per_second']:.1f} images/s  "
-            f"waiting for data {100 * entry['data_wait']:.0f} %  {_clock(left)} left"
+            f"waiting for data {100 * entry['data_wait']:.0f} %{f'  {_clock(left)} left' if left else ''}"
         )
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s")
