@@ -2,6 +2,7 @@
 
 python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|probe|summary|bench_input]
 alexnet train --config=alexnet:my_pictures --config.train.epochs=5
+alexnet train --mode=eval --workdir=runs/alexnet-my_pictures --config.data.eval_split=test --config.eval.views=center
 """
 
 import itertools

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from PIL import Image
 
 from alexnet_jax import __main__ as program, config as configs
 from alexnet_jax.commands import border, prepare
+from alexnet_jax.errors import AlexNetError
 from alexnet_jax.training import loop, setup
 from alexnet_jax.training.checkpoint import Checkpoints
 
@@ -209,6 +211,27 @@ def test_errors_of_the_system_are_one_sentence(error: Exception, said: str, monk
     monkeypatch.setattr("alexnet_jax.catalog.recipes", fails)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(said)}"):
         program.main(["recipes"])
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_a_thread_raises_is_told_where_nothing_else_tells_of_it(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> str:
+        thread = threading.Thread(target=lambda: {}["of a thread"])
+        thread.start()
+        thread.join()
+        if fails:
+            raise AlexNetError("One sentence.")
+        return "done"
+
+    monkeypatch.setattr("alexnet_jax.catalog.recipes", command)
+    if fails:
+        with pytest.raises(SystemExit, match=r"^error: One sentence\.$"):
+            program.main(["recipes"])
+    else:
+        program.main(["recipes"])
+    assert ("KeyError: 'of a thread'" in capsys.readouterr().err) == (not fails)
 
 
 @pytest.mark.parametrize(
