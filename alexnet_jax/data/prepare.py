@@ -75,7 +75,7 @@ class Preparation:
         self._finish(fingerprint)
         print(f"done in {time.monotonic() - start:.0f} s: {self.folder}")
         option = "" if self.data_dir == default_dir() else f" --config.data.data_dir={self.data_dir}"
-        print(f"train on it with: python main.py --config=configs/alexnet.py:{self.name}{option}")
+        print(f"train on it with: alexnet train --config=alexnet:{self.name}{option}")
 
     def _fingerprint(self) -> str:
         """Of the originals and of the layout: only the same preparation is resumed."""
