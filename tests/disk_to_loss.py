@@ -30,8 +30,9 @@ def files() -> list[str]:
     optimizer, _ = build_optimizer(config, images=2, steps=1)
     shapes = jax.eval_shape(lambda: make_state(network, optimizer, seed=0, image_pixels=pixels))
     step = make_train_step(
-        network, optimizer, mesh, shapes, batch_size=2, inputs=parts.inputs(config), augmentation=Augmentation(flip=True)
-    )
+        network, optimizer, mesh, shapes, batch_size=2, inputs=parts.inputs(config),
+        augmentation=Augmentation(flip=True),
+    )  # fmt: skip
     seen: dict[str, None] = {}
 
     def called(frame: FrameType, event: str, _: Any) -> None:

@@ -7,10 +7,10 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import allowed, catalog, config as configs, parts
+from alexnet_jax import allowed, config as configs, parts
+from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.training import loop, plan as plans
-from alexnet_jax.configs.alexnet import get_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -125,7 +125,7 @@ class _Recorder:
         return value
 
     def get(self, key: str, default: Any) -> Any:
-        return self[key] if key in self else default
+        return self[key] if self.__contains__(key) else default
 
     def keys(self) -> Any:
         return self._config.keys()
