@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 import re
 import signal
@@ -440,31 +439,5 @@ def test_the_recipe_may_stand_anywhere_on_the_line(recipe: list[str], tmp_path: 
     command = _command("--config.model.conv1.features=40", "--mode=summary", *recipe)
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert "synthetic: 1000 classes" in ended.stdout
-    assert "55 x 55 x 40" in ended.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--config.train.stepz=3"], "--config.train.stepz: --config.train has no field 'stepz'; it has batch_size,"),
-        (["--config.train.steps=abc"], "--config.train.steps=abc is not possible: it must be a whole number."),
-        (
-            ["--config.model.dropout.rate=1.5"],
-            "--config.model.dropout.rate=1.5 is not possible: it must be at least 0 and below 1.",
-        ),
-        (
-            ["--cpu_devices=3", "--config.train.batch_size=31"],
-            "--config.train.batch_size=31 is not divisible by 3",
-        ),
-        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
-        (["--mode=eval", "--workdir=/nowhere/at/all"], "There is no run in /nowhere/at/all"),
-    ],
-)
-def test_a_wrong_command_ends_with_one_sentence(arguments: list[str], said: str, tmp_path: Path) -> None:
-    workdir = [] if any("workdir" in argument for argument in arguments) else [f"--workdir={tmp_path / 'none'}"]
-    ended = subprocess.run(_command(*arguments, *workdir), cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f"error: {said}"), ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
-    assert not (tmp_path / "none").exists() or not os.listdir(tmp_path / "none")
+    assert "1000 classes (synthetic)" in ended.stdout
+    assert "55x55x40" in ended.stdout
