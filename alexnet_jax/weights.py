@@ -274,7 +274,7 @@ def classes_of(file: WeightFile, classes: Names | None, count: int) -> tuple[str
 
 
 def _lines(path: Path) -> list[str]:
-    """The names in a file: whole lines, or the WordNet ids of the devkit's map_clsloc.txt, whose lines go on."""
+    """The names in a file: whole lines, or the WordNet ids of the devkit's map_clsloc.txt, whose lines hold more."""
     lines = [line.strip() for line in files.read_text(path).removeprefix("\ufeff").split("\n")]
     lines = [line for line in lines if line]
     if lines and all(re.match(r"n\d{8}\s", line) for line in lines):

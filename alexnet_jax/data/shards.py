@@ -149,7 +149,7 @@ def _example(key: str, label: int, image: bytes) -> bytes:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all, as `files.write`, but a kill leaves only what the next start overwrites."""
     growing = path.with_name(path.name + ".tmp")
     growing.write_bytes(data)
     growing.replace(path)

@@ -76,7 +76,7 @@ class Augmentation:
 
     `flip` mirrors half of them; it is drawn once for each `chunk` of neighboring images. `colors` is
     [3, 3]: one row per principal component, its unit vector over R, G, B times the std of the noise
-    along it, in levels of 0..255; None is no noise. `shrink` divides what got noise. The noise ends
+    along it, in levels of 0..255; with None there is none. `shrink` divides what got noise. The noise ends
     before step `color_steps`.
     """
 

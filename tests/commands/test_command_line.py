@@ -123,7 +123,7 @@ def _sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         program.main(arguments)
     assert isinstance(stop.value.code, str), "it ended well"
     assert "Traceback" not in capsys.readouterr().err
-    assert re.fullmatch("error: .+", stop.value.code), stop.value.code  # . is no newline: one line
+    assert re.fullmatch("error: .+", stop.value.code), stop.value.code  # . does not match a newline: one line
     assert "This is a bug" not in stop.value.code, stop.value.code
     return stop.value.code.removeprefix("error: ")
 

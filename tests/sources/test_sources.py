@@ -40,7 +40,6 @@ def recipe_names() -> set[str]:
 def built(name: str) -> Built:
     from alexnet_jax import config as configs, parts
     from alexnet_jax.network import model as models, table
-    from alexnet_jax.training import plan
 
     config = configs.recipe_module(name).get_config("imagenet2012")
     model, pixels = parts.network(config, CLASSES), config.data.crop_pixels
@@ -93,8 +92,14 @@ def built(name: str) -> Built:
     }
     rows = table.rows(model, pixels)
     facts |= {"parameters": sum(row.parameters for row in rows), "macs": sum(row.macs for row in rows)}
+    rates, rate = _rates(config, model)
+    return Built(facts | rates, rate)
 
-    # The update rule is asked, and not its config: a gradient of 1 moves a weight of 0 by minus its rate.
+
+def _rates(config: Any, model: Any) -> tuple[dict[str, Any], Any]:
+    """The update rule is asked, and not its config: a gradient of 1 moves a weight of 0 by minus its rate."""
+    from alexnet_jax.training import plan
+
     steps = config.train.epochs * IMAGES // config.train.batch_size
     optimizer, _ = plan.build_optimizer(config, images=IMAGES, steps=steps)
     zeros = {layer.name: {"kernel": jnp.zeros(()), "bias": jnp.zeros(())} for layer in model.stack}
@@ -111,6 +116,7 @@ def built(name: str) -> Built:
     second, _ = optimizer.update(zeros, state, zeros)
     layer = model.stack[-1].name
     start = moved(0.0)
+    facts: dict[str, Any] = {}
     for one in zeros:
         facts |= {f"{one}.rate": start[one]["kernel"], f"{one}.bias_rate": start[one]["bias"]}
     facts |= {
@@ -118,7 +124,7 @@ def built(name: str) -> Built:
         "decay": -float(decays[layer]["kernel"]) / start[layer]["kernel"],
         "decay_b": -float(decays[layer]["bias"]) / start[layer]["bias"],
     }
-    return Built(facts, lambda layer, part, fraction: moved(fraction)[layer][part])
+    return facts, lambda layer, part, fraction: moved(fraction)[layer][part]
 
 
 def _ties(pool: Any) -> str:
