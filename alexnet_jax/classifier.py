@@ -340,6 +340,6 @@ def _seeing(tower: models.AlexNet, operation: str, *, channels: int) -> Callable
 
     def program(variables: Any, images: jax.Array) -> jax.Array:
         found = models.seeing_program(tower)(variables, images)[operation]
-        return found if operation == "logits" else towers.gather_towers(found)[..., :channels]
+        return found if operation == "logits" else towers.gather_towers(found, operation)[..., :channels]
 
     return program

@@ -35,7 +35,7 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Inp
         if len(views) > 1:
             sums |= _sums(probabilities.mean(axis=0), labels_B, real_B, "views_")
         sums["images"] = _by_class(real_B, labels_B, probabilities.shape[-1])
-        return towers.sum_over_data(sums, mesh)
+        return towers.sum_over_data(sums, mesh, "metrics")
 
     return towers.sharded(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=EVERYWHERE)
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network.towers import TOWER, gather_towers
+from alexnet_jax.network.towers import TOWER
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -194,20 +194,27 @@ def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:
 
 
 def channel_norm(
-    x: jax.Array, *, size: int, alpha: float, beta: float, k: float, alpha_over_size: bool, across_towers: bool
+    x: jax.Array,
+    *,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    alpha_over_size: bool,
+    gather: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Local response normalization across channels: [B, H, W, C] -> the same shape.
 
     x / (k + a * sum of x^2 over `size` neighboring channels) ** beta, the window centered and cut off
     at the edges. a is alpha / size with `alpha_over_size`, as in the 2012 source (cuda-convnet
     `layer.py`, NormLayerParser), Caffe and PyTorch; without it alpha, as the paper writes it (section
-    3.3) and TensorFlow has it. The channels are this tower's, as in 2012; with `across_towers` those
-    of all towers in their order, as in Caffe, which takes the outermost ones from its neighbors: a
-    communication.
+    3.3) and TensorFlow has it. The channels are this tower's, as in 2012; with `gather`, a
+    `towers.gather_towers`, those of all towers in their order, as in Caffe, which takes the outermost
+    ones from its neighbors: a communication.
     """
     # For an even size the window reaches one further to the left, as in cuda-convnet.
     before, after = (size // 2, size - 1 - size // 2)
-    wide, offset = (_with_neighbors(x, before, after), before) if across_towers else (x, 0)
+    wide, offset = (_with_neighbors(x, before, after, gather), before) if gather else (x, 0)
     low = np.arange(x.shape[-1]) + offset - before
     channel = np.arange(wide.shape[-1])[:, None]
     band = ((channel >= low[None]) & (channel < low[None] + size)).astype(np.float32)
@@ -220,7 +227,7 @@ def channel_norm(
     return _response_norm(x, wide, window_sum, alpha / size if alpha_over_size else alpha, beta, k)
 
 
-def _with_neighbors(x: jax.Array, before: int, after: int) -> jax.Array:
+def _with_neighbors(x: jax.Array, before: int, after: int, gather: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """[..., C] -> [..., before + C + after]: the last channels of the tower before, the first of the one after.
 
     Zeros where there is no such tower. Raises AlexNetError where a tower has fewer channels than that.
@@ -232,7 +239,7 @@ def _with_neighbors(x: jax.Array, before: int, after: int) -> jax.Array:
             f"{channels}: use a smaller config.model.norm.size, or more features."
         )
     first, last = x[..., :after], x[..., channels - before :]
-    edges = gather_towers(jnp.concatenate([first, last], axis=-1))
+    edges = gather(jnp.concatenate([first, last], axis=-1))
     edges = edges.reshape(*x.shape[:-1], -1, first.shape[-1] + last.shape[-1])  # [..., T, first and last]
     tower, none = lax.axis_index(TOWER), ((0, 0),) * (x.ndim - 1)
     edges = jnp.pad(edges, (*none, (1, 1), (0, 0)))

@@ -6,6 +6,7 @@ words mean.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -129,12 +130,12 @@ class AlexNet(nn.Module):
         x = images
         for number, layer in enumerate(self.stack):
             if layer.name in self.exchange:
-                x = gather_towers(x)
+                x = gather_towers(x, layer.name)
             x = self._see(layer.name + "_out", self._weighted(layer, x))
             keys = None if keys_B is None else _layer_keys(keys_B, number)
             for word in layer.post_ops:
                 x = self._see(operation_name(word, layer.name), self._apply(word, layer.name, x, keys))
-        return gather_towers(x)[:, : self.classes]
+        return gather_towers(x, "logits")[:, : self.classes]
 
     def _weighted(self, layer: ConvLayer | DenseLayer, x: jax.Array) -> jax.Array:
         options = dataclasses.asdict(layer)
@@ -148,13 +149,16 @@ class AlexNet(nn.Module):
         if word in ("relu", "tanh"):
             return jax.nn.relu(x) if word == "relu" else jnp.tanh(x)
         if word == "norm":
-            return layers.channel_norm(x, **dataclasses.asdict(self.norm))
+            constants = dataclasses.asdict(self.norm)
+            gather = functools.partial(gather_towers, layer=operation_name(word, layer_name))
+            return layers.channel_norm(x, gather=gather if constants.pop("across_towers") else None, **constants)
         if word == "spatial_norm":
             return layers.spatial_norm(x, **dataclasses.asdict(self.spatial_norm))
         if word == "batch_norm":
             constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer_name)
             running = keys_B is None
-            return nn.BatchNorm(**constants, use_running_average=running, axis_name=self.data_axis, name=name)(x)
+            with jax.named_scope(f"sum_{name}"):  # over data_axis, of the batch's mean and variance
+                return nn.BatchNorm(**constants, use_running_average=running, axis_name=self.data_axis, name=name)(x)
         if word == "pool":
             _check_fits(x, layer_name, window=self.pool.size, padding=0)
             return layers.pool(x, **dataclasses.asdict(self.pool))

@@ -24,12 +24,14 @@ DATA, TOWER = "data", "tower"
 PER_TOWER, PER_EXAMPLE, EVERYWHERE = PartitionSpec(TOWER), PartitionSpec(DATA), PartitionSpec()
 
 
-def gather_towers(x: jax.Array) -> jax.Array:
+def gather_towers(x: jax.Array, layer: str) -> jax.Array:
     """[..., C] of this tower -> [..., T * C], the channels of all towers in order.
 
-    The exchange of the 2012 network at conv3, fc6, fc7 and fc8 (paper, section 3.2).
+    The exchange of the 2012 network at conv3, fc6, fc7 and fc8 (paper, section 3.2). `layer` is the one it serves: the
+    compiled program names the exchange `exchange_conv3`.
     """
-    return jax.lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
+    with jax.named_scope(f"exchange_{layer}"):
+        return jax.lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
 
 
 def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -101,10 +103,15 @@ def sharded(
     return jax.jit(program, donate_argnums=donate_argnums)
 
 
-def sum_over_data(tree: Any, mesh: Mesh) -> Any:
-    """The sum of each leaf over the mesh axis `data`, inside `sharded` over `mesh`."""
-    # XLA:CPU does not see that a sum over one device is a no-op, and copies every gradient through it.
-    return jax.lax.psum(tree, DATA) if mesh.shape[DATA] > 1 else tree
+def sum_over_data(tree: Any, mesh: Mesh, what: str) -> Any:
+    """The sum of each leaf over the mesh axis `data`, inside `sharded` over `mesh`.
+
+    `what` is summed: the compiled program names it `sum_gradients` for "gradients".
+    """
+    if mesh.shape[DATA] == 1:
+        return tree  # XLA:CPU does not see that a sum over one device is a no-op, and copies every gradient through it
+    with jax.named_scope(f"sum_{what}"):
+        return jax.lax.psum(tree, DATA)
 
 
 def feed_share(mesh: Mesh) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def make_train_step(
             return losses_B.sum() / (batch_size * mesh.shape[TOWER]), (logits_BK, statistics)
 
         (loss, (logits_BK, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        gradients = towers.sum_over_data(gradients, mesh)
+        gradients = towers.sum_over_data(gradients, mesh, "gradients")
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         percent = 100.0 / batch_size
@@ -85,7 +85,7 @@ def make_train_step(
             "top5": is_among_best(logits_BK, batch["label"], 5).sum(dtype=jnp.float32) * percent,
         }
         state = TrainState(state.step + 1, params, statistics, opt_state, state.key)
-        return state, towers.sum_over_data(metrics, mesh) | {"rate_scale": opt_state.plateau.scale}
+        return state, towers.sum_over_data(metrics, mesh, "metrics") | {"rate_scale": opt_state.plateau.scale}
 
     spec = placement.specs(model, state)
     return towers.sharded(

@@ -181,13 +181,14 @@ def _spatial_norm(x: Array, *, size: int, alpha: float, beta: float, k: float) -
     return out
 
 
-_own_norm = functools.partial(layers.channel_norm, alpha_over_size=True, across_towers=False)
-_paper_norm = functools.partial(layers.channel_norm, alpha_over_size=False, across_towers=False)
+_own_norm = functools.partial(layers.channel_norm, alpha_over_size=True)
+_paper_norm = functools.partial(layers.channel_norm, alpha_over_size=False)
 
 
 def _norm_across_towers(x: jax.Array, **constants: Any) -> jax.Array:
     """The channels of `x` in three towers, normalised in each and put together again."""
-    norm = functools.partial(layers.channel_norm, alpha_over_size=True, across_towers=True, **constants)
+    gather = functools.partial(towers.gather_towers, layer="norm1")
+    norm = functools.partial(layers.channel_norm, alpha_over_size=True, gather=gather, **constants)
     return jnp.concatenate(jax.vmap(norm, axis_name=towers.TOWER)(jnp.stack(jnp.split(x, 3, axis=-1))), axis=-1)
 
 

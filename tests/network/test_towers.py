@@ -53,10 +53,10 @@ def test_gather_towers_puts_the_towers_in_order() -> None:
     """Every tower gets tower 0's channels, then tower 1's, and so on, whatever realizes the axis."""
     x = np.arange(3 * 2 * 5, dtype=np.float32).reshape(3, 2, 5)
     wanted = np.concatenate([x[0], x[1], x[2]], axis=-1)
-    by_vmap = jax.vmap(towers.gather_towers, axis_name="tower")(x)
+    by_vmap = jax.vmap(lambda x: towers.gather_towers(x, "conv3"), axis_name="tower")(x)
     mesh = towers.make_mesh(towers=3, tower=3, devices=jax.devices()[:3])
     by_shard_map = jax.shard_map(
-        lambda x: towers.gather_towers(x[0])[None], mesh=mesh, in_specs=P("tower"), out_specs=P("tower")
+        lambda x: towers.gather_towers(x[0], "conv3")[None], mesh=mesh, in_specs=P("tower"), out_specs=P("tower")
     )(x)
     for t in range(3):
         np.testing.assert_array_equal(by_vmap[t], wanted)
@@ -65,8 +65,8 @@ def test_gather_towers_puts_the_towers_in_order() -> None:
 
 def _program(params: dict[str, jax.Array], x: jax.Array, scale: jax.Array) -> jax.Array:
     """A network of one tower: a layer of its own, an exchange, a layer that sees both."""
-    hidden = towers.gather_towers(jnp.sin(x @ params["first"]) * scale)
-    return towers.gather_towers(hidden @ params["second"])
+    hidden = towers.gather_towers(jnp.sin(x @ params["first"]) * scale, "second")
+    return towers.gather_towers(hidden @ params["second"], "logits")
 
 
 @pytest.mark.parametrize(
