@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and errors of reading and writing that name the file."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -21,7 +22,7 @@ def write_text(path: Path, text: str) -> None:
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
     """Has `writer` fill a file beside `path` and renames it; a failure leaves nothing and keeps what was there.
 
-    Raises AlexNetError.
+    It is on the disk when this returns, also where the power fails then. Raises AlexNetError.
     """
     with named(path, "written"):
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp" + path.suffix, dir=path.parent)
@@ -33,10 +34,41 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
             # mkstemp makes a private file; this one is like any other that the user writes.
             os.umask(umask := os.umask(0))
             growing.chmod(0o666 & ~umask)
+            sync(growing)
             growing.replace(path)
+            sync(path.parent)
         finally:
             growing.unlink(missing_ok=True)
             _growing.discard(growing)
+
+
+def append_line(path: Path, line: str, *, synced: bool = True) -> None:
+    """Adds a line to a UTF-8 text file: all of it in one write, or none where the disk is full.
+
+    It begins on a line of its own where the last one was cut off. `synced`: it is on the disk when this returns.
+    Raises AlexNetError.
+    """
+    with named(path, "written"), path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+        data = b"\n" * cut + line.encode("utf-8", "surrogateescape") + b"\n"
+        if file.write(data) != len(data):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if synced:
+            os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or the names in a folder are on the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that knows no sync, such as some of FUSE
+            raise
+    finally:
+        os.close(handle)
 
 
 def drop_unfinished() -> None:
@@ -70,12 +102,32 @@ def read_json(path: Path) -> Any:
         raise AlexNetError(f"{path} {what}: restore it from a copy, or remove it and start again.") from None
 
 
+# What helps against an error of the file system.
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room in your quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "make it writable, or name another place",
+    errno.EACCES: "make it yours, or name another place",
+    errno.EPERM: "make it yours, or name another place",
+    errno.ESTALE: "mount its disk again",
+    errno.ENOTCONN: "mount its disk again",
+    errno.EIO: "look after its disk",
+}
+
+
+def remedy(number: int | None) -> str:
+    """What to do about an `errno`, in words: "make room"; "" where nothing is known to help."""
+    return _REMEDIES.get(number or 0, "")
+
+
 @contextlib.contextmanager
 def named(path: Path, what: str) -> Iterator[None]:
-    """Turns an error of the file system into AlexNetError: "PATH cannot be `what`: why"."""
+    """Turns an error of the file system into AlexNetError: "PATH cannot be `what`: why: what to do."."""
     try:
         yield
     except OSError as error:
-        raise AlexNetError(f"{path} cannot be {what}: {error.strerror or error}.") from error
+        todo = f": {advice}" if (advice := remedy(error.errno)) else ""
+        raise AlexNetError(f"{path} cannot be {what}: {error.strerror or error}{todo}.") from error
     except UnicodeDecodeError as error:
         raise AlexNetError(f"{path} cannot be {what}: it is not UTF-8 text ({error.reason}).") from error

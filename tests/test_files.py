@@ -38,7 +38,7 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(failure: BaseExceptio
         with pytest.raises(AlexNetError if isinstance(failure, OSError) else type(failure)) as error:
             files.write(path, writer)
         assert not isinstance(failure, OSError) or str(error.value) == (
-            f"{path} cannot be written: No space left on device."
+            f"{path} cannot be written: No space left on device: make room."
         )
         assert os.listdir(tmp_path) == there
     assert path.read_bytes() == b"old"

@@ -735,7 +735,7 @@ def test_a_failed_import_leaves_no_run(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(configs, "save", full)
-    with pytest.raises(AlexNetError, match=r"run cannot be written: No space left on device\."):
+    with pytest.raises(AlexNetError, match=r"run cannot be written: No space left on device: make room\."):
         command.import_weights(tmp_path / "w.npz", small_config, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
 

@@ -1,16 +1,21 @@
 """Checkpoints: the train state, from any mesh to any mesh, and nothing lost by a kill."""
 
+import asyncio
 import contextlib
 import dataclasses
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -18,6 +23,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from alexnet_jax import config as configs, files, parts
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import model as models, placement
+from alexnet_jax.training import sums
 from alexnet_jax.training.step import variables_of
 
 BEST_BY = "eval_top1"
@@ -26,88 +32,127 @@ BEST_BY = "eval_top1"
 class Checkpoints:
     """The checkpoints of one run, in `workdir`/checkpoints/<step>, written in the background.
 
-    A checkpoint is there whole or not at all: it is written under another name and renamed. The
-    last `keep` are kept, and the best by top-1 of those that were evaluated when they were saved.
+    A checkpoint is there whole or not at all: it is written under another name and renamed, together with the sums
+    that tell later whether it still is (`sums.py`). The last `keep` are kept, and the best by top-1 of those that were
+    evaluated when they were saved. `read_only` looks at them as they lie there, and writes nothing.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False) -> None:
-        self.folder = workdir.absolute() / "checkpoints"
+        self.workdir, self.folder = workdir, workdir.absolute() / sums.FOLDER
+        if read_only:
+            if not self.folder.is_dir():
+                raise AlexNetError(f"There is no checkpoint in {workdir}: train first, or name another workdir.")
+            return
         options = ocp.CheckpointManagerOptions(
             best_fn=_top1,
             preservation_policy=AnyPreservationPolicy(
                 [LatestN(keep), BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False)]
             ),
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-            create=not read_only,
+            cleanup_tmp_directories=True,
+            temporary_path_class=_Unfinished,
         )
-        if read_only and not self.folder.is_dir():
-            raise AlexNetError(f"There is no checkpoint in {workdir}: train first, or name another workdir.")
-        with files.named(self.folder, "used"):
+        with self._written(), files.named(self.folder, "written"):
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler()
             )
 
     def latest(self) -> int | None:
-        """The step of the last whole checkpoint, None without one."""
-        return self._manager.latest_step()
+        """The step of the last checkpoint that was finished, None without one."""
+        there = sums.steps(self.workdir)
+        return there[-1] if there else None
 
-    def find(self, which: str) -> int:
-        """`latest`, `best` or a step, as a step that is there. Raises AlexNetError when it is not."""
-        steps = sorted(self._manager.all_steps())
-        if not steps:
-            raise AlexNetError(f"There is no checkpoint in {self.folder}: train first, or name another workdir.")
+    def find(self, which: str, *, say: sums.Say = print) -> int:
+        """`latest`, `best` or a step, as a step that is there; `latest` is the newest whole one, and `say` tells if
+        that is not the newest. Raises AlexNetError when there is none.
+        """  # fmt: skip
+        there = sums.steps(self.workdir)
         if which == "latest":
-            return steps[-1]
-        if which == "best":
-            step = self._manager.best_step()
-            if step is None or not self._manager.metrics(step):
+            if (newest := sums.newest_whole(self.workdir, set_aside=False, say=say)) is not None:
+                return newest
+        elif which == "best" and there:
+            evaluated = [(_top1(metrics), step) for step in there if (metrics := self.metrics(step))]
+            if not evaluated:
                 raise AlexNetError(f"No checkpoint in {self.folder} was evaluated yet: use checkpoint=latest.")
-            return step
-        if not (which.isascii() and which.isdigit()) or int(which) not in steps:
-            raise AlexNetError(
-                f"checkpoint={which} is not in {self.folder}: use latest, best or one of {', '.join(map(str, steps))}."
-            )
-        return int(which)
+            return max(evaluated)[1]
+        elif there:
+            if which.isascii() and which.isdigit() and int(which) in there:
+                return int(which)
+            listed = ", ".join(map(str, there))
+            raise AlexNetError(f"checkpoint={which} is not in {self.folder}: use latest, best or one of {listed}.")
+        raise AlexNetError(f"There is no checkpoint in {self.folder}: train first, or name another workdir.")
 
     def metrics(self, step: int) -> dict[str, Any] | None:
-        """The evaluation that was saved with a checkpoint, None without one."""
-        return self._manager.metrics(step)
+        """The evaluation that was saved with a checkpoint, None without one. Raises AlexNetError."""
+        path = self.folder / str(step) / "metrics" / "metrics"
+        if not path.parent.exists():
+            return None
+        metrics = files.read_json(path)
+        if not isinstance(metrics, dict) or not isinstance(metrics.get(BEST_BY), float):
+            raise AlexNetError(f"{path} is damaged: use another checkpoint than {step} (checkpoint=STEP).")
+        return metrics
 
     def save(self, step: int, state: Any, metrics: dict[str, Any] | None = None) -> None:
         """Starts to save; the state may be changed or donated when this returns. Raises AlexNetError."""
         with self._written():
-            self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True)
+            self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            self._check_room(state)
+        with self._written():
+            self._manager.save(
+                step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True, custom_metadata=sums.MARK
+            )
+
+    def _check_room(self, state: Any) -> None:
+        """Raises AlexNetError where the next checkpoint will not fit; it takes what the last one took."""
+        last = self.latest()
+        with files.named(self.folder, "written"):
+            free = shutil.disk_usage(self.folder).free
+        needed = sums.size(self.folder / str(last)) if last is not None else 0
+        needed = needed or sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        if free < needed:
+            raise AlexNetError(
+                f"There is no room for a checkpoint in {self.folder}: it takes {needed:,} bytes and {free:,} are free: "
+                f"make room, then start the same command again{self._kept()}."
+            )
+
+    def _kept(self) -> str:
+        """What is left where a checkpoint could not be written, for the end of a sentence."""
+        try:
+            last = self.latest()
+        except AlexNetError:
+            return ""
+        return "" if last is None else f"; the last whole checkpoint is step {last:,}"
 
     def drop(self, step: int) -> None:
         """Deletes a checkpoint that turned out to be bad, if it is there."""
         with self._written():
             self._manager.wait_until_finished()
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
 
     def restore(self, step: int, target: Any) -> Any:
-        """The state of a checkpoint on the shardings of `target`, a tree of ShapeDtypeStructs.
+        """The state of a checkpoint on the shardings of `target`, a tree of ShapeDtypeStructs; verified first.
 
         `target` may be a part of the state, such as its parameters alone. Raises AlexNetError when
         the checkpoint is of another network or damaged.
         """
-        damaged = AlexNetError(
-            f"The checkpoint {self.folder / str(step)} is damaged: use another one (checkpoint=STEP), or remove it."
-        )
+        folder = self.folder / str(step)
+        before = sums.stamps(folder)
+        told_by_first(lambda: _verify(folder))
+        handler, item = ocp.PyTreeCheckpointHandler(), folder / "default"
         try:
-            saved = self._manager.item_metadata(step)
+            self._compare(step, handler.metadata(item).tree, target)
+            where = ocp.checkpoint_utils.construct_restore_args(target)
+            restored = handler.restore(
+                item, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
+            )
         except (OSError, ValueError, KeyError) as error:
-            raise damaged from error
-        if saved is None:
-            raise damaged
-        self._compare(step, saved, target)
-        where = ocp.checkpoint_utils.construct_restore_args(target)
-        arguments = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
-        try:
-            return self._manager.restore(step, args=arguments)
-        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-            raise damaged from error
+            raise _damaged(folder, "Orbax cannot read it") from error
+        finally:
+            handler.close()
+        if sums.stamps(folder) != before:
+            raise AlexNetError(f"The checkpoint {folder} was changed or deleted while it was read: start again.")
+        return restored
 
     def _compare(self, step: int, saved: Any, target: Any) -> None:
         theirs = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
@@ -134,13 +179,101 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
-        """Orbax raises errors of several types, with the one of the system somewhere in their text."""
+        """Orbax raises errors of several types, with the one of the system somewhere in them or in their text."""
         try:
             yield
+        except AlexNetError:
+            raise
         except Exception as error:
-            known = (os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES))
-            why = next((text for text in known if text in str(error)), str(error).splitlines()[0][:200])
-            raise AlexNetError(f"A checkpoint in {self.folder} cannot be written: {why}.") from error
+            number = _errno(error)
+            why = os.strerror(number) if number else (str(error).splitlines() or [type(error).__name__])[0][:200]
+            todo = f"{advice}, then start" if (advice := files.remedy(number)) else "start"
+            raise AlexNetError(
+                f"A checkpoint in {self.folder} cannot be written: {why}: {todo} the same command again{self._kept()}."
+            ) from error
+
+
+_SUMMING = ".orbax-checkpoint-tmp-summing"  # Orbax takes it for an unfinished checkpoint, and removes it after a kill
+
+
+class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint on its way. Orbax renames what is finished: to a name of ours, so that a second rename, after the
+    sums were written, makes the checkpoint and its sums visible at once. Parts of a checkpoint have no sums.
+    """  # fmt: skip
+
+    @classmethod
+    def from_final(cls, final_path: Any, **options: Any) -> "_Unfinished":
+        hidden = final_path.with_name(final_path.name + _SUMMING) if final_path.name.isdigit() else final_path
+        return super().from_final(hidden, **options)
+
+    def get_final(self) -> Any:
+        hidden = super().get_final()
+        return hidden.with_name(hidden.name.removesuffix(_SUMMING))
+
+    async def finalize(self) -> None:
+        await super().finalize()
+        hidden, final = Path(super().get_final()), Path(self.get_final())
+        if hidden != final:
+            await asyncio.to_thread(sums.write, hidden, workdir=final.parent.parent)
+            hidden.rename(final)
+            files.sync(final.parent)
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of the error of the system that is behind another, None without one."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.errno:
+            return behind.errno
+        behind = behind.__cause__ or behind.__context__
+    known = (number for number in errno.errorcode if files.remedy(number))
+    return next((number for number in known if os.strerror(number) in str(error)), None)
+
+
+def _verify(folder: Path) -> None:
+    """Raises AlexNetError where a checkpoint is not as it was written."""
+    if wrong := sums.problem(folder):
+        raise _damaged(folder, wrong)
+
+
+def _damaged(folder: Path, wrong: str) -> AlexNetError:
+    return AlexNetError(
+        f"The checkpoint {folder} is damaged: {wrong}: use another one (checkpoint=STEP), or remove it."
+    )
+
+
+def told_by_first(find: Callable[[], int | None]) -> int | None:
+    """What `find` gives in the first process, in all of them; where it raises AlexNetError, all of them do."""
+    if jax.process_count() == 1:
+        return find()
+    told = np.zeros(2048, np.int32)
+    if jax.process_index() == 0:
+        said: dict[str, Any]
+        try:
+            said = {"found": find()}
+        except AlexNetError as error:
+            said = {"error": str(error)[:300]}
+        data = json.dumps(said).encode()
+        told[: len(data)] = list(data)
+    heard = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(told)).tolist()).rstrip(b"\0"))
+    if "error" in heard:
+        raise AlexNetError(heard["error"])
+    found: int | None = heard["found"]
+    return found
+
+
+def resume_from(workdir: Path, *, say: sums.Say) -> int | None:
+    """The step that the run in `workdir` resumes from, None for a new one: that of its newest whole checkpoint.
+
+    Damaged checkpoints are set aside, a damaged config or list of classes is restored, and `say` tells so. To be called
+    before `Checkpoints` are opened. Raises AlexNetError, also where there are checkpoints and none is whole.
+    """
+
+    def found() -> int | None:
+        sums.mend(workdir, say=say)
+        return sums.newest_whole(workdir, set_aside=True, say=say)
+
+    return told_by_first(found)
 
 
 def _top1(metrics: dict[str, Any]) -> float:
@@ -166,11 +299,17 @@ class Restored:
 
 
 def restore_network(
-    workdir: Path, which: str = "latest", *, mesh: Mesh | None = None, overrides: Sequence[str] = ()
+    workdir: Path,
+    which: str = "latest",
+    *,
+    mesh: Mesh | None = None,
+    overrides: Sequence[str] = (),
+    say: sums.Say = lambda text: print(text, file=sys.stderr),
 ) -> Restored:
     """The network of checkpoint `which` (latest, best or a step) of `workdir`, on `mesh` or on all devices.
 
-    Raises AlexNetError where there is none.
+    `latest` is the newest whole one; `say` is told where that is not the newest. Raises AlexNetError where there is
+    none, and for another one that is damaged.
     """
     # The devices are those of here, not those of the training.
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
@@ -178,10 +317,10 @@ def restore_network(
     model = parts.network(config, len(class_names))
     mesh = mesh or parts.mesh(config)
     checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.find(which)
+    step = told_by_first(lambda: checkpoints.find(which, say=say))
+    assert step is not None
     names = {"params": "params", "batch_stats": "statistics"}
     shapes = placement.variables(model, config.data.crop_pixels)
     target = {names[name]: placement.on_mesh(model, tree, mesh) for name, tree in shapes.items()}
     saved = checkpoints.restore(step, target)
-    checkpoints.close()
     return Restored(config, class_names, model, variables_of(saved["params"], saved.get("statistics")), step)

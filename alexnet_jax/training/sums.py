@@ -1,0 +1,276 @@
+"""The sums of checkpoints: what was changed, lost or added since one was written is noticed before it is read.
+
+It works on folders, without JAX and without Orbax, so that a run can look before either is started.
+"""
+
+import concurrent.futures
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from alexnet_jax import config as configs, files
+from alexnet_jax.errors import AlexNetError
+
+FOLDER, SUMS = "checkpoints", "sums.json"
+MARK = {"sums": "xxh3_128"}  # in Orbax's own metadata: this checkpoint was written with sums
+_METADATA = "_CHECKPOINT_METADATA"
+_COPIED = (configs.SAVED_AS, configs.CLASSES)  # each checkpoint keeps a copy of these files of its run
+_AT_ONCE = 1 << 22  # bytes that are read at a time
+_SMALL = 1 << 16  # bytes up to which a glance reads a file
+_THREADS = 4
+
+Say = Callable[[str], None]
+
+# ---------------------------------------------------------------- writing
+
+
+def write(folder: Path, workdir: Path | None = None) -> None:
+    """Writes the sums of all files of a checkpoint, and waits until these are on the disk. Raises OSError.
+
+    `sums.json` is {"sum": of all bytes after it, "files": {path: [bytes, xxh3_128]}, "run": {name: text}}, where "run"
+    holds the config and the classes of `workdir`, so that these can be restored too.
+    """
+    names = _files(folder)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        sums = dict(zip(names, pool.map(lambda name: _sum(folder / name, sync=True), names), strict=True))
+    for below in {folder, *((folder / name).parent for name in names)}:
+        files.sync(below)
+    there = [workdir / name for name in _COPIED if (workdir / name).is_file()] if workdir else []
+    run = {path.name: path.read_bytes().decode(errors="surrogateescape") for path in there}
+    body = json.dumps({"files": sums, "run": run}, indent=1).removeprefix("{")
+    files.write_text(folder / SUMS, _head(body.encode()) + body)
+
+
+def _head(body: bytes) -> str:
+    return f'{{"sum": "{xxhash.xxh3_128_hexdigest(body)}",'
+
+
+def _sum(path: Path, *, sync: bool = False) -> list[int | str]:
+    """[bytes, hash] of a file, which is then on the disk too if asked for."""
+    found, block, size = xxhash.xxh3_128(), memoryview(bytearray(_AT_ONCE)), 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(block):
+                found.update(block[:count])
+                size += count
+        if sync:
+            files.sync(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a read does not name its file
+    return [size, found.hexdigest()]
+
+
+def _files(folder: Path) -> list[str]:
+    """The paths below a folder of all that is no folder, except of its sums. Raises OSError."""
+
+    def walk(below: Path) -> Iterator[str]:
+        with os.scandir(below) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from walk(Path(entry.path))
+                else:
+                    yield str(Path(entry.path).relative_to(folder))
+
+    return sorted(set(walk(folder)) - {SUMS})
+
+
+# ---------------------------------------------------------------- verifying
+
+
+def problem(folder: Path, *, glance: bool = False) -> str | None:
+    """What is wrong with a checkpoint, with the file's name: "default/_METADATA is missing"; None if it is whole.
+
+    One without sums, as older versions wrote them, is judged by what can be seen of it. A `glance` reads the small
+    files only, and takes the large ones by their size.
+    """
+    try:
+        if not folder.is_dir():
+            return "it is not a folder"
+        written = _read(folder)
+        wrong = _seen(folder) if written is None else _changes(folder, written["files"], glance=glance)
+        return next(wrong, None)
+    except OSError as error:
+        name = os.path.relpath(error.filename, folder) if error.filename else "it"
+        return f"{name} cannot be read: {error.strerror or error}"
+    except ValueError as error:
+        return str(error)
+
+
+def _changes(folder: Path, sums: dict[str, list[int | str]], *, glance: bool) -> Iterator[str]:
+    """What is no longer as it was written. Raises OSError."""
+    found = _files(folder)
+    yield from (f"{name} is missing" for name in sums if name not in found)
+    yield from (f"{name} does not belong to it" for name in found if name not in sums)
+    yield from (f"{name} is not a plain file" for name in found if not _is_plain(folder / name))
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        same = pool.map(lambda name: _same(folder / name, sums[name], glance=glance), found)
+        yield from (f"{name} is changed" for name, is_same in zip(found, same, strict=True) if not is_same)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _same(path: Path, written: list[int | str], *, glance: bool) -> bool:
+    size = path.stat().st_size
+    return size == written[0] and ((glance and size > _SMALL) or _sum(path) == written)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """What `sums.json` holds, None where there is none. Raises OSError and ValueError."""
+    try:
+        data = (folder / SUMS).read_bytes()
+    except FileNotFoundError:
+        return None
+    head, comma, body = data.partition(b",")
+    if head + comma != _head(body).encode():
+        raise ValueError(f"{SUMS} is changed")
+    written: dict[str, Any] = json.loads(data)
+    return written
+
+
+def _seen(folder: Path) -> Iterator[str]:
+    """What can be seen to be wrong with a checkpoint that has no sums. Raises OSError."""
+    found = _files(folder)
+    needed = (_METADATA, "default/_METADATA", "default/manifest.ocdbt")
+    yield from ["it is empty"] if not found else (f"{name} is missing" for name in needed if name not in found)
+    yield from (f"{name} is not a plain file" for name in found if not _is_plain(folder / name))
+    yield from (f"{name} is empty" for name in found if not (folder / name).stat().st_size)
+    for name in (*needed[:2], *({"metrics/metrics"} & set(found))):
+        try:
+            held = json.loads((folder / name).read_bytes())
+        except (ValueError, RecursionError):
+            held = None
+        if not isinstance(held, dict):
+            yield f"{name} is damaged"
+        elif name == _METADATA and held.get("custom_metadata") == MARK:
+            yield f"{SUMS} is missing"
+
+
+def stamps(folder: Path) -> list[tuple[str, int, int, int]]:
+    """[(path, inode, bytes, ns of the last change)] of the files of a checkpoint: the same as long as they are.
+
+    Empty where they cannot be read.
+    """
+    try:
+        found = ((name, (folder / name).lstat()) for name in _files(folder))
+        return [(name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in found]
+    except OSError:
+        return []
+
+
+def size(folder: Path) -> int:
+    """The bytes that a checkpoint takes, 0 where that cannot be read."""
+    return sum(count for _, _, count, _ in stamps(folder))
+
+
+def has_sums(folder: Path) -> bool:
+    """Whether a checkpoint was written with sums, and has them."""
+    return (folder / SUMS).exists()
+
+
+# ---------------------------------------------------------------- the checkpoints of a run
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoints that lie in a workdir, whole or not, sorted. Raises AlexNetError."""
+    return sorted(int(name) for name in _names(workdir) if name.isascii() and name.isdigit() and str(int(name)) == name)
+
+
+def _names(workdir: Path) -> list[str]:
+    try:
+        with files.named(workdir / FOLDER, "read"):
+            return sorted(os.listdir(workdir / FOLDER))
+    except AlexNetError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return []
+        raise
+
+
+def newest_whole(workdir: Path, *, set_aside: bool, say: Say) -> int | None:
+    """The step of the newest checkpoint that is whole, None where there is none at all.
+
+    Damaged ones are told, and with `set_aside` renamed to "130.damaged", which nothing reads; older ones are glanced
+    at. Raises AlexNetError where all are damaged: a run does not start anew over what may be mended.
+    """
+    folder, there = workdir / FOLDER, steps(workdir)
+    wrong: dict[int, str] = {}
+    for step in reversed(there):
+        if not (found := problem(folder / str(step))):
+            break
+        wrong[step] = found
+    else:
+        aside = [name for name in _names(workdir) if ".damaged" in name]
+        if not there and not aside:
+            return None
+        what = [f"{step} is damaged ({why})" for step, why in wrong.items()] + [
+            f"{name} was set aside" for name in aside
+        ]
+        raise AlexNetError(
+            f"No checkpoint in {folder} is whole: {', '.join(what[:3])}{' ...' if len(what) > 3 else ''}: "
+            "restore one from a copy, or use another workdir to start anew."
+        )
+    if set_aside:
+        older = {old: problem(folder / str(old), glance=True) for old in there if old < step}
+        wrong |= {old: why for old, why in older.items() if why}
+    for damaged, why in wrong.items():
+        done = f"set aside as {_move_aside(folder / str(damaged), f'{damaged}.damaged')}, " if set_aside else ""
+        say(f"checkpoint {folder / str(damaged)} is damaged: {why}; {done}and step {step:,} is used instead")
+    if not has_sums(folder / str(step)):
+        say(f"checkpoint {folder / str(step)} has no sums, as in older versions: a change in it would not be noticed")
+    return step
+
+
+def _move_aside(path: Path, name: str) -> str:
+    """Renames a file or folder to a name beside it, or that with a number; the name it got. Raises AlexNetError."""
+    stem, dot, ending = name.partition(".damaged")
+    numbers = iter(range(2, 1_000_000))
+    while os.path.lexists(path.with_name(name)):
+        name = f"{stem}{dot}-{next(numbers)}{ending}"
+    with files.named(path, f"set aside as {name}"):
+        path.rename(path.with_name(name))
+        files.sync(path.parent)
+    return name
+
+
+def mend(workdir: Path, *, say: Say) -> None:
+    """Restores the config and the classes of a run from its newest checkpoint where they are damaged or missing.
+
+    What lay there is kept beside them. It changes nothing where no checkpoint has a copy. Raises AlexNetError.
+    """
+    for name, load in ((configs.SAVED_AS, configs.load), (configs.CLASSES, configs.load_classes)):
+        path = workdir / name
+        try:
+            load(workdir)
+        except AlexNetError as error:
+            step, text = _copy(workdir, name)
+            forbidden = isinstance(error.__cause__, PermissionError)
+            if text is None or forbidden or (path.is_file() and path.read_bytes() == _encoded(text)):
+                continue
+            kept = ""
+            if os.path.lexists(path):
+                aside = _move_aside(path, f"{path.stem}.damaged{path.suffix}")
+                kept = f"; what was there is kept as {aside}"
+            files.write_text(path, text)
+            what = "damaged" if kept else "missing"
+            say(f"{path} was {what} and is restored from the copy in checkpoint {step:,}{kept}")
+
+
+def _copy(workdir: Path, name: str) -> tuple[int, str | None]:
+    """(the step, the text) of the newest copy of a run's file, (0, None) without one."""
+    for step in reversed(steps(workdir)):
+        try:
+            written = _read(workdir / FOLDER / str(step))
+        except (OSError, ValueError):
+            continue
+        if written and name in written["run"]:
+            return step, written["run"][name]
+    return 0, None
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
