@@ -26,7 +26,7 @@ def summarize(config: ConfigDict, *, classes: int | None = None) -> str:
 
     `classes` is by default what the config's data set has. Raises AlexNetError.
     """
-    model, pixels = parts.network(config, classes or _classes(config)), config.data.crop_pixels
+    model, pixels = parts.network(config, classes or classes_of(config)), config.data.crop_pixels
     rows = table.rows(model, pixels)
     data = "" if classes else f" ({config.data.name})"
     towers = "1 tower" if model.towers == 1 else f"{model.towers} towers"
@@ -46,7 +46,8 @@ def summarize(config: ConfigDict, *, classes: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _classes(config: ConfigDict) -> int:
+def classes_of(config: ConfigDict) -> int:
+    """How many classes the config's data set has. Raises AlexNetError where that cannot be known without it."""
     name = config.data.name
     if datasets.is_imagenet(name) or name == "synthetic":
         return 1000
