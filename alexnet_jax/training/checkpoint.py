@@ -70,6 +70,8 @@ class Checkpoints:
             if (newest := sums.newest_whole(self.workdir, set_aside=False, say=say)) is not None:
                 return newest
         elif which == "best" and there:
+            for step in there:  # one that lost its metrics may have been the best
+                _verify(self.folder / str(step), glance=True)
             evaluated = [(_top1(metrics), step) for step in there if (metrics := self.metrics(step))]
             if not evaluated:
                 raise AlexNetError(f"No checkpoint in {self.folder} was evaluated yet: use checkpoint=latest.")
@@ -87,7 +89,7 @@ class Checkpoints:
         if not path.parent.exists():
             return None
         metrics = files.read_json(path)
-        if not isinstance(metrics, dict) or not isinstance(metrics.get(BEST_BY), float):
+        if not isinstance(metrics, dict) or not isinstance(metrics.get(BEST_BY), int | float):
             raise AlexNetError(f"{path} is damaged: use another checkpoint than {step} (checkpoint=STEP).")
         return metrics
 
@@ -230,9 +232,9 @@ def _errno(error: BaseException) -> int | None:
     return next((number for number in known if os.strerror(number) in str(error)), None)
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: Path, *, glance: bool = False) -> None:
     """Raises AlexNetError where a checkpoint is not as it was written."""
-    if wrong := sums.problem(folder):
+    if wrong := sums.problem(folder, glance=glance):
         raise _damaged(folder, wrong)
 
 
@@ -260,20 +262,6 @@ def told_by_first(find: Callable[[], int | None]) -> int | None:
         raise AlexNetError(heard["error"])
     found: int | None = heard["found"]
     return found
-
-
-def resume_from(workdir: Path, *, say: sums.Say) -> int | None:
-    """The step that the run in `workdir` resumes from, None for a new one: that of its newest whole checkpoint.
-
-    Damaged checkpoints are set aside, a damaged config or list of classes is restored, and `say` tells so. To be called
-    before `Checkpoints` are opened. Raises AlexNetError, also where there are checkpoints and none is whole.
-    """
-
-    def found() -> int | None:
-        sums.mend(workdir, say=say)
-        return sums.newest_whole(workdir, set_aside=True, say=say)
-
-    return told_by_first(found)
 
 
 def _top1(metrics: dict[str, Any]) -> float:

@@ -39,6 +39,8 @@ def write(folder: Path, workdir: Path | None = None) -> None:
         sums = dict(zip(names, pool.map(lambda name: _sum(folder / name, sync=True), names), strict=True))
     for below in {folder, *((folder / name).parent for name in names)}:
         files.sync(below)
+    for log in workdir.glob("*.jsonl") if workdir else ():
+        files.sync(log)  # a run that resumes from here has its history up to here
     there = [workdir / name for name in _COPIED if (workdir / name).is_file()] if workdir else []
     run = {path.name: path.read_bytes().decode(errors="surrogateescape") for path in there}
     body = json.dumps({"files": sums, "run": run}, indent=1).removeprefix("{")
@@ -122,10 +124,11 @@ def _same(path: Path, written: list[int | str], *, glance: bool) -> bool:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     """What `sums.json` holds, None where there is none. Raises OSError and ValueError."""
-    try:
-        data = (folder / SUMS).read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(folder / SUMS):
         return None
+    if not _is_plain(folder / SUMS):
+        raise ValueError(f"{SUMS} is not a plain file")
+    data = (folder / SUMS).read_bytes()
     head, comma, body = data.partition(b",")
     if head + comma != _head(body).encode():
         raise ValueError(f"{SUMS} is changed")
