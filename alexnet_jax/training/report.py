@@ -1,7 +1,7 @@
 """What a run says: on the terminal, in train.log, in metrics.jsonl and to TensorBoard."""
 
+import contextlib
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -17,46 +17,51 @@ from tqdm import tqdm
 from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
 
-METRICS = "metrics.jsonl"
-_LINE_START = '{"step": '
+METRICS, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
 T = TypeVar("T")
 
 
 class Report:
     """The one place that prints and writes. Only the first process of several does either.
 
-    `metrics.jsonl` has one object a line, flushed at once: training lines with `step` and `loss`,
-    evaluations with `step` and `eval_top1`. A training run that starts or resumes at `first_step` cuts
-    off what a killed one wrote after that, so that the file holds one history; None only appends.
+    `metrics.jsonl` has one object a line, written at once: training lines with `step` and `loss`, evaluations with
+    `step` and `eval_top1`. A training run that starts or resumes at `first_step` cuts off what a killed one wrote
+    after that, so that the file holds one history, and moves lines that cannot be read to `metrics.damaged.jsonl`.
+    None only appends: what cannot be written, as in a workdir that one may only read, is told once and left out.
     """
 
     def __init__(self, workdir: Path, *, main: bool, first_step: int | None = None) -> None:
-        self._main = main
+        self._main, self._appends = main, first_step is None
         self._bar: Any = None
+        self._board: Any = None
+        self._unwritten = set[Path]()
         self.evaluated: dict[int, dict[str, Any]] = {}  # the same in every process: they decide by it
         self._path, self._log_path = workdir / METRICS, workdir / "train.log"
-        entries, cut, ended = _logged(self._path)
-        if first_step is not None:
-            self._rewind(entries, first_step)
+        said = self._rewind(first_step) if first_step is not None else []
         if not main:
             return
-        with files.named(self._log_path, "written"):
-            self._log: TextIO = self._log_path.open("a", encoding="utf-8")
-        with files.named(self._path, "written"):
-            if first_step is None and cut:
-                os.truncate(self._path, self._path.stat().st_size - len(cut.encode()))
-            self._metrics: TextIO = self._path.open("a", encoding="utf-8")
-            self._metrics.write("" if ended or first_step is not None else "\n")
-        with files.named(board := workdir / "tensorboard", "written"):
+        for line in said:
+            self.say(line)
+        board = workdir / "tensorboard"
+        with self._written(board), files.named(board, "written"):
             self._board = SummaryWriter(str(board), purge_step=None if first_step is None else first_step + 1)
 
-    def _rewind(self, entries: list[dict[str, Any]], first_step: int) -> None:
-        kept = [entry for entry in entries if entry["step"] <= first_step]
-        for entry in kept:
+    def _rewind(self, first_step: int) -> list[str]:
+        """Takes the history up to `first_step`, and leaves no other in the file; what was wrong with it, in words."""
+        entries, damaged = _logged(self._path)
+        kept = [(line, entry) for line, entry in entries if entry["step"] <= first_step]
+        for _, entry in kept:
             if "eval_top1" in entry and "mode" not in entry:  # not one of --mode=eval
                 self.evaluated[entry["step"]] = entry
-        if self._main:
-            files.write_text(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        if not self._main:
+            return []
+        aside = self._path.with_name(DAMAGED)
+        for number, line in damaged:
+            files.append_line(aside, json.dumps({"line": number, "text": line}))
+        files.write_text(self._path, "".join(line + "\n" for line, _ in kept))
+        numbers = some_of(tuple(str(number) for number, _ in damaged))
+        what = f"lines {numbers} of {self._path} are" if len(damaged) > 1 else f"line {numbers} of {self._path} is"
+        return [f"{what} not whole: kept in {aside.name}, and left out of the history"] if damaged else []
 
     def __enter__(self) -> "Report":
         return self
@@ -68,12 +73,23 @@ class Report:
             return
         self._close_bar()
         try:
-            self._board.close()
-            self._metrics.close()
-            self._log.close()
+            if self._board is not None:
+                self._board.close()
         except OSError as error:  # a full disk, which has been told if it ended the run
-            if value is None:
+            if value is None and not self._appends:
                 raise AlexNetError(f"{self._path.parent} cannot be written: {error.strerror}.") from error
+
+    @contextlib.contextmanager
+    def _written(self, path: Path) -> Iterator[None]:
+        """What is only appended to is left out where it cannot be written: an evaluation is worth printing anyway."""
+        try:
+            yield
+        except AlexNetError as error:
+            if not self._appends:
+                raise
+            if path not in self._unwritten:
+                self._unwritten.add(path)
+                print(f"not written: {error}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in train.log."""
@@ -90,9 +106,10 @@ class Report:
             print(text, file=sys.stderr, flush=True)
 
     def _note(self, text: str) -> None:
-        with files.named(self._log_path, "written"):
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            self._log.flush()
+        if self._log_path not in self._unwritten:
+            with self._written(self._log_path):
+                line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+                files.append_line(self._log_path, line, synced=False)
 
     def start(self, *, step: int, steps: int) -> None:
         """Shows the progress bar, on a terminal only, until the last step."""
@@ -148,10 +165,10 @@ class Report:
         self.say(f"step {entry['step']}  {describe(entry)}")
 
     def _write(self, entry: dict[str, Any]) -> None:
-        with files.named(self._path, "written"):
-            self._metrics.write(json.dumps(entry) + "\n")
-            self._metrics.flush()
-        for name, value in entry.items():
+        if self._path not in self._unwritten:
+            with self._written(self._path):
+                files.append_line(self._path, json.dumps(entry), synced="eval_top1" in entry)
+        for name, value in entry.items() if self._board else ():
             if name != "step" and isinstance(value, int | float):
                 group = "eval" if "eval_top1" in entry else "train"
                 self._board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, entry["step"])
@@ -198,33 +215,35 @@ def fitted(text: str) -> str:
     )
 
 
-def _logged(path: Path) -> tuple[list[dict[str, Any]], str, bool]:
-    """(the entries, a last line that is cut off or "", whether the rest ends in a newline).
+def _logged(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[int, str]]]:
+    """([(line, entry)] of the lines that are whole, [(number, line)] of the others), but for empty ones.
 
-    A killed run, or a full disk, leaves a line that is cut off. Raises AlexNetError for the log of something else.
+    A killed run or a full disk leaves a last line that is cut off; a damaged disk, lines of anything. Bytes that are
+    not text are kept as lone surrogates. Raises AlexNetError where the file cannot be read.
     """
-    lines = (files.read_text(path) if path.exists() else "").split("\n")
-    last = lines.pop()
-    is_cut = _entry(last) is None and last.startswith(_LINE_START[: len(last)])
-    if not is_cut:
-        lines.append(last)
-    entries = []
+    with files.named(path, "read"):
+        lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    whole, damaged = [], []
     for number, line in enumerate(lines, 1):
-        entry = _entry(line)
-        if entry is None:
-            raise AlexNetError(
-                f"{path} is not the log of a run: line {number} is not a JSON object with a step. Remove it."
-            )
-        entries.append(entry)
-    return entries, last if is_cut else "", is_cut
+        text = line.decode("utf-8", "surrogateescape")
+        if (entry := _entry(line)) is not None:
+            whole.append((text, entry))
+        elif line:
+            damaged.append((number, text))
+    return whole, damaged
 
 
-def _entry(line: str) -> dict[str, Any] | None:
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line of the log holds, None where it is not one."""
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = json.loads(line.decode("utf-8"))
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+            return None
+        if "eval_top1" in entry:
+            describe(entry)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+    return entry
 
 
 def some_of(names: tuple[str, ...]) -> str:
