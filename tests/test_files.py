@@ -2,6 +2,9 @@
 
 import os
 import stat
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,61 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(failure: BaseExceptio
         )
         assert os.listdir(tmp_path) == there
     assert path.read_bytes() == b"old"
+
+
+def test_it_is_on_the_disk_before_it_has_its_name_and_so_has_its_name_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is renamed before it is synced may be there and empty after a power failure."""
+    path, order = tmp_path / "a.txt", list[str]()
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        order.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def replaced(growing: Path, final: Path) -> Path:
+        order.append("renamed")
+        return replace(growing, final)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    files.write_text(path, "text")
+    assert order[0].endswith(".tmp.txt")
+    assert order[1:] == ["renamed", tmp_path.name]
+    order.clear()
+    files.append_line(path, "more")
+    assert order == ["a.txt"]
+    files.append_line(path, "more", synced=False)
+    assert order == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("there", "then"), [(None, "new\n"), ("", "new\n"), ("old\n", "old\nnew\n"), ("cut off", "cut off\nnew\n")]
+)
+def test_a_line_is_added_on_a_line_of_its_own(there: str | None, then: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    if there is not None:
+        path.write_text(there)
+    files.append_line(path, "new")
+    assert path.read_text() == then
+    files.append_line(path, "gr\u00fcn")
+    assert path.read_bytes() == f"{then}gr\u00fcn\n".encode()
+
+
+def test_a_line_that_does_not_fit_is_not_there_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old\n")
+    code = f"""
+        import resource
+        from pathlib import Path
+        from alexnet_jax import files
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        files.append_line(Path({str(path)!r}), "0123456789")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert "a.txt cannot be written: No space left on device: make room." in done.stderr
+    assert path.read_text() == "old\n"
 
 
 def test_a_process_that_ends_in_the_middle_drops_what_is_unfinished(tmp_path: Path) -> None:
