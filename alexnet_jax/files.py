@@ -82,7 +82,7 @@ def make_folder(path: Path) -> None:
     """Makes a folder and those above it. Raises AlexNetError where there is a file or no permission."""
     with named(path, "made"):
         if path.exists() and not path.is_dir():
-            raise AlexNetError(f"{path} is a file, not a folder.")
+            raise AlexNetError(f"{path} is a file, not a folder: name another place.")
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -102,8 +102,8 @@ def read_json(path: Path) -> Any:
         raise AlexNetError(f"{path} {what}: restore it from a copy, or remove it and start again.") from None
 
 
-# What helps against an error of the file system.
-_REMEDIES = {
+# What helps against an error of the file system; the one that may stand beside any other comes last.
+REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in your quota",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
@@ -113,12 +113,11 @@ _REMEDIES = {
     errno.ESTALE: "mount its disk again",
     errno.ENOTCONN: "mount its disk again",
     errno.EIO: "look after its disk",
+    errno.EISDIR: "move that folder away",
+    errno.ENOTDIR: "name another place",
+    errno.ENAMETOOLONG: "name another place",
+    errno.ENOENT: "see that its folder is there, or name another place",
 }
-
-
-def remedy(number: int | None) -> str:
-    """What to do about an `errno`, in words: "make room"; "" where nothing is known to help."""
-    return _REMEDIES.get(number or 0, "")
 
 
 @contextlib.contextmanager
@@ -127,7 +126,8 @@ def named(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        todo = f": {advice}" if (advice := remedy(error.errno)) else ""
-        raise AlexNetError(f"{path} cannot be {what}: {error.strerror or error}{todo}.") from error
+        is_missing = what == "read" and error.errno == errno.ENOENT  # which says it all
+        advice = "" if is_missing else REMEDIES.get(error.errno or 0, "")
+        raise AlexNetError(f"{path} cannot be {what}: {error.strerror or error}{advice and ': '}{advice}.") from error
     except UnicodeDecodeError as error:
         raise AlexNetError(f"{path} cannot be {what}: it is not UTF-8 text ({error.reason}).") from error

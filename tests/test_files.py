@@ -117,13 +117,16 @@ def test_a_process_that_ends_in_the_middle_drops_what_is_unfinished(tmp_path: Pa
     assert path.read_text() == "whole"
 
 
+_SEE = "see that its folder is there, or name another place"
+
+
 def test_where_nothing_can_be_written_the_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, why in (
-        (tmp_path / "nowhere" / "a.txt", "No such file or directory"),
-        (tmp_path / "file" / "a.txt", "Not a directory"),
-        (tmp_path, "Is a directory"),
-        (Path("/proc/a.txt"), "No such file or directory"),
+        (tmp_path / "nowhere" / "a.txt", f"No such file or directory: {_SEE}"),
+        (tmp_path / "file" / "a.txt", "Not a directory: name another place"),
+        (tmp_path, "Is a directory: move that folder away"),
+        (Path("/proc/a.txt"), f"No such file or directory: {_SEE}"),
     ):
         with pytest.raises(AlexNetError) as error:
             files.write_text(path, "text")
@@ -136,11 +139,11 @@ def test_a_folder_is_made_with_those_above_it_or_the_error_names_it(tmp_path: Pa
     files.make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(AlexNetError, match=r"/file is a file, not a folder\.$"):
+    with pytest.raises(AlexNetError, match=r"/file is a file, not a folder: name another place\.$"):
         files.make_folder(tmp_path / "file")
-    with pytest.raises(AlexNetError, match=r"/file/below cannot be made: Not a directory\.$"):
+    with pytest.raises(AlexNetError, match=r"/file/below cannot be made: Not a directory: name another place\.$"):
         files.make_folder(tmp_path / "file" / "below")
-    with pytest.raises(AlexNetError, match=r"cannot be made: File name too long\.$"):
+    with pytest.raises(AlexNetError, match=r"cannot be made: File name too long: name another place\.$"):
         files.make_folder(tmp_path / ("x" * 300))
 
 

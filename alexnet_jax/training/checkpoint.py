@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -189,7 +188,7 @@ class Checkpoints:
         except Exception as error:
             number = _errno(error)
             why = os.strerror(number) if number else (str(error).splitlines() or [type(error).__name__])[0][:200]
-            todo = f"{advice}, then start" if (advice := files.remedy(number)) else "start"
+            todo = f"{files.REMEDIES[number]}, then start" if number in files.REMEDIES else "start"
             raise AlexNetError(
                 f"A checkpoint in {self.folder} cannot be written: {why}: {todo} the same command again{self._kept()}."
             ) from error
@@ -228,8 +227,7 @@ def _errno(error: BaseException) -> int | None:
         if isinstance(behind, OSError) and behind.errno:
             return behind.errno
         behind = behind.__cause__ or behind.__context__
-    known = (number for number in errno.errorcode if files.remedy(number))
-    return next((number for number in known if os.strerror(number) in str(error)), None)
+    return next((number for number in files.REMEDIES if os.strerror(number) in str(error)), None)
 
 
 def _verify(folder: Path, *, glance: bool = False) -> None:
