@@ -191,7 +191,7 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if not isinstance(saved, dict):
         raise AlexNetError(f"{path} is not the config of a run: it holds a {type(saved).__name__}.")
     try:
-        config = ConfigDict(tuples(saved))
+        config = ConfigDict(tuples(_with_later_fields(saved)))
         check(config)
     except (AlexNetError, ValueError, RecursionError) as error:  # ValueError: a name with a dot in it
         raise AlexNetError(f"{path} is not the config of a run: {_first_line(error)}") from error
@@ -200,6 +200,18 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
     config.lock()
     check(config)
     return config
+
+
+# Fields that came later, and what a run does that was saved without them.
+_LATER = {"mesh.hybrid": False, "mesh.exchange_dtype": "float32", "train.rollbacks": 0}
+
+
+def _with_later_fields(saved: dict[str, Any]) -> dict[str, Any]:
+    for name, value in _LATER.items():
+        section, field = name.split(".")
+        if isinstance(saved.get(section), dict):
+            saved[section].setdefault(field, value)
+    return saved
 
 
 def load_classes(workdir: Path) -> tuple[str, ...]:
@@ -235,14 +247,15 @@ def tuples(value: Any) -> Any:
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[tuple[str, Any, Any]]:
     """[(field, our value, their value)] of every leaf that differs; None where there is none."""
-    left, right = (dict(_flat(c)) for c in (ours, theirs))
+    left, right = (dict(flat(c)) for c in (ours, theirs))
     keys = sorted(left.keys() | right.keys())
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
-def _flat(config: ConfigDict, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: ConfigDict, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(section.field, value) of every leaf."""
     for key, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from _flat(value, f"{path}{key}.")
+            yield from flat(value, f"{path}{key}.")
         else:
             yield path + key, value

@@ -101,7 +101,7 @@ FLOORS = (
     ("alexnet_jax.network", "alexnet_jax.data"),
     ("alexnet_jax.configs",),
     ("alexnet_jax.files",),
-    ("alexnet_jax.errors", "alexnet_jax"),
+    ("alexnet_jax.errors", "alexnet_jax.ending", "alexnet_jax"),
 )
 
 

@@ -8,13 +8,17 @@ import re
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NoReturn
 
+from alexnet_jax import ending
 from alexnet_jax.commands import interrupts
 from alexnet_jax.errors import AlexNetError
+
+_OTHERS_SECONDS = 3.0
 
 
 def run(command: str, argv: list[str]) -> None:
@@ -31,8 +35,13 @@ def run(command: str, argv: list[str]) -> None:
     except Exception as error:
         if interrupts.asked():
             raise
+        if ending.is_one_of_several() and not isinstance(error, AlexNetError):
+            time.sleep(_OTHERS_SECONDS)  # where another process is gone, collectives fail here: that is told instead
         words = as_flags(str(error)) if isinstance(error, AlexNetError) else _in_words(error)
-        sys.exit("error: " + " ".join(words.splitlines()))
+        words = "error: " + " ".join(words.splitlines())
+        if ending.is_one_of_several():
+            ending.leave(words, status=ending.FAILED)
+        sys.exit(words)
 
 
 @contextlib.contextmanager
@@ -81,7 +90,10 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 # ---------------------------------------------------------------- errors
 
 # Arguments of the library that are flags of a command.
-_FLAGS = "config|workdir|checkpoint|data_dir|input|output|classes|channels|views|recipe|top"
+_FLAGS = (
+    "config|workdir|checkpoint|coordinator|num_processes|process_id|start_timeout|data_dir|input|output|classes|channels"
+    "|views|recipe|top"
+)
 
 
 def as_flags(message: str) -> str:

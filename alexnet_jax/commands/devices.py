@@ -7,19 +7,11 @@ import jax
 from alexnet_jax.errors import AlexNetError
 
 
-def settle(*, cpu_devices: int | None = None, distributed: bool = False) -> None:
+def settle(*, cpu_devices: int | None = None) -> None:
     """Chooses the devices and starts JAX on them. Raises AlexNetError where it cannot."""
     if cpu_devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", cpu_devices)
-    if distributed:
-        try:
-            jax.distributed.initialize()
-        except (RuntimeError, ValueError) as error:
-            raise AlexNetError(
-                f"--distributed found no cluster to join ({_first_line(error)}): start it under Slurm, MPI, Kubernetes "
-                "or on Cloud TPU, or leave it out for a single process."
-            ) from error
     try:
         jax.devices()
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs, memory
 from alexnet_jax.commands import devices
@@ -30,7 +31,24 @@ flags.DEFINE_string("checkpoint", "latest", "With --mode=eval: latest, best or a
 flags.DEFINE_integer(
     "cpu_devices", None, "Run on this many virtual CPU devices", lower_bound=1, upper_bound=512, flag_values=_FLAGS
 )
-flags.DEFINE_bool("distributed", False, "One of several processes (jax.distributed.initialize)", flag_values=_FLAGS)
+# Several processes: docs/clusters.md.
+flags.DEFINE_bool(
+    "distributed", None, "Join the processes of a cluster: by default where there is one, --nodistributed: never",
+    flag_values=_FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer("processes", 1, "Start so many processes here", lower_bound=1, upper_bound=64, flag_values=_FLAGS)
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, outside of a known cluster", flag_values=_FLAGS)
+flags.DEFINE_integer("num_processes", None, "How many processes there are", lower_bound=1, flag_values=_FLAGS)
+flags.DEFINE_integer("process_id", None, "Which one this is, from 0", lower_bound=0, flag_values=_FLAGS)
+flags.DEFINE_string(
+    "local_devices", None, "The devices of this process: all, or numbers such as 0,1", flag_values=_FLAGS
+)
+flags.DEFINE_float("start_timeout", 120.0, "Seconds to wait for all processes", lower_bound=1.0, flag_values=_FLAGS)
+flags.DEFINE_float("peer_timeout", 30.0, "Seconds of silence until one is lost", lower_bound=2.0, flag_values=_FLAGS)
+flags.DEFINE_float(
+    "hang_timeout", 600.0, "Seconds, at least, in which nothing moves until the run ends; 0: never",
+    lower_bound=0.0, flag_values=_FLAGS,
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
@@ -41,43 +59,66 @@ def main(argv: list[str]) -> None:
         return
     overrides, rest = split_overrides(argv)
     _parse(rest)
-    mode, workdir = _FLAGS.mode, Path(_FLAGS.workdir) if _FLAGS.workdir else None
-    if mode == "eval":
-        if workdir is None:
-            config = configs.load_recipe(_FLAGS.config)
-            workdir = _default_workdir(_FLAGS.config, config.data.name)
-        config = configs.load(workdir, overrides)  # before the devices start: they take seconds
-        devices.settle(cpu_devices=_FLAGS.cpu_devices, distributed=_FLAGS.distributed)
-        memory.check(config, training=False)
-        from alexnet_jax.training import evaluation
-
-        evaluation.evaluate_checkpoint(workdir, which=_FLAGS.checkpoint, overrides=overrides)
+    workdir = Path(_FLAGS.workdir) if _FLAGS.workdir else None
+    if _FLAGS.mode == "eval":
+        _evaluate(argv, overrides, workdir)
         return
     config = configs.load_recipe(_FLAGS.config, overrides)
-    devices.settle(cpu_devices=_FLAGS.cpu_devices, distributed=_FLAGS.distributed)
-    if mode == "summary":
+    if _FLAGS.mode == "train":
+        _train(argv, config, workdir or _default_workdir(_FLAGS.config, config.data.name))
+        return
+    devices.settle(cpu_devices=_FLAGS.cpu_devices)
+    if _FLAGS.mode == "summary":
         from alexnet_jax.commands import summary
 
         print(summary.summarize(config))
         return
-    memory.check(config, training=mode != "probe")
-    if mode == "probe":
+    memory.check(config, training=_FLAGS.mode != "probe")
+    if _FLAGS.mode == "probe":
         from alexnet_jax.training import start
 
         print(start.probe_start(config))
-    elif mode == "bench_input":
+    else:
         from alexnet_jax.commands import bench_input
 
         print(bench_input.bench_input(config))
-    else:
-        from alexnet_jax.training import loop, signals
 
-        workdir = workdir or _default_workdir(_FLAGS.config, config.data.name)
-        eval_command = f"{program()} --mode=eval --workdir={shlex.quote(str(workdir))}"
+
+def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
+    from alexnet_jax.commands import cluster
+    from alexnet_jax.training import loop, signals, watch
+
+    status = 0
+    with cluster.joined(_FLAGS, argv, cluster.facts_of(config)) as peers:
+        devices.settle(cpu_devices=_FLAGS.cpu_devices)
+        memory.check(config, training=True)
         try:
-            loop.train(config, workdir, command=f"{program()} {shlex.join(argv)}", eval_command=eval_command)
+            loop.train(
+                config, workdir,
+                command=f"{program()} {shlex.join(argv)}",
+                eval_command=f"{program()} --mode=eval --workdir={shlex.quote(str(workdir))}",
+                peers=peers, watch=watch.Watch(_FLAGS.hang_timeout),
+            )  # fmt: skip
         except signals.Interrupted as stop:
-            sys.exit(128 + stop.signal)
+            status = 128 + stop.signal
+    if status:
+        sys.exit(status)
+
+
+def _evaluate(argv: list[str], overrides: list[str], workdir: Path | None) -> None:
+    from alexnet_jax.commands import cluster
+    from alexnet_jax.training import evaluation, watch
+
+    if workdir is None:
+        config = configs.load_recipe(_FLAGS.config)
+        workdir = _default_workdir(_FLAGS.config, config.data.name)
+    config = configs.load(workdir, overrides)  # before the devices start: they take seconds
+    with cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint)) as peers:
+        devices.settle(cpu_devices=_FLAGS.cpu_devices)
+        memory.check(config, training=False)
+        evaluation.evaluate_checkpoint(
+            workdir, which=_FLAGS.checkpoint, overrides=overrides, peers=peers, watch=watch.Watch(_FLAGS.hang_timeout)
+        )
 
 
 def program() -> str:

@@ -1,6 +1,7 @@
 """From records to batches: a batch is a pure function of (seed, step), wherever and however it is computed."""
 
 import dataclasses
+import hashlib
 import functools
 import itertools
 import multiprocessing
@@ -127,6 +128,21 @@ def eval_batches(
     batches = -(-len(split.source) // batch_size)
     load = _LoadInOrder(split, images, batch_size, share)
     return _checked(_iterate(0, batches, load, feed), split, feed)
+
+
+def fingerprint(split: Split) -> dict[str, Any]:
+    """What tells this split from another one: its size, and digests of its classes and of some of its records."""
+    digest = hashlib.blake2b(digest_size=8)
+    for number in np.linspace(0, len(split.source) - 1, 8).round().astype(int).tolist():
+        record = split.source[number]
+        image = record["image"]
+        digest.update(image if isinstance(image, bytes) else np.ascontiguousarray(image).tobytes())
+        digest.update(f"{record['key']} {record['label']}".encode())
+    return {
+        f"the number of images of {split.name}": len(split.source),
+        f"the classes of {split.name}": hashlib.blake2b("\n".join(split.class_names).encode(), digest_size=8).hexdigest(),
+        f"the records of {split.name}": digest.hexdigest(),
+    }
 
 
 def some_images(split: Split, images: Images, count: int) -> np.ndarray:

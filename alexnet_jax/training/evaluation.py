@@ -11,60 +11,80 @@ from ml_collections import ConfigDict
 from alexnet_jax import config as configs, parts
 from alexnet_jax.allowed import check_batches
 from alexnet_jax.data import feed
-from alexnet_jax.evaluate import EvalStep, evaluate, make_eval_step
-from alexnet_jax.network import model as models
+from alexnet_jax.evaluate import evaluate, make_eval_step
+from alexnet_jax.network import model as models, towers
 from alexnet_jax.network.preprocess import Input, Views
 from alexnet_jax.network.towers import DATA
+from alexnet_jax.training import peers as processes
 from alexnet_jax.training.checkpoint import restore_network
+from alexnet_jax.training.peers import Peers
 from alexnet_jax.training.report import Report, describe_classes
+from alexnet_jax.training.watch import Watch
 
 
 def evaluator(
     config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: feed.Split, inputs: Input, report: Report
 ) -> Callable[..., dict[str, Any]]:
-    """`evaluate(variables, last=False)` over the whole of `split`; it calls `check` before each batch.
+    """`evaluate(variables, last=False)` over the whole of `split`; it calls `check` with the number of each batch.
 
     The last evaluation of a run has all views, unless config.eval.views says "center"; the others have the center.
+    It is compiled before the first batch is checked: several processes meet there, one of which may need longer.
     """
-    steps: dict[Views, EvalStep] = {}
+    steps: dict[Views, Any] = {}
 
-    def run(variables: Any, *, last: bool = False, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def run(variables: Any, *, last: bool = False, check: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
         views = parts.views(config)
         views = views if last and config.eval.views == "all" else views[:1]
-        if views not in steps:
-            steps[views] = make_eval_step(models.tower_program(model), mesh, inputs=inputs, views=views)
+
+        def checked(batches: Iterator[feed.Batch]) -> Iterator[feed.Batch]:
+            for number, batch in enumerate(batches):
+                if views not in steps:
+                    step: Any = make_eval_step(model, mesh, inputs=inputs, views=views)
+                    steps[views] = step.lower(variables, towers.to_devices(batch, mesh)).compile()
+                check(number)
+                yield batch
+
         batches = -(-len(split.source) // config.eval.batch_size)
         what = f"evaluating {len(views)} views" if len(views) > 1 else "evaluating"
         watched = report.watch(parts.eval_batches(config, split, mesh, report.warn), total=batches, what=what)
-        entry = evaluate(steps[views], variables, _checked(watched, check), mesh, split.class_names)
+
+        def step(*given: Any) -> Any:
+            return steps[views](*given)
+
+        entry = evaluate(step, variables, checked(watched), mesh, split.class_names)
         count = {"eval_views": len(views)} if len(views) > 1 else {}
         return entry | count | {"eval_split": f"{config.data.name} {split.name}"}
 
     return run
 
 
-def _checked(batches: Iterator[feed.Batch], check: Callable[[], None]) -> Iterator[feed.Batch]:
-    for batch in batches:
-        check()
-        yield batch
-
-
-def evaluate_checkpoint(workdir: Path, *, which: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate_checkpoint(
+    workdir: Path, *, which: str, overrides: Sequence[str] = (), peers: Peers | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
     """Evaluates checkpoint `which` (latest, best or a step) of `workdir` on the devices that are there.
 
     The config is the one saved beside it, with `overrides` ("section.field=value") set in it. Raises AlexNetError
     where there is no such checkpoint, or one of another network.
     """
+    peers, watch = peers or processes.alone(), watch or Watch(0.0)
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     mesh = parts.mesh(config)
     check_batches(config, mesh.shape[DATA])
+    watch.doing("restoring a checkpoint")
     net = restore_network(workdir, which, mesh=mesh, overrides=overrides)
     split = parts.open_split(config, config.data.eval_split)
     configs.check_classes(workdir, split.class_names)
+    processes.compare(peers, feed.fingerprint(split) | {"the step of the checkpoint": net.step})
+
+    def check(batch: int) -> None:
+        watch.doing("")
+        peers.meet(f"batch {batch}")
+        watch.doing("evaluating", f" batch {batch}")
+
     inputs = parts.inputs(config, folder=split.folder, workdir=workdir)
     with Report(workdir, main=jax.process_index() == 0) as report:
         run = evaluator(config, net.model, mesh, split, inputs, report)
-        entry = {"step": net.step, **run(net.variables, last=True), "mode": "eval"}
+        entry = {"step": net.step, **run(net.variables, last=True, check=check), "mode": "eval"}
         report.evaluation(entry)
         report.say(describe_classes(entry))
     return entry

@@ -1,7 +1,7 @@
 """A training run that can be stopped anywhere and resumes to the bit."""
 
+import itertools
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,50 +11,100 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, files, parts
+from alexnet_jax import config as configs, ending, files, parts
 from alexnet_jax.data import feed, pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
-from alexnet_jax.training import plan as plans, provenance, start
+from alexnet_jax.training import left_out, peers as processes, plan as plans, provenance, start, sums
 from alexnet_jax.training.checkpoint import Checkpoints
 from alexnet_jax.training.clock import Clock
 from alexnet_jax.training.evaluation import evaluator
+from alexnet_jax.training.peers import Peers
 from alexnet_jax.training.report import Report, describe
 from alexnet_jax.training.resume import Resume, resume
 from alexnet_jax.training.setup import Parts, open_parts
 from alexnet_jax.training.signals import Interrupted, StopRequest
 from alexnet_jax.training.step import TrainState, make_train_step
+from alexnet_jax.training.watch import Watch
 
 
-def train(config: ConfigDict, workdir: Path, *, command: str, eval_command: str) -> "Run":
+class Diverged(AlexNetError):
+    """The loss or the parameters were not finite at `step`; `good` is the step of the last good checkpoint, or None."""
+
+    def __init__(self, message: str, *, step: int, good: int | None) -> None:
+        super().__init__(message)
+        self.step, self.good = step, good
+
+
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    command: str,
+    eval_command: str,
+    peers: Peers | None = None,
+    watch: Watch | None = None,
+) -> "Run":
     """Trains to the end, or raises Interrupted or AlexNetError with everything good saved.
 
-    `command` and `eval_command` are what a person is told to type to resume and to evaluate.
+    `command` and `eval_command` are what a person is told to type to resume and to evaluate. `peers` are the processes
+    of a run of several, `watch` its watchdog.
     """
+    peers, watch = peers or processes.alone(), watch or Watch(0.0)
+    watch.doing("opening the data")
     opened = open_parts(config, workdir)
-    files.make_folder(workdir)
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    latest = checkpoints.latest()
+    processes.compare(peers, feed.fingerprint(opened.split) | feed.fingerprint(opened.eval_split))
+    if peers.main:
+        files.make_folder(workdir)
+    processes.same_folder(peers, workdir)
+    while True:
+        try:
+            return _train(opened, workdir, peers, watch, command=command, eval_command=eval_command)
+        except Diverged as loss:
+            if len(left_out.read(workdir, loss.step)) >= config.train.rollbacks or loss.good is None:
+                raise
+            peers.meet(f"the rollback from step {loss.step}")  # all have read what the first one now writes to
+            if peers.main:
+                left_out.add(workdir, after_step=loss.good, batches=loss.step - loss.good)
+
+
+def _train(opened: Parts, workdir: Path, peers: Peers, watch: Watch, *, command: str, eval_command: str) -> "Run":
+    """From the newest whole checkpoint, or from the start, to the end."""
+    told: list[str] = []
+    watch.doing("verifying the checkpoints")
+    found = sums.newest_whole(workdir, set_aside=True, say=told.append) if peers.main else None
+    latest = peers.meet("the newest whole checkpoint", found)[0]
+    checkpoints = Checkpoints(workdir, keep=opened.config.checkpoint.keep)
     saved = None if latest is None else configs.load(workdir)
     if saved is not None:
         configs.check_classes(workdir, opened.split.class_names)
     where = resume(opened.config, saved, latest=latest, plan=opened.plan, workdir=workdir)
-    main = jax.process_index() == 0
-    if main:
+    skips = left_out.read(workdir, where.first_step)
+    peers.meet("what the workdir holds")  # all have read it before the first one writes
+    if peers.main:
         _write_start(opened, workdir, where, command)
-    with Report(workdir, main=main, first_step=where.first_step) as report, StopRequest() as stop:
-        for line in (*start.introduction(opened, where, workdir), *where.changed):
+    ending.note(lambda: f"{_saved_in_words(checkpoints.folder)}; to resume: {command}")
+    with Report(workdir, main=peers.main, first_step=where.first_step) as report:
+        for line in (*start.introduction(opened, where, workdir), *told, *where.changed, *map(str, skips)):
             report.say(line)
-        run = Run(opened, workdir, checkpoints, report, where, command=command)
+        run = Run(opened, workdir, checkpoints, report, where, command=command, peers=peers, watch=watch)
         try:
-            state = start.first_state(opened, where, checkpoints, report)
-            run.loop(state, stop)
+            watch.doing("preparing the first step")
+            peers.meet("the first state")
+            run.loop(start.first_state(opened, where, checkpoints, report), skipped=sum(s.batches for s in skips))
         finally:
+            watch.doing("saving a checkpoint")
             checkpoints.close()
+            watch.doing("")
         entry = report.evaluated[opened.plan.steps]
         last = checkpoints.folder / str(opened.plan.steps)
         report.say(f"done: {describe(entry)}; checkpoint {last}; evaluate it with: {eval_command}")
     return run
+
+
+def _saved_in_words(folder: Path) -> str:
+    steps = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()] if folder.is_dir() else []
+    return f"the last whole checkpoint is of step {max(steps):,}" if steps else "no checkpoint was written yet"
 
 
 def _write_start(opened: Parts, workdir: Path, where: Resume, command: str) -> None:
@@ -62,18 +112,25 @@ def _write_start(opened: Parts, workdir: Path, where: Resume, command: str) -> N
     if opened.config.data.mean_image:
         files.write(workdir / pixel_statistics.MEAN_IMAGE, lambda path: np.save(path, opened.inputs.mean))
     line = {"step": where.first_step, "command": command} | provenance.environment()
-    starts = workdir / "starts.jsonl"
-    with files.named(starts, "written"), starts.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    files.append_line(workdir / "starts.jsonl", json.dumps(line))
 
 
 class Run:
     """The loop over the parts of one run. It is longer than other classes because a step happens in one place."""
 
     def __init__(
-        self, opened: Parts, workdir: Path, checkpoints: Checkpoints, report: Report, where: Resume, *, command: str
+        self,
+        opened: Parts,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        report: Report,
+        where: Resume,
+        *,
+        command: str,
+        peers: Peers,
+        watch: Watch,
     ) -> None:
-        self.parts, self.workdir, self.command = opened, workdir, command
+        self.parts, self.workdir, self.command, self.peers, self.watch = opened, workdir, command, peers, watch
         self.checkpoints, self.report, self.first_step = checkpoints, report, where.first_step
         self._plateau = plans.plateau_rule(opened.config)
         self._evaluate_views = evaluator(
@@ -81,59 +138,81 @@ class Run:
         )
         self._unseen: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the device
         self._clock = Clock()
+        self._saved = self.first_step
 
-    def loop(self, state: TrainState, stop: StopRequest) -> None:
-        """From the first step to the last. Raises Interrupted or AlexNetError."""
+    def loop(self, state: TrainState, *, skipped: int = 0) -> None:
+        """From the first step to the last; `skipped` batches are left out. Raises Interrupted or AlexNetError."""
         p, every, step = self.parts, self.parts.config, self.first_step
+        # Up to here, and in what follows, there is nothing to save: a signal ends the process.
+        if p.plan.evaluates(step):
+            state, _ = self._evaluate(state)  # the run may have been stopped right before it
+        if step == p.plan.steps:
+            return
+        batches = self._batches(step + skipped)
+        first = next(batches)
+        train_step = self._compiled(state, first)
+        batches = itertools.chain([first], batches)
+        with StopRequest():
+            while step < p.plan.steps:
+                self.watch.doing("waiting for data", f" of step {step + 1}")
+                with self._clock.waiting():
+                    batch = next(batches)
+                if signal := self._asked(f"step {step + 1}"):
+                    self._stop(step, state, signal)
+                self.watch.doing("computing", f" step {step + 1}")
+                # Both are only started: the transfer of this batch runs beside the steps before it.
+                state, metrics = train_step(state, towers.to_devices(batch, p.mesh))
+                step += 1
+                self._started(step, metrics)
+                if step % every.log.every_steps == 0 or step == p.plan.steps:
+                    self._log(step)
+                due = p.plan.evaluates(step)
+                if due or step % every.checkpoint.every_steps == 0:
+                    with self._clock.paused():
+                        try:
+                            state, evaluation = self._evaluate(state) if due else (state, None)
+                        except Interrupted as stop:
+                            self._stop(step, state, stop.signal)
+                        self._save(step, state, evaluation)
+
+    def _asked(self, where: str) -> int:
+        """The signal that asks this process or another one to stop, 0 without one: the same on all, who meet here.
+
+        Nobody waits for another one inside a collective, in which a CPU gives up after 30 s.
+        """
+        self.watch.doing("")  # those who are waited for have watchdogs of their own
+        return max(self.peers.meet(where, StopRequest.asked()))
+
+    def _compiled(self, state: TrainState, batch: feed.Batch) -> Any:
+        """The step, compiled before the first of it: processes that need longer than others are waited for."""
+        p = self.parts
+        self.report.say("compiling the step ...")
+        self.watch.doing("compiling")
+        self._clock.restart(0)
         train_step = make_train_step(
             p.model, p.optimizer, p.mesh, p.shapes(), batch_size=p.plan.batch_size, inputs=p.inputs,
             augmentation=plans.build_augmentation(p.config, images=p.plan.images),
         )  # fmt: skip
-        if p.plan.evaluates(step):
-            state, evaluation = self._evaluate(state, stop)  # the run may have been stopped right before it
-            if evaluation is None:
-                self._stop(step, stop)
-        batches = self._batches(step)
-        if step < p.plan.steps:
-            self.report.say("compiling the step ...")
-        self._clock.restart(step)
-        while step < p.plan.steps:
-            with self._clock.waiting():
-                batch = next(batches)
-            # Both are only started: the transfer of this batch runs beside the steps before it.
-            state, metrics = train_step(state, towers.to_devices(batch, p.mesh))
-            step += 1
-            self._started(step, metrics)
-            if step % every.log.every_steps == 0 or step == p.plan.steps:
-                self._log(step)
-            stopping = bool(stop.signal) or self.checkpoints.reached_preemption(step)
-            due = p.plan.evaluates(step) and not stopping
-            if due or step % every.checkpoint.every_steps == 0 or stopping:
-                with self._clock.paused():
-                    state, evaluation = self._evaluate(state, stop) if due else (state, None)
-                    self._save(step, state, evaluation)
-                if stopping or (due and evaluation is None):
-                    self._stop(step, stop)
+        compiled = train_step.lower(state, towers.to_devices(batch, p.mesh)).compile()  # type: ignore[attr-defined]
+        self.report.say(f"compiled in {self._clock.seconds_per_step(1):.0f} s")
+        self.report.start(step=self.first_step, steps=p.plan.steps)
+        self._clock.restart(self.first_step)
+        return compiled
 
-    def _stop(self, step: int, stop: StopRequest) -> NoReturn:
+    def _stop(self, step: int, state: TrainState, signal: int) -> NoReturn:
+        if step > self._saved:
+            self._save(step, state, None)
         self.checkpoints.close()
         self.report.say(f"saved at step {step:,} of {self.parts.plan.steps:,}; to resume: {self.command}")
-        raise Interrupted(stop.signal or signal.SIGTERM)
+        raise Interrupted(signal)
 
     def _started(self, step: int, metrics: dict[str, jax.Array]) -> None:
         self._unseen.append((step, metrics))
         if len(self._unseen) > 2:  # two steps ahead of the device, so that stopping does not wait for more
             jax.block_until_ready(self._unseen[-3][1])
-        if step > self.first_step + 1:
-            self.report.tick()
-            return
-        jax.block_until_ready(metrics)  # compilation is not training: bar and clock start after it
-        self.report.say(f"compiled in {self._clock.seconds_per_step(step):.0f} s")
-        self.report.start(step=step, steps=self.parts.plan.steps)
-        if step % self.parts.config.log.every_steps:
-            self._clock.restart(step)
+        self.report.tick()
 
-    def _batches(self, step: int) -> Iterator[feed.Batch]:
+    def _batches(self, number: int) -> Iterator[feed.Batch]:
         p, c = self.parts, self.parts.config.data
         return feed.train_batches(
             p.split,
@@ -141,7 +220,7 @@ class Run:
             parts.make_feed(p.config, self.report.warn),
             batch_size=p.plan.batch_size,
             seed=p.config.train.seed,
-            step=step,
+            step=number,
             share=towers.feed_share(p.mesh),
         )
 
@@ -152,16 +231,19 @@ class Run:
         for step, metrics in seen:
             if not np.isfinite(metrics["loss"]):
                 self.checkpoints.drop(step - 1)  # this loss is that of its parameters
-                raise self._divergence(f"The loss is {metrics['loss']} at step {step}", seen[0][0], seen[-1][0])
+                raise self._divergence(f"The loss is {metrics['loss']} at step {step}", seen[0][0], step)
         return {"step": seen[-1][0], **{name: float(value) for name, value in seen[-1][1].items()}} if seen else {}
 
-    def _divergence(self, what: str, first: int, last: int) -> AlexNetError:
+    def _divergence(self, what: str, first: int, step: int) -> Diverged:
         self.checkpoints.close()
-        good = self.checkpoints.latest()
+        good = self.peers.meet(f"the divergence at step {step}", self.checkpoints.latest())[0]
         kept = f"the checkpoint of step {good} in {self.workdir} is kept" if good else "no checkpoint was written yet"
-        return AlexNetError(
-            f"{what} (checked steps {first} to {last}): the run has diverged and stops here; {kept}. "
-            f"Try a config.train.learning_rate below {self.parts.config.train.learning_rate:g}."
+        return Diverged(
+            f"{what} (checked steps {first} to {step}): the run has diverged and stops here; {kept}. "
+            f"Try a config.train.learning_rate below {self.parts.config.train.learning_rate:g}, or "
+            "config.train.rollbacks, which leaves these batches out.",
+            step=step,
+            good=good,
         )
 
     def _log(self, step: int) -> None:
@@ -177,30 +259,38 @@ class Run:
         }
         self.report.step(entry, steps=plan.steps)
 
-    def _evaluate(self, state: TrainState, stop: StopRequest) -> tuple[TrainState, dict[str, Any] | None]:
+    def _evaluate(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """(the state with what the plateau schedule learns from it, the evaluation), made once per step.
 
-        None, and the state as it was, where the run is asked to stop meanwhile: resumed, it evaluates first.
+        Raises Interrupted where the run is asked to stop meanwhile: resumed, it evaluates first.
         """
         step = int(state.step)
         if (entry := self.report.evaluated.get(step)) is None:
             self._look()
-            try:
-                evaluated = self._evaluate_views(state.variables, last=step == self.parts.plan.steps, check=stop.check)
-            except Interrupted:
-                return state, None
+
+            def check(batch: int) -> None:
+                if signal := self._asked(f"batch {batch} of the evaluation at step {step}"):
+                    raise Interrupted(signal)
+                self.watch.doing("evaluating", f" at step {step}")
+
+            self.watch.doing("compiling")
+            evaluated = self._evaluate_views(state.variables, last=step == self.parts.plan.steps, check=check)
             entry = {"step": step, **evaluated}
             self.report.evaluation(entry)
         if self._plateau:
             plateau = self._plateau.after(state.opt_state.plateau, step=step, error=100.0 - entry["eval_top1"])
-            state = state.replace(opt_state=state.opt_state._replace(plateau=plateau))
+            state = state.replace(
+                opt_state=state.opt_state._replace(plateau=towers.on_every_device(plateau, self.parts.mesh))
+            )
         return state, entry
 
     def _save(self, step: int, state: TrainState, evaluation: dict[str, Any] | None) -> None:
+        self.watch.doing("saving a checkpoint", f" of step {step}")
         self._look()
         if not bool(_all_finite((state.params, state.statistics))):
             raise self._divergence("The parameters are no longer finite", step, step)
         self.checkpoints.save(step, state, evaluation)
+        self._saved = step
 
 
 @jax.jit

@@ -20,11 +20,16 @@ def environment() -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": packages(),
         "commit": _commit(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
     }
+
+
+def packages() -> dict[str, str]:
+    """The versions of what computes, reads and writes."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _commit() -> str | None:

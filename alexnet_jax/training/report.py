@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class Report:
-    """The one place that prints and writes. Only the first process of several does either.
+    """The one place that prints and writes, which makes it longer than other classes. Only the first process does.
 
     `metrics.jsonl` has one object a line, written at once: training lines with `step` and `loss`, evaluations with
     `step` and `eval_top1`. A training run that starts or resumes at `first_step` cuts off what a killed one wrote
@@ -31,10 +32,11 @@ class Report:
     """
 
     def __init__(self, workdir: Path, *, main: bool, first_step: int | None = None) -> None:
-        self._main, self._appends = main, first_step is None
+        self._main, self._appends, self._is_open = main, first_step is None, False
         self._bar: Any = None
+        self._out, self._err = _Lasting(sys.stdout), _Lasting(sys.stderr)
         self._board: Any = None
-        self._unwritten = set[Path]()
+        self._unwritten: dict[Path, AlexNetError] = {}
         self.evaluated: dict[int, dict[str, Any]] = {}  # the same in every process: they decide by it
         self._path, self._log_path = workdir / METRICS, workdir / "train.log"
         said = self._rewind(first_step) if first_step is not None else []
@@ -42,9 +44,16 @@ class Report:
             return
         for line in said:
             self.say(line)
+        for path in (self._path, self._log_path):
+            with self._written(path), files.named(path, "written"):
+                path.open("ab").close()
         board = workdir / "tensorboard"
         with self._written(board), files.named(board, "written"):
             self._board = SummaryWriter(str(board), purge_step=None if first_step is None else first_step + 1)
+        if self._unwritten:
+            names = ", ".join(path.name for path in self._unwritten)
+            _warn(f"not written: {names}: {next(iter(self._unwritten.values()))}")
+        self._is_open = True
 
     def _rewind(self, first_step: int) -> list[str]:
         """Takes the history up to `first_step`, and leaves no other in the file; what was wrong with it, in words."""
@@ -87,23 +96,25 @@ class Report:
         except AlexNetError as error:
             if not self._appends:
                 raise
-            if path not in self._unwritten:
-                self._unwritten.add(path)
-                print(f"not written: {error}", file=sys.stderr, flush=True)
+            self._unwritten[path] = error
+            if self._is_open:
+                _warn(f"not written: {path.name}: {error}")
 
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in train.log."""
         if self._main:
-            tqdm.write(fitted(text), file=sys.stdout)
-            sys.stdout.flush()
+            tqdm.write(fitted(text), file=self._out)
+            self._out.flush()
             self._note(text)
+            if self._out.is_gone() and self._log_path not in self._unwritten:
+                self._note("the terminal, or whatever read stdout, is gone: the run goes on, and so does this log")
 
     def warn(self, text: str) -> None:
         """A line for people from any process: what the feed of another process finds is said there."""
         if self._main:
             self.say(text)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _warn(text)
 
     def _note(self, text: str) -> None:
         if self._log_path not in self._unwritten:
@@ -115,7 +126,8 @@ class Report:
         """Shows the progress bar, on a terminal only, until the last step."""
         if self._main and step < steps:
             self._bar = tqdm(
-                total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.1, leave=False,
+                total=steps, initial=step, unit="step", file=self._err, disable=None, dynamic_ncols=True,
+                smoothing=0.1, leave=False,
                 bar_format="{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {remaining} left{postfix}",
             )  # fmt: skip
 
@@ -132,7 +144,7 @@ class Report:
             yield from batches
             return
         with tqdm(
-            total=total, desc=what, unit="batch", disable=None, dynamic_ncols=True, leave=False,
+            total=total, desc=what, unit="batch", file=self._err, disable=None, dynamic_ncols=True, leave=False,
             bar_format="{percentage:3.0f}%|{bar}| {desc}, batch {n_fmt}/{total_fmt}, {remaining} left",
         ) as bar:  # fmt: skip
             for batch in batches:
@@ -179,6 +191,45 @@ class Report:
             self._bar = None
 
 
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Lasting:
+    """A stream that may go away, as a terminal that is closed or `head -1`: what nobody reads is dropped."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._gone = stream, False
+
+    def is_gone(self) -> bool:
+        """Whether it went away since the last time this was asked."""
+        gone, self._gone = self._gone, False
+        return gone
+
+    def write(self, text: str) -> int:
+        self._unless_gone("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._unless_gone("flush")
+
+    def _unless_gone(self, verb: str, *given: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            getattr(self._stream, verb)(*given)
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # what is still in its buffer goes nowhere, without an error
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            self._stream, self._gone = None, True
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())  # tqdm asks it for the width of the terminal
+
+
 def describe(entry: dict[str, Any]) -> str:
     """An evaluation in words."""
     name, percent = min(entry["eval_classes"].items(), key=lambda item: item[1])
@@ -206,7 +257,7 @@ def describe_classes(entry: dict[str, Any]) -> str:
 
 def fitted(text: str) -> str:
     """A line as the terminal can show it: broken between words, the rest indented. Elsewhere as it is."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
         return text
     width = max(40, shutil.get_terminal_size().columns - 1)
     return "\n".join(

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM ask a run to save and stop."""
+"""Ctrl-C, SIGTERM and SIGHUP ask a run to save and stop."""
 
-import os
 import signal
 from types import FrameType
 
-import jax
+from alexnet_jax import ending
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -18,38 +19,43 @@ class Interrupted(Exception):
 class StopRequest:
     """While it is entered, the first signal asks the loop to stop after its step; the second ends it at once.
 
-    One of several processes must not stop alone: there jax.distributed takes SIGTERM, and
-    `Checkpoints.reached_preemption` says at which step all of them stop.
+    Outside of it there is nothing to save, and the handlers of the command end it right away. One of several processes
+    must not stop alone: `signal` is what it says at their next meeting, where all of them learn of it.
     """
+
+    _entered: "StopRequest | None" = None
 
     def __init__(self) -> None:
         self.signal = 0
+        self._own = 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        numbers = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
-        self._before = {number: signal.signal(number, self._ask) for number in numbers}
+        ignored = [number for number in NUMBERS if signal.getsignal(number) is signal.SIG_IGN]  # as under nohup
+        self._before = {number: signal.signal(number, self._ask) for number in NUMBERS if number not in ignored}
+        StopRequest._entered = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def check(self) -> None:
-        """Raises Interrupted where the run is asked to stop: for what lasts longer than a step."""
-        if self.signal:
-            raise Interrupted(self.signal)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            self._restore()
-            signal.raise_signal(number)
-            return
-        self.signal = number
-        # A handler runs in the middle of anything, also of a write to the log or the terminal, and such
-        # a write must not be started a second time: this goes past Python's buffers.
-        line = f"\n{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)\n"
-        os.write(1, line.encode())
-
-    def _restore(self) -> None:
+        StopRequest._entered = None
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @classmethod
+    def ask(cls, number: int) -> None:
+        """What a signal to another process does here: it asks the loop, or ends what has nothing to save."""
+        if cls._entered is None:
+            ending.leave(status=128 + number)
+        cls._entered.signal = cls._entered.signal or number
+
+    @classmethod
+    def asked(cls) -> int:
+        """The number of the signal that asked the loop which runs here, 0 without one."""
+        return cls._entered.signal if cls._entered else 0
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._own += 1
+        if self._own > 1:
+            ending.leave(status=128 + number)
+        self.signal = self.signal or number
+        ending.say_now(f"\n{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)\n")

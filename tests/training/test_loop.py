@@ -376,7 +376,9 @@ def _run_until(command: list[str], step: int, number: signal.Signals) -> tuple[i
         return process.wait(), said
 
 
-def test_a_signal_in_the_middle_of_writing_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_in_the_middle_of_writing_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Python's buffers refuse a write within a write, so the answer to a signal may not use them."""
 
     class Interrupting(io.RawIOBase):
@@ -384,17 +386,15 @@ def test_a_signal_in_the_middle_of_writing_the_log(tmp_path: Path, capfd: pytest
             return True
 
         def write(self, b: Any) -> int:
-            if not stop.signal:
+            if not StopRequest.asked():
                 signal.raise_signal(signal.SIGTERM)
             return len(b)
 
-    with Report(tmp_path, main=True) as report:
-        report._log.close()
-        report._log = io.TextIOWrapper(io.BufferedWriter(Interrupting()))
-        with StopRequest() as stop:
-            report.say("step 1")
-    assert stop.signal == signal.SIGTERM
-    assert "SIGTERM: saving after this step" in capfd.readouterr().out
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Interrupting())))
+    with Report(tmp_path, main=True) as report, StopRequest():
+        report.say("step 1")
+        assert StopRequest.asked() == signal.SIGTERM
+    assert "SIGTERM: saving after this step" in capfd.readouterr().err
 
 
 def test_killed_anywhere_it_ends_as_if_undisturbed(

@@ -131,7 +131,7 @@ def test_what_an_evaluation_cannot_write_is_told_once_and_the_rest_goes_on(
     assert out.splitlines()[0].startswith("step 2  top-1 50.00 %")
     assert out.splitlines()[1] == "hello"
     assert err.splitlines() == [
-        f"not written: {tmp_path / name} cannot be written: No space left on device: make room."
+        f"not written: {name}: {tmp_path / name} cannot be written: No space left on device: make room."
         for name in (METRICS, "train.log")
     ]
     assert os.listdir(tmp_path / "tensorboard")  # which could be written
@@ -162,7 +162,22 @@ def test_a_workdir_that_one_may_only_read_is_evaluated_and_not_trained_in(tmp_pa
     assert done.stdout.splitlines()[0].startswith("step 2  top-1 50.00 %")
     why = "cannot be written: Permission denied: make it yours, or name another place."
     assert done.stdout.splitlines()[1] == f"{tmp_path / METRICS} {why}"
-    assert sorted(done.stderr.splitlines()) == [
-        f"not written: {tmp_path / name} {why}" for name in (METRICS, "tensorboard", "train.log")
-    ]
+    said = f"not written: {METRICS}, train.log, tensorboard: {tmp_path / METRICS} {why}"
+    assert done.stderr.splitlines() == [said]
     assert os.listdir(tmp_path) == [METRICS]
+
+
+@pytest.mark.parametrize("gone", ["a closed pipe", "no stream at all"])
+def test_a_terminal_that_is_gone_is_told_once_in_the_log(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", stream if gone == "a closed pipe" else None)
+        with Report(tmp_path, main=True) as report:
+            for text in ("one", "two", "three"):
+                report.say(text)
+    lines = [line.split(maxsplit=2)[2] for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert [line for line in lines if line in ("one", "two", "three")] == ["one", "two", "three"]
+    assert sum("is gone" in line for line in lines) == (gone == "a closed pipe")
