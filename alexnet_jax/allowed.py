@@ -132,7 +132,7 @@ _ALLOWED: dict[str, Any] = {
         "dropout": {"rate": _between(0, 1), "inverted": _FLAG},
     },
     "init_from": _TEXT,
-    "mesh": {"tower": _count(0, 64)},
+    "mesh": {"tower": _count(0, 64), "hybrid": _FLAG, "exchange_dtype": _one_of("float32", "bfloat16")},
     "train": {
         "batch_size": _count(1, 1_000_000),
         "epochs": _ABOVE_0,
@@ -157,6 +157,7 @@ _ALLOWED: dict[str, Any] = {
         "power": _at_least(0),
         "momentum": _between(0, 1),
         "weight_decay": _at_least(0),
+        "rollbacks": _count(0, 1000),
     },
     "eval": {
         "batch_size": _count(1, 1_000_000),
@@ -180,6 +181,11 @@ def check(config: ConfigDict) -> None:
         if not allowed(value):
             raise AlexNetError(f"{path}={_shown(value)} is not possible: it must be {words}.")
     _check_layers(config)
+    if config.mesh.hybrid and config.mesh.tower > 1:
+        raise AlexNetError(
+            f"config.mesh.hybrid=True has all towers on every device, so config.mesh.tower={config.mesh.tower} is not "
+            "possible: use 1, or 0."
+        )
     if len(config.data.color_std) != len(config.data.color_vectors):
         raise AlexNetError("config.data.color_vectors must be () where config.data.color_std is, and only there.")
     if config.data.crop_pixels > config.data.resize_pixels:

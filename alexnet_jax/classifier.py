@@ -143,7 +143,8 @@ class Classifier:
         mesh: Mesh | None = None,
     ) -> None:
         self.config, self.class_names, self.inputs = config, class_names, inputs
-        self.tower = parts.network(config, len(class_names))
+        # Its features are read operation by operation, so all units are on every device, however they were trained.
+        self.tower = parts.network(config, len(class_names)).clone(hybrid=False)
         self._operations = _operations(self.tower, self.image_pixels)
         self.mesh = mesh or _one_device(config)
         towers.check_mesh(self.mesh, towers=self.tower.towers)
@@ -225,8 +226,7 @@ class Classifier:
                     f"Label {label} is {theirs!r} in {data} and {ours!r} in the network: evaluate it on the classes "
                     "that it was trained on."
                 )
-        program = models.tower_program(self.tower)
-        step = evaluation.make_eval_step(program, self.mesh, inputs=self.inputs, views=chosen)
+        step = evaluation.make_eval_step(self.tower, self.mesh, inputs=self.inputs, views=chosen)
         # Threads alone: worker processes would start a script again that has no main guard.
         threads, _ = feed.parallelism(c.threads, 0)
         say = functools.partial(warnings.warn, stacklevel=2)
@@ -316,7 +316,7 @@ class Classifier:
 
                 return jax.lax.map(one, jnp.asarray(np.asarray(views, np.int32))).mean(axis=0)
 
-            specs = (placement.specs(self.tower, self.variables), PER_EXAMPLE)
+            specs = (placement.specs(self.tower, self.variables, self.mesh), PER_EXAMPLE)
             self._compiled[what, views] = towers.sharded(step, mesh=self.mesh, in_specs=specs, out_specs=PER_EXAMPLE)
         return self._compiled[what, views]
 

@@ -9,23 +9,24 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from alexnet_jax.data.feed import Batch
-from alexnet_jax.network import towers
+from alexnet_jax.network import placement, towers
+from alexnet_jax.network.model import AlexNet, tower_program
 from alexnet_jax.network.preprocess import Input, Views, crop_view
 from alexnet_jax.network.ranking import is_among_best
-from alexnet_jax.network.towers import DATA, EVERYWHERE, PER_EXAMPLE, PER_TOWER
+from alexnet_jax.network.towers import DATA, EVERYWHERE, PER_EXAMPLE
 
 Counts = dict[str, jax.Array]
 EvalStep = Callable[[Any, dict[str, jax.Array]], Counts]
 
 
-def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Input, views: Views) -> EvalStep:
+def make_eval_step(model: AlexNet, mesh: Mesh, *, inputs: Input, views: Views) -> EvalStep:
     """The jitted `step(variables, batch)` -> sums over the whole batch, by class: images [K], and for the
-    center crop and for all views: loss, top1 [K], top5 [K].
+    center crop and for all views: loss, top1 [K], top5 [K]. The variables lie as `placement.specs` says.
 
     The images of a batch are squares that all views fit into; the probabilities of the views are
     averaged (2012 source, `layer.cu`:1804). With one view there are no sums of "views".
     """
-    run = towers.over_towers(program, mesh=mesh)
+    run, specs = _placed(model, mesh, inputs)
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> Counts:
         real_B = batch["label"] >= 0
@@ -37,21 +38,28 @@ def make_eval_step(program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Inp
         sums["images"] = _by_class(real_B, labels_B, probabilities.shape[-1])
         return towers.sum_over_data(sums, mesh, "metrics")
 
-    return towers.sharded(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=EVERYWHERE)
+    return towers.sharded(step, mesh=mesh, in_specs=(specs, PER_EXAMPLE), out_specs=EVERYWHERE)
 
 
 def make_probabilities_step(
-    program: Callable[..., jax.Array], mesh: Mesh, *, inputs: Input, views: Views
+    model: AlexNet, mesh: Mesh, *, inputs: Input, views: Views
 ) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
     """The jitted `step(variables, batch)` -> probabilities [2, B, K]: by the center crop, and the mean of all views."""
-    run = towers.over_towers(program, mesh=mesh)
+    run, specs = _placed(model, mesh, inputs)
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
         probabilities = probabilities_of_views(run, variables, batch["image"], inputs, views)
         return jnp.stack([probabilities[0], probabilities.mean(axis=0)])
 
     out = PartitionSpec(None, DATA)
-    return towers.sharded(step, mesh=mesh, in_specs=(PER_TOWER, PER_EXAMPLE), out_specs=out)
+    return towers.sharded(step, mesh=mesh, in_specs=(specs, PER_EXAMPLE), out_specs=out)
+
+
+def _placed(model: AlexNet, mesh: Mesh, inputs: Input) -> tuple[Callable[..., jax.Array], Any]:
+    """`run(variables, images)` -> logits on a device of `mesh`, and how the variables lie on it."""
+    program = tower_program(placement.for_mesh(model, mesh))
+    variables = placement.variables(model, inputs.crop_pixels)
+    return towers.over_towers(program, mesh=mesh), placement.specs(model, variables, mesh)
 
 
 def probabilities_of_views(

@@ -41,12 +41,14 @@ def network(config: ConfigDict, classes: int) -> models.AlexNet:
         batch_norm=models.BatchNorm(**c.batch_norm),
         pool=models.Pool(**c.pool),
         dropout=models.Dropout(**c.dropout),
+        exchange_dtype=config.mesh.exchange_dtype,
+        hybrid=config.mesh.hybrid,
     )
 
 
 def mesh(config: ConfigDict) -> Mesh:
     """The mesh of the config over all devices. Raises AlexNetError."""
-    return towers.make_mesh(towers=config.model.towers, tower=config.mesh.tower)
+    return towers.make_mesh(towers=config.model.towers, tower=1 if config.mesh.hybrid else config.mesh.tower)
 
 
 def inputs(config: ConfigDict, *, folder: Path | None = None, workdir: Path | None = None) -> Input:

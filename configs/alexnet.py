@@ -93,8 +93,10 @@ def base(data_name: str = "digits") -> ConfigDict:
     c.model = _model()
     c.train = _train(_TRAIN.get(name, _OWN_PICTURES))
     c.init_from = ""  # a workdir whose latest weights this run starts from; fc8 starts anew for other classes
-    # ---- mesh: data x tower. 0 puts the towers on different devices where the number of devices allows it
-    c.mesh = ConfigDict({"tower": 0})
+    # ---- mesh: data x tower. tower: 0 puts the towers on different devices where the number of devices allows it.
+    # hybrid: convolutions data parallel, fully connected layers split over all devices by units (One weird trick).
+    # exchange_dtype: what layers exchange, there and back: "float32" or "bfloat16"
+    c.mesh = ConfigDict({"tower": 0, "hybrid": False, "exchange_dtype": "float32"})
     # ---- evaluation, checkpoints, logging. views: what the last evaluation and --mode=eval average, "all" or "center"
     c.eval = ConfigDict({"batch_size": 64, "every_epochs": 1, "views": "all"})
     c.checkpoint = ConfigDict({"every_steps": checkpoint_steps, "keep": 2})  # keep: besides the best
@@ -181,6 +183,7 @@ def _train(fields: dict[str, Any]) -> ConfigDict:
     c.power = 1.0  # polynomial: (1 - step / steps) to this power
     c.momentum = 0.9
     c.weight_decay = 0.0005  # of the weights; biases have none
+    c.rollbacks = 0  # how often a loss that is not finite is answered by the last checkpoint, without the batches since
     return c
 
 

@@ -157,4 +157,4 @@ def test_every_leaf_of_the_config_is_read(
         optimizer.update(params, optimizer.init(params), params)
         plans.build_augmentation(recorder, images=1000)
         plans.plateau_rule(recorder)
-    assert {f"config.{path}" for path, _ in configs._flat(small_config)} - read == set()
+    assert {f"config.{path}" for path, _ in configs.flat(small_config)} - read == set()

@@ -43,7 +43,7 @@ def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> 
     mesh = towers.make_mesh(towers=2, tower=2, devices=jax.devices()[:4])
     inputs, views = Input(67, np.asarray([100.0, 90.0, 80.0])), preprocess.views_of(75, 67, flip=True)
     program = models.tower_program(network)
-    step = evaluate.make_eval_step(program, mesh, inputs=inputs, views=views)
+    step = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)
     sums = jax.device_get(step(variables, towers.to_devices({"image": images, "label": labels}, mesh)))
     one = jax.jit(towers.over_towers(program))
     by_hand = []

@@ -15,7 +15,7 @@ from alexnet_jax.commands import border
 from alexnet_jax.data import feed
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import make_probabilities_step
-from alexnet_jax.network import model as models, towers
+from alexnet_jax.network import towers
 from alexnet_jax.training.checkpoint import restore_network
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -120,7 +120,7 @@ def member(
     configs.check_classes(workdir, own.class_names)
     net = restore_network(workdir, which, mesh=mesh, overrides=overrides)
     inputs = parts.inputs(config, folder=own.folder, workdir=workdir)
-    predict = make_probabilities_step(models.tower_program(net.model), mesh, inputs=inputs, views=parts.views(config))
+    predict = make_probabilities_step(net.model, mesh, inputs=inputs, views=parts.views(config))
     labels, found = [], []
     total = -(-len(own.source) // config.eval.batch_size)
     for batch in tqdm(

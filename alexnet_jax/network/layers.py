@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network.towers import TOWER
+from alexnet_jax.network.towers import TOWER, own_units
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -346,14 +346,16 @@ def pooled_length(length: int, size: int, stride: int, ceil: bool) -> int:
     return windows - 1 if (windows - 1) * stride >= length else windows
 
 
-def dropout(x: jax.Array, *, rate: float, inverted: bool, keys_B: jax.Array | None) -> jax.Array:
+def dropout(x: jax.Array, *, rate: float, inverted: bool, keys_B: jax.Array | None, split_over: int = 1) -> jax.Array:
     """Dropout: [B, ...] -> the same shape. `keys_B` is a key for each example, None in evaluation.
 
     As the 2012 source does it (`layer.cu`, HiddenSexLayer; paper, section 4.2): zero with probability
     `rate` in training, and everything times 1 - `rate` in evaluation. `inverted`: what is kept is
-    divided by 1 - `rate` in training, and nothing is done in evaluation.
+    divided by 1 - `rate` in training, and nothing is done in evaluation. Where the last axis is a
+    device's share of `split_over`, the mask is that share of the whole one.
     """
     if keys_B is None:
         return x if inverted else x * (1.0 - rate)
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys_B)
+    whole = (*x.shape[1:-1], split_over * x.shape[-1])
+    keep = own_units(jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, whole))(keys_B), split_over)
     return jnp.where(keep, x / (1.0 - rate) if inverted else x, 0.0)

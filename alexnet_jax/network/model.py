@@ -7,6 +7,7 @@ words mean.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from alexnet_jax.network import layers, towers
 from alexnet_jax.network.towers import TOWER, gather_towers
 
 OPERATIONS = ("relu", "tanh", "norm", "spatial_norm", "batch_norm", "pool", "dropout")
+_BY_UNIT = frozenset(("relu", "tanh", "batch_norm", "dropout"))  # those that a part of the units can do for itself
+LOGITS = "logits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,11 @@ class AlexNet(nn.Module):
     tower. `keys_B`, one key per example, means training: it turns dropout on and makes batch norms
     use the batch, over all devices of the axis `data_axis`; the same keys go to all towers.
 
+    `hybrid` asks for the placement of 2014, in which the fully connected layers are split over the devices by units.
+    `placement.for_mesh` sets what follows from it on a mesh, `data_axis` and `split_over`, the number of those devices;
+    the parameters are this device's share then, and the images its own. `exchange_dtype` is what exchanges carry,
+    except that of the logits, whose ties would be counted as errors.
+
     It must run under an axis named `tower` (`towers.over_towers`); `AllTowers` is the module for
     everybody else. The result of each operation can be read in the collection `seen` and shifted
     through the collection `perturbations`, under the paper's names: conv1_out (what the weights
@@ -122,52 +130,91 @@ class AlexNet(nn.Module):
     batch_norm: BatchNorm
     pool: Pool
     dropout: Dropout
+    exchange_dtype: str = "float32"
+    hybrid: bool = False
     data_axis: str | None = None
+    split_over: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         _check_axis()
-        x = images
+        x, verbs, keys_of_all = images, moves(self), self._keys_of_all(keys_B)
         for number, layer in enumerate(self.stack):
+            if layer.name in verbs:
+                x = verbs[layer.name](x, layer.name, self.exchange_dtype)
             if layer.name in self.exchange:
-                x = gather_towers(x, layer.name)
+                x = gather_towers(x, layer.name, self.exchange_dtype)
             x = self._see(layer.name + "_out", self._weighted(layer, x))
-            keys = None if keys_B is None else _layer_keys(keys_B, number)
+            keys = keys_of_all if self.splits(layer) else keys_B
+            keys = None if keys is None else _layer_keys(keys, number)
             for word in layer.post_ops:
-                x = self._see(operation_name(word, layer.name), self._apply(word, layer.name, x, keys))
-        return gather_towers(x, "logits")[:, : self.classes]
+                x = self._see(operation_name(word, layer.name), self._apply(word, layer, x, keys))
+        if LOGITS in verbs:
+            x = verbs[LOGITS](x, LOGITS)
+        return gather_towers(x, LOGITS)[:, : self.classes]
+
+    @nn.nowrap
+    def splits(self, layer: ConvLayer | DenseLayer) -> bool:
+        """Whether the units of a layer are split over `split_over` devices; if not, each device has all of them."""
+        possible = isinstance(layer, DenseLayer) and _BY_UNIT.issuperset(layer.post_ops)
+        return self.split_over > 1 and possible and layer.features % self.split_over == 0
+
+    @nn.nowrap
+    def _keys_of_all(self, keys_B: jax.Array | None) -> jax.Array | None:
+        """The keys of the examples that a split layer sees."""
+        drops = any(self.splits(layer) and "dropout" in layer.post_ops for layer in self.stack)
+        return towers.gather_keys(keys_B) if drops and keys_B is not None else keys_B
 
     def _weighted(self, layer: ConvLayer | DenseLayer, x: jax.Array) -> jax.Array:
         options = dataclasses.asdict(layer)
         del options["post_ops"]
+        if self.splits(layer):
+            options["features"] //= self.split_over
         if isinstance(layer, DenseLayer):
             return layers.Dense(**options)(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
         _check_fits(x, layer.name, window=layer.kernel_size, padding=sum(layer.padding))
         return layers.Conv(**options)(x)
 
-    def _apply(self, word: str, layer_name: str, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+    def _apply(self, word: str, layer: ConvLayer | DenseLayer, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        name = operation_name(word, layer.name)
         if word in ("relu", "tanh"):
             return jax.nn.relu(x) if word == "relu" else jnp.tanh(x)
         if word == "norm":
             constants = dataclasses.asdict(self.norm)
-            gather = functools.partial(gather_towers, layer=operation_name(word, layer_name))
+            gather = functools.partial(gather_towers, layer=name, dtype=self.exchange_dtype)
             return layers.channel_norm(x, gather=gather if constants.pop("across_towers") else None, **constants)
         if word == "spatial_norm":
             return layers.spatial_norm(x, **dataclasses.asdict(self.spatial_norm))
         if word == "batch_norm":
-            constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer_name)
-            running = keys_B is None
-            with jax.named_scope(f"sum_{name}"):  # over data_axis, of the batch's mean and variance
-                return nn.BatchNorm(**constants, use_running_average=running, axis_name=self.data_axis, name=name)(x)
+            constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer.name)
+            axis = None if self.splits(layer) else self.data_axis  # a split layer sees the whole batch
+            with jax.named_scope(f"sum_{name}"):
+                return nn.BatchNorm(**constants, use_running_average=keys_B is None, axis_name=axis, name=name)(x)
         if word == "pool":
-            _check_fits(x, layer_name, window=self.pool.size, padding=0)
+            _check_fits(x, layer.name, window=self.pool.size, padding=0)
             return layers.pool(x, **dataclasses.asdict(self.pool))
         assert word == "dropout", word  # config.py has checked the words
-        return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B)
+        over = self.split_over if self.splits(layer) else 1
+        return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B, split_over=over)
 
     def _see(self, name: str, x: jax.Array) -> jax.Array:
         self.sow("seen", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         return self.perturb(name, x)
+
+
+def moves(model: AlexNet) -> dict[str, Callable[..., jax.Array]]:
+    """{layer, or LOGITS: the verb of `towers` that brings its input over `data` to where the layer needs it}, in order.
+
+    {} where nothing is split.
+    """
+    verbs = {
+        (False, True): towers.gather_examples,
+        (True, True): towers.gather_units,
+        (True, False): towers.units_to_examples,
+    }
+    names = [*(layer.name for layer in model.stack), LOGITS]
+    split = [False, *(model.splits(layer) for layer in model.stack), False]
+    return {name: verbs[way] for name, way in zip(names, itertools.pairwise(split), strict=True) if way in verbs}
 
 
 class AllTowers(AlexNet):

@@ -6,13 +6,19 @@ and every `shard_map` of the project is in this file:
 
 * both towers on one device: `jax.vmap` with the axis name `tower`;
 * one tower on each of two devices: the mesh axis `tower` under `jax.shard_map`, inside one jitted step.
+
+In the hybrid placement of 2014 the other axis, `data`, carries activations too: the verbs for that stand beside
+`gather_towers`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.errors import AlexNetError
@@ -21,17 +27,110 @@ DATA, TOWER = "data", "tower"
 
 # The whole sharding of the project. Every parameter has a leading tower axis of size T; the batch
 # is split over `data`, and every tower sees its whole share of it.
+# In the hybrid placement the last axis, the units, of a fully connected layer is split over `data`.
 PER_TOWER, PER_EXAMPLE, EVERYWHERE = PartitionSpec(TOWER), PartitionSpec(DATA), PartitionSpec()
 
 
-def gather_towers(x: jax.Array, layer: str) -> jax.Array:
+# ---------------------------------------------------------------- what crosses the towers
+
+
+def gather_towers(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
     """[..., C] of this tower -> [..., T * C], the channels of all towers in order.
 
     The exchange of the 2012 network at conv3, fc6, fc7 and fc8 (paper, section 3.2). `layer` is the one it serves: the
-    compiled program names the exchange `exchange_conv3`.
+    compiled program names the exchange `exchange_conv3`. `dtype` is what crosses, there and as a gradient back: the
+    2012 source tried half precision and lost nothing (layer-params-170-quant.cfg: quantF, quantB; 40.52 % against
+    40.53 % top-1 error). It rounds the same where towers share a device, and nothing where there is one tower.
     """
     with jax.named_scope(f"exchange_{layer}"):
-        return jax.lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
+        return _gather(x, TOWER, x.ndim - 1, dtype if jax.lax.axis_size(TOWER) > 1 else "float32")
+
+
+def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
+    """`all_gather` along `axis`, which carries `dtype` there and back."""
+    if dtype == "float32":
+        return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+    size = jax.lax.axis_size(axis_name)
+
+    def forward(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+        everyone = _widened(jax.lax.all_gather(_narrowed(x, dtype), axis_name, axis=axis, tiled=True), dtype)
+        # A copy for each: towers that share a device would share it, and their gradients would be summed before they
+        # are rounded.
+        return jnp.where(index >= 0, everyone, 0.0), None
+
+    def backward(_: None, g: jax.Array) -> tuple[jax.Array, None]:
+        # What a reduce-scatter sends, but summed in float32, in the same order everywhere.
+        for_each = jnp.stack(jnp.split(g, size, axis))
+        from_each = jax.lax.all_to_all(_narrowed(for_each, dtype), axis_name, split_axis=0, concat_axis=0, tiled=True)
+        return _widened(from_each, dtype).sum(axis=0), None
+
+    gather = jax.custom_vjp(lambda x, index: forward(x, index)[0])
+    gather.defvjp(forward, backward)
+    return gather(x, jax.lax.axis_index(axis_name))
+
+
+def _narrowed(x: jax.Array, dtype: str) -> jax.Array:
+    """The bits of x rounded to `dtype`, as integers: XLA:CPU would carry bfloat16 as float32."""
+    bits = jnp.finfo(dtype)
+    # XLA may drop a conversion there and back, but no explicit rounding.
+    return jax.lax.bitcast_convert_type(jax.lax.reduce_precision(x, bits.nexp, bits.nmant).astype(dtype), jnp.uint16)
+
+
+def _widened(bits: jax.Array, dtype: str) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, dtype).astype(jnp.float32)
+
+
+# ---------------------------------------------------------------- what crosses the replicas, in the hybrid placement
+#
+# Over the N devices of `data`, x is one of: [b, C], own examples and all units; [N * b, C], all of both;
+# [N * b, C / N], all examples and own units, as a layer gives that is split by units.
+
+
+def gather_examples(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
+    """[b, ...] of each device -> [N * b, ...] on all of them, for a split layer after a whole one.
+
+    `layer` and `dtype` are as in `gather_towers`; the compiled program names it `split_fc6`, as the next two.
+    """
+    with jax.named_scope(f"split_{layer}"):
+        return _gather(x, DATA, 0, dtype)
+
+
+def gather_units(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
+    """[N * b, u] of each device -> [N * b, N * u] on all of them, for a split layer after another one."""
+    with jax.named_scope(f"split_{layer}"):
+        return _gather(x, DATA, 1, dtype)
+
+
+def units_to_examples(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
+    """[N * b, u] -> [b, N * u], for a whole layer, or the loss, after a split layer."""
+
+    def swap(x: jax.Array, split: int) -> jax.Array:
+        x = x if dtype == "float32" else _narrowed(x, dtype)
+        x = jax.lax.all_to_all(x, DATA, split_axis=split, concat_axis=1 - split, tiled=True)
+        return x if dtype == "float32" else _widened(x, dtype)
+
+    there_and_back = jax.custom_vjp(lambda x: swap(x, 0))
+    there_and_back.defvjp(lambda x: (swap(x, 0), None), lambda _, g: (swap(g, 1),))
+    with jax.named_scope(f"split_{layer}"):
+        return there_and_back(x)
+
+
+def own_units(x: jax.Array, split_over: int) -> jax.Array:
+    """[..., N * u] -> [..., u], this device's of N = `split_over`."""
+    if split_over == 1:
+        return x
+    units = x.shape[-1] // split_over
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(DATA) * units, units, axis=x.ndim - 1)
+
+
+def gather_keys(keys_B: jax.Array) -> jax.Array:
+    """[b] keys of each device -> [N * b] on all of them."""
+    with jax.named_scope("split_keys"):
+        data = jax.lax.all_gather(jax.random.key_data(keys_B), DATA, axis=0, tiled=True)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys_B))
+
+
+# ---------------------------------------------------------------- the mesh, and how a program runs on it
 
 
 def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -39,7 +138,8 @@ def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) 
 
     `towers` is how many towers the network has; `tower` over how many devices they are spread:
     1 keeps them together, `towers` gives each its own, 0 spreads them wherever the number of devices
-    is a multiple of `towers`. Neighboring devices hold the towers of one network.
+    is a multiple of `towers`. The devices with the towers of one network have the fastest links to each other: one
+    process or host, neighbors on a TPU.
 
     Raises AlexNetError when the devices cannot be laid out that way.
     """
@@ -56,8 +156,40 @@ def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) 
             f"config.mesh.tower={tower} needs a multiple of {tower} devices, and there are {len(devices)}: "
             f"use config.mesh.tower=1, or virtual devices on a CPU (jax_num_cpu_devices={tower})."
         )
-    grid = np.asarray(devices).reshape(-1, tower)
+    grid = _grid(devices, tower)
+    crossing = sum(len({device.process_index for device in row}) > 1 for row in grid)
+    if 0 < crossing < len(grid):
+        raise AlexNetError(
+            f"The towers of {crossing} of {len(grid)} replicas would be in different processes and those of the others "
+            "in one: start each process with the same number of devices, a multiple of config.mesh.tower or a divisor "
+            "of it."
+        )
     return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _grid(devices: Sequence[Any], tower: int) -> np.ndarray:
+    """The devices as `data` x `tower`, in the order of slices (of a GPU cluster: hosts) and processes."""
+    slices = Counter(_slice(device) for device in devices)
+    devices = sorted(devices, key=lambda device: (_slice(device), device.process_index))  # else as they were given
+    plain = np.asarray(devices).reshape(-1, tower)
+    if devices[0].platform != "tpu" and len(slices) == 1:
+        return plain
+    each = len(devices) // len(slices)
+    if set(slices.values()) != {each} or each % tower:
+        return plain  # towers cross slices whatever one does
+    try:
+        if len(slices) > 1:
+            return mesh_utils.create_hybrid_device_mesh(
+                (each // tower, tower), (len(slices), 1), devices, allow_split_physical_axes=True
+            )
+        return mesh_utils.create_device_mesh(plain.shape, devices, allow_split_physical_axes=True)
+    except (AssertionError, NotImplementedError, ValueError):
+        return plain  # a part of a TPU that is not a box
+
+
+def _slice(device: Any) -> int:
+    """Devices of one slice have fast links to each other; those of a single process have no such number on a CPU."""
+    return int(getattr(device, "slice_index", 0) or 0)
 
 
 def check_mesh(mesh: Mesh, *, towers: int) -> None:
@@ -103,15 +235,16 @@ def sharded(
     return jax.jit(program, donate_argnums=donate_argnums)
 
 
-def sum_over_data(tree: Any, mesh: Mesh, what: str) -> Any:
+def sum_over_data(tree: Any, mesh: Mesh, what: str, specs: Any = EVERYWHERE) -> Any:
     """The sum of each leaf over the mesh axis `data`, inside `sharded` over `mesh`.
 
-    `what` is summed: the compiled program names it `sum_gradients` for "gradients".
+    `what` is summed: the compiled program names it `sum_gradients` for "gradients". A leaf that `specs`, a prefix of
+    the tree, splits over `data` stays as it is: its device alone has it, for the whole batch.
     """
     if mesh.shape[DATA] == 1:
         return tree  # XLA:CPU does not see that a sum over one device is a no-op, and copies every gradient through it
     with jax.named_scope(f"sum_{what}"):
-        return jax.lax.psum(tree, DATA)
+        return jax.tree.map(lambda spec, part: part if DATA in spec else jax.lax.psum(part, DATA), specs, tree)
 
 
 def feed_share(mesh: Mesh) -> tuple[int, int]:
@@ -132,6 +265,17 @@ def feed_share(mesh: Mesh) -> tuple[int, int]:
             )
     mine = rows_of[jax.process_index()]
     return int(mine[0]) // len(mine), len(owners) // len(mine)
+
+
+def on_every_device(tree: Any, mesh: Mesh) -> Any:
+    """Small arrays that every process has alike, as arrays of the whole mesh."""
+    sharding = NamedSharding(mesh, EVERYWHERE)
+
+    def spread(leaf: Any) -> jax.Array:
+        here = np.asarray(leaf)
+        return jax.make_array_from_callback(here.shape, sharding, lambda _: here)
+
+    return jax.tree.map(spread, tree)
 
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

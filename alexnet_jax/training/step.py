@@ -13,7 +13,7 @@ from alexnet_jax.network import placement, towers
 from alexnet_jax.network.model import AlexNet, init_variables, training_program
 from alexnet_jax.network.preprocess import Augmentation, Input, fold_in_each
 from alexnet_jax.network.ranking import is_among_best
-from alexnet_jax.network.towers import DATA, EVERYWHERE, PER_EXAMPLE, TOWER
+from alexnet_jax.network.towers import EVERYWHERE, PER_EXAMPLE, TOWER
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -56,11 +56,12 @@ def make_train_step(
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted `step(state, batch)` -> (state, {loss, top1, top5, rate_scale}); it consumes the old state.
 
-    `batch` is one of `data.train_batches` on `mesh`, `batch_size` its global size, `state` any tree
-    of the state's shapes. Loss in nats and rates in percent, of the whole batch before the update.
+    `batch` is one of `data.train_batches` on `mesh`, `batch_size` its global size, `state` any tree of the state's
+    shapes, which lies as `placement.specs` says. Loss in nats and rates in percent, of the whole batch before the
+    update.
     """
-    model = model.clone(data_axis=DATA if mesh.shape[DATA] > 1 else None)
-    run = towers.over_towers(training_program(model), mesh=mesh, out_axes=(None, 0))
+    run = towers.over_towers(training_program(placement.for_mesh(model, mesh)), mesh=mesh, out_axes=(None, 0))
+    spec = placement.specs(model, state, mesh)
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         step_key = jax.random.fold_in(state.key, state.step)
@@ -75,7 +76,7 @@ def make_train_step(
             return losses_B.sum() / (batch_size * mesh.shape[TOWER]), (logits_BK, statistics)
 
         (loss, (logits_BK, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        gradients = towers.sum_over_data(gradients, mesh, "gradients")
+        gradients = towers.sum_over_data(gradients, mesh, "gradients", spec.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         percent = 100.0 / batch_size
@@ -87,7 +88,6 @@ def make_train_step(
         state = TrainState(state.step + 1, params, statistics, opt_state, state.key)
         return state, towers.sum_over_data(metrics, mesh, "metrics") | {"rate_scale": opt_state.plateau.scale}
 
-    spec = placement.specs(model, state)
     return towers.sharded(
         step, mesh=mesh, in_specs=(spec, PER_EXAMPLE), out_specs=(spec, EVERYWHERE), donate_argnums=(0,)
     )
