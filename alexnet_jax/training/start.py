@@ -35,6 +35,7 @@ def introduction(opened: Parts, where: Resume, workdir: Path) -> list[str]:
         f"feed     {_feed_in_words(opened)}",
         f"network  {model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
         f"mesh     data {rows} x tower {tower} on {devices}: {placement.in_a_line(model, mesh)}",
+        *(f"{'' if number else 'map':9}{line}" for number, line in enumerate(placement.map_of(mesh))),
         f"steps    {plan.steps:,} of {plan.batch_size} images ({plan.epoch(plan.steps):.1f} epochs){resumed}",
         f"workdir  {workdir}",
         *([_HUGE_PAGES] if _lacks_huge_pages(device.platform) else []),
@@ -79,7 +80,8 @@ def first_state(opened: Parts, where: Resume, checkpoints: Checkpoints, report: 
 
 def _with_weights_of(workdir: Path, opened: Parts, state: TrainState, report: Report) -> TrainState:
     """The state with the latest weights of another run; the last layer stays new for other classes."""
-    theirs = restore_network(workdir, mesh=opened.mesh)
+    hybrid = f"mesh.hybrid={opened.config.mesh.hybrid}"  # they lie as these do
+    theirs = restore_network(workdir, mesh=opened.mesh, overrides=(hybrid,))
     if fields := differs_in(opened.config, theirs.config):
         report.say(f"differs  config.{', config.'.join(fields)}: not as in {workdir}, whose weights these are")
     last = opened.model.stack[-1].name
