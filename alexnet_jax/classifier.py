@@ -62,16 +62,11 @@ def load(
     for name, value in (("recipe", recipe), ("classes", classes), ("channels", channels)):
         if value is not None:
             raise AlexNetError(f"{path} is the workdir of a run, which knows its {name}: leave {name}={value!r} out.")
-    from absl import logging
-
+    from alexnet_jax.training import sums
     from alexnet_jax.training.checkpoint import restore_network
 
-    said = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint that it only reads
-    try:
-        restored = restore_network(path, str(checkpoint), mesh=mesh or _one_device(configs.load(path)))
-    finally:
-        logging.set_verbosity(said)
+    sums.mend(path)
+    restored = restore_network(path, str(checkpoint), mesh=mesh or _one_device(configs.load(path)))
     inputs = _inputs(restored.config, workdir=path)
     return Classifier(restored.config, restored.class_names, restored.variables, inputs=inputs, mesh=mesh)
 

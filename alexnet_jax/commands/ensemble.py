@@ -16,6 +16,7 @@ from alexnet_jax.data import feed
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import make_probabilities_step
 from alexnet_jax.network import towers
+from alexnet_jax.training import sums
 from alexnet_jax.training.checkpoint import restore_network
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -105,6 +106,7 @@ def member(
     `overrides` ("section.field=value") are set in the run's config, such as where its data lie here.
     Raises AlexNetError.
     """
+    sums.mend(workdir)
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     mesh = parts.mesh(config)
     check_batches(config, mesh.shape[towers.DATA])

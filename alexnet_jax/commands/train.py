@@ -107,11 +107,12 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
 
 def _evaluate(argv: list[str], overrides: list[str], workdir: Path | None) -> None:
     from alexnet_jax.commands import cluster
-    from alexnet_jax.training import evaluation, watch
+    from alexnet_jax.training import evaluation, sums, watch
 
     if workdir is None:
         config = configs.load_recipe(_FLAGS.config)
         workdir = _default_workdir(_FLAGS.config, config.data.name)
+    sums.mend(workdir)
     config = configs.load(workdir, overrides)  # before the devices start: they take seconds
     with cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint)) as peers:
         devices.settle(cpu_devices=_FLAGS.cpu_devices)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ class Checkpoints:
         there = sums.steps(self.workdir)
         return there[-1] if there else None
 
-    def find(self, which: str, *, say: sums.Say = print) -> int:
+    def find(self, which: str, *, say: sums.Say = sums.to_stderr) -> int:
         """`latest`, `best` or a step, as a step that is there; `latest` is the newest whole one, and `say` tells if
         that is not the newest. Raises AlexNetError when there is none.
         """  # fmt: skip
@@ -290,13 +289,15 @@ def restore_network(
     *,
     mesh: Mesh | None = None,
     overrides: Sequence[str] = (),
-    say: sums.Say = lambda text: print(text, file=sys.stderr),
+    say: sums.Say = sums.to_stderr,
 ) -> Restored:
     """The network of checkpoint `which` (latest, best or a step) of `workdir`, on `mesh` or on all devices.
 
-    `latest` is the newest whole one; `say` is told where that is not the newest. Raises AlexNetError where there is
-    none, and for another one that is damaged.
+    `latest` is the newest whole one; `say` is told where that is not the newest, and where a damaged config or list of
+    classes was restored from a checkpoint. Raises AlexNetError where there is none, or another one is damaged.
     """
+    if jax.process_index() == 0:
+        sums.mend(workdir, say=say)
     # The devices are those of here, not those of the training.
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     class_names = configs.load_classes(workdir)

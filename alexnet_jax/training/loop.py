@@ -72,7 +72,10 @@ def _train(opened: Parts, workdir: Path, peers: Peers, watch: Watch, *, command:
     """From the newest whole checkpoint, or from the start, to the end."""
     told: list[str] = []
     watch.doing("verifying the checkpoints")
-    found = sums.newest_whole(workdir, set_aside=True, say=told.append) if peers.main else None
+    found = None
+    if peers.main:
+        sums.mend(workdir, say=told.append)
+        found = sums.newest_whole(workdir, set_aside=True, say=told.append)
     latest = peers.meet("the newest whole checkpoint", found)[0]
     checkpoints = Checkpoints(workdir, keep=opened.config.checkpoint.keep)
     saved = None if latest is None else configs.load(workdir)

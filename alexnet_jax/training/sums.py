@@ -6,6 +6,7 @@ It works on folders, without JAX and without Orbax, so that a run can look befor
 import concurrent.futures
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ _SMALL = 1 << 16  # bytes up to which a glance reads a file
 _THREADS = 4
 
 Say = Callable[[str], None]
+
+
+def to_stderr(text: str) -> None:
+    """The way to say something where there is no log."""
+    print(text, file=sys.stderr, flush=True)
+
 
 # ---------------------------------------------------------------- writing
 
@@ -240,7 +247,7 @@ def _move_aside(path: Path, name: str) -> str:
     return name
 
 
-def mend(workdir: Path, *, say: Say) -> None:
+def mend(workdir: Path, *, say: Say = to_stderr) -> None:
     """Restores the config and the classes of a run from its newest checkpoint where they are damaged or missing.
 
     What lay there is kept beside them. It changes nothing where no checkpoint has a copy. Raises AlexNetError.
