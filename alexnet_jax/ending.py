@@ -4,19 +4,21 @@ The statuses are those of docs/faults.md. Imported first of all, so it imports l
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 FAILED = 1  # the same command would fail again
 LOST = 75  # EX_TEMPFAIL of sysexits.h: a process is gone or hangs; started again, the run resumes
-# 128 + the signal's number: it was stopped, and resumes
+SIGNALED = 128  # + the signal's number: it was stopped, and resumes
 
 _leaving = threading.Lock()
 _before: list[Callable[[int, str], None]] = []
+_after: list[Callable[[], Any]] = []
 _words: Callable[[], str] | None = None
 _screen = 2  # where people read: another file descriptor once `hide_native_output` was called
 _log = ""
@@ -33,6 +35,11 @@ def before_leaving(action: Callable[[int, str], None]) -> None:
     _before.append(action)
 
 
+def after_leaving(action: Callable[[], Any]) -> None:
+    """Has `leave` call `action()` last."""
+    _after.append(action)
+
+
 def leave(message: str = "", *, status: int) -> NoReturn:
     """Says the message, or "interrupted" with the words of `note`, and ends the process with `status`.
 
@@ -44,8 +51,7 @@ def leave(message: str = "", *, status: int) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
     message = message or f"interrupted{f': {_words()}' if _words else ''}"
-    if status == LOST and _log and os.path.getsize(_log):
-        message += f" What its libraries wrote is in {_log}."
+    message += _native_output(keep=status == LOST)
     # What people read comes first: whatever follows may take its time.
     with contextlib.suppress(OSError):
         os.write(_screen, f"{chr(10) if os.isatty(_screen) else ''}{message}\n".encode())  # below the bar and ^C
@@ -60,6 +66,9 @@ def leave(message: str = "", *, status: int) -> NoReturn:
     with contextlib.suppress(Exception):
         for child in sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else ():
             child.kill()
+    for last in _after:
+        with contextlib.suppress(Exception):
+            last()
     os._exit(status)
 
 
@@ -71,9 +80,10 @@ def is_one_of_several() -> bool:
 def hide_native_output(log: str) -> None:
     """Sends what C++ writes to the terminal, such as stack dumps, to the file `log`. Raises OSError.
 
-    Python's own stdout and stderr stay where they are.
+    Python's own stdout and stderr stay where they are. An abort() of C++ becomes one sentence and a status.
     """
     global _screen, _log  # noqa: PLW0603
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
     _log = log
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -89,8 +99,28 @@ def hide_native_output(log: str) -> None:
 
 def drop_native_output() -> None:
     """Removes the file of `hide_native_output`: all went well."""
+    _native_output(keep=False)
+
+
+def _native_output(*, keep: bool) -> str:
+    """Where to find what C++ wrote, if it is more than Gloo's greeting and worth to be kept; else it is removed."""
     with contextlib.suppress(OSError):
+        with open(_log, errors="replace") as file:
+            lines = [line for line in file if line.strip() and not line.startswith("[Gloo]")]
+        if keep and lines:
+            return f" What its libraries wrote is in {_log}."
         os.unlink(_log)
+    return ""
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number: int) -> None:
+    """In the C++ thread that calls abort(), as JAX's runtime does as soon as process 0 is gone."""
+    leave(
+        "error: JAX's runtime ended this process, as it does where another one is gone: start the same command again "
+        "on all of them, and it resumes from the last checkpoint.",
+        status=LOST,
+    )
 
 
 def say_now(line: str) -> None:

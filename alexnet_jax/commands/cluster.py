@@ -171,6 +171,9 @@ def _start_others(argv: Sequence[str], coordinator: str, count: int) -> dict[int
         with open(log, "wb") as said:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment)
         started[index] = process, log
+    # They end by themselves as soon as this one does, unless they are stopped.
+    for process, _ in started.values():
+        ending.after_leaving(process.kill)
     return started
 
 

@@ -40,7 +40,7 @@ def watched() -> Iterator[None]:
         for number in NUMBERS:
             if signal.getsignal(number) is _interrupt:
                 # The command is over: nothing is left to clean up.
-                signal.signal(number, lambda number, _: ending.leave(status=128 + number))
+                signal.signal(number, lambda number, _: ending.leave(status=ending.SIGNALED + number))
 
 
 def asked() -> bool:
@@ -49,7 +49,7 @@ def asked() -> bool:
 
 
 def _status() -> int:
-    return 128 + (_asked[0] if _asked else signal.SIGINT)
+    return ending.SIGNALED + (_asked[0] if _asked else signal.SIGINT)
 
 
 def _watch() -> None:
@@ -71,7 +71,7 @@ def _watch() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if _asked or _is_importing(frame):
-        ending.leave(status=128 + number)
+        ending.leave(status=ending.SIGNALED + number)
     _asked.append(number)
     raise KeyboardInterrupt
 
@@ -92,5 +92,5 @@ def _wait(read: int) -> None:
             if not _asked:
                 _asked.append(number)
             select.select([read], [], [], _GRACE_SECONDS)  # or until it is asked once more
-            ending.leave(status=128 + number)
+            ending.leave(status=ending.SIGNALED + number)
         first = False

@@ -133,7 +133,8 @@ class Peers:
             self._told = message["signal"]
             self._on_signal(message["signal"])
         elif "left" in message:
-            ending.leave(message["why"], status=message["left"])
+            stopped = message["left"] > ending.SIGNALED  # what is saved is told in this process's own words
+            ending.leave("" if stopped else message["why"], status=message["left"])
 
     def _arrive(self, process: int, where: str, value: Any) -> None:
         """At the hub: a process waits at a meeting. The last one to come sends what all brought to all."""
@@ -173,12 +174,7 @@ class Peers:
         for other in self._links:
             self._send(other, {"left": status, "why": message})
         # The hub is the host of JAX's service, whose end aborts the others: they go first.
-        patience = time.monotonic() + 3.0
-        for link in self._links.values() if self.main else ():
-            with contextlib.suppress(OSError):
-                link.settimeout(max(0.1, patience - time.monotonic()))
-                while link.recv(1 << 16):
-                    pass
+        _wait_until_gone(list(self._links.values()))
 
     def _send(self, other: int, message: dict[str, Any]) -> None:
         line = json.dumps(message).encode() + b"\n"
@@ -234,42 +230,51 @@ def listen(port: int) -> socket.socket:
 def _welcome(
     listening: socket.socket, coordinator: str, count: int, timeout: float, check: Callable[[], None]
 ) -> dict[int, socket.socket]:
-    """At the hub: {process: connection} of all others."""
+    """At the hub: {process: connection} of all others, who learn why where it does not come to that."""
     links: dict[int, socket.socket] = {}
-    end = time.monotonic() + timeout
-    with listening:
-        while len(links) < count - 1:
-            check()
-            listening.settimeout(min(1.0, max(0.01, end - time.monotonic())))
-            try:
-                link, _ = listening.accept()
-                link.settimeout(5.0)
-                hello = json.loads(_line(link))
-            except (TimeoutError, OSError, ValueError):
-                if time.monotonic() > end:
-                    raise _missing(sorted(set(range(1, count)) - links.keys()), coordinator, count, timeout) from None
-                continue
-            if not isinstance(hello, dict) or hello.get("program") != _HELLO:
-                link.close()
-                continue
-            refusal = _refusal(hello, links, count)
-            link.sendall(json.dumps({"refused": refusal}).encode() + b"\n")
-            if refusal:
-                link.close()
-            else:
-                links[hello["index"]] = link
+    try:
+        with listening:
+            _collect(links, listening, coordinator, count, time.monotonic() + timeout, timeout, check)
+    except AlexNetError as error:
+        for link in links.values():
+            with contextlib.suppress(OSError):
+                link.sendall(json.dumps({"left": ending.FAILED, "why": f"error: {error}"}).encode() + b"\n")
+        _wait_until_gone(list(links.values()))
+        raise
+    for link in links.values():
+        link.sendall(b"{}\n")  # all are there
     return links
 
 
-def _refusal(hello: dict[str, Any], links: dict[int, socket.socket], count: int) -> str:
-    index, theirs = hello["index"], hello["count"]
-    if theirs != count:
-        return (
-            f"Process {index} was told of {theirs} processes and process 0 of {count}: give all the same num_processes."
-        )
-    if index in links:
-        return f"There are two processes with process_id={index}: give each its own, from 0 to {count - 1}."
-    return ""
+def _collect(
+    links: dict[int, socket.socket], listening: socket.socket, coordinator: str, count: int, end: float, timeout: float,
+    check: Callable[[], None],
+) -> None:  # fmt: skip
+    while len(links) < count - 1:
+        check()
+        listening.settimeout(min(1.0, max(0.01, end - time.monotonic())))
+        try:
+            link, _ = listening.accept()
+            link.settimeout(5.0)
+            hello = json.loads(_line(link))
+            known = hello["program"] == _HELLO
+        except (OSError, ValueError, KeyError, TypeError):  # nobody came, or another program
+            if time.monotonic() > end:
+                raise _missing(sorted(set(range(1, count)) - links.keys()), coordinator, count, timeout) from None
+            continue
+        if known:
+            index, theirs = hello["index"], hello["count"]
+            twice = index in links
+            refusal = f"There are two processes with process_id={index}: give each its own, from 0 to {count - 1}."
+            link.sendall(json.dumps({"refused": refusal if twice else ""}).encode() + b"\n")
+            if twice:
+                continue
+            links[index] = link
+            if theirs != count:
+                raise AlexNetError(
+                    f"Process {index} was told of {theirs} processes and process 0 of {count}: give all the same "
+                    "num_processes."
+                )
 
 
 def _missing(who: list[int], coordinator: str, count: int, timeout: float) -> AlexNetError:
@@ -300,11 +305,35 @@ def _call(host: str, port: int, index: int, count: int, timeout: float) -> socke
             continue
         if refused:
             raise AlexNetError(refused)
-        return link
+        return _admitted(link, host, port, timeout)
     raise AlexNetError(
         f"Process {index} of {count} did not reach process 0 at {host}:{port} in {timeout:.0f} s ({why}): start "
         "process 0 there, or allow more time with start_timeout."
     )
+
+
+def _admitted(link: socket.socket, host: str, port: int, timeout: float) -> socket.socket:
+    """The connection, once process 0 has told that all others are there. Raises AlexNetError where that fails."""
+    link.settimeout(timeout + 30.0)  # process 0 may have begun to wait later
+    try:
+        message = json.loads(_line(link))
+    except (OSError, ValueError):
+        message = {"why": f"error: Process 0 at {host}:{port} ended before all processes had come: see what it says."}
+    if message:
+        raise AlexNetError(message["why"].removeprefix("error: "))
+    return link
+
+
+def _wait_until_gone(links: list[socket.socket], timeout: float = 3.0) -> None:
+    """Reads until the other ends are closed: what is closed with something unread takes back what it sent."""
+    end = time.monotonic() + timeout
+    for link in links:
+        with contextlib.suppress(OSError):
+            link.shutdown(socket.SHUT_WR)
+            while time.monotonic() < end:
+                link.settimeout(max(0.05, end - time.monotonic()))
+                if not link.recv(1 << 16):
+                    break
 
 
 def _line(link: socket.socket) -> bytes:

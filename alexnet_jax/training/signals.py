@@ -45,7 +45,7 @@ class StopRequest:
     def ask(cls, number: int) -> None:
         """What a signal to another process does here: it asks the loop, or ends what has nothing to save."""
         if cls._entered is None:
-            ending.leave(status=128 + number)
+            ending.leave(status=ending.SIGNALED + number)
         cls._entered.signal = cls._entered.signal or number
 
     @classmethod
@@ -56,6 +56,6 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._own += 1
         if self._own > 1:
-            ending.leave(status=128 + number)
+            ending.leave(status=ending.SIGNALED + number)
         self.signal = self.signal or number
         ending.say_now(f"\n{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)\n")
