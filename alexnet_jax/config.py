@@ -189,7 +189,9 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise AlexNetError(f"There is no run in {workdir}: it has no {SAVED_AS}. Name the folder of a run.")
     saved = files.read_json(path)
     if not isinstance(saved, dict):
-        raise AlexNetError(f"{path} is not the config of a run: it holds a {type(saved).__name__}.")
+        raise AlexNetError(
+            f"{path} is not the config of a run: it holds a {type(saved).__name__}: restore it from a copy."
+        )
     try:
         config = ConfigDict(tuples(_with_later_fields(saved)))
         check(config)

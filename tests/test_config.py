@@ -157,4 +157,5 @@ def test_every_leaf_of_the_config_is_read(
         optimizer.update(params, optimizer.init(params), params)
         plans.build_augmentation(recorder, images=1000)
         plans.plateau_rule(recorder)
-    assert {f"config.{path}" for path, _ in configs.flat(small_config)} - read == set()
+    after_a_divergence = {"config.train.rollbacks"}  # by tests/training/test_loop.py
+    assert {f"config.{path}" for path, _ in configs.flat(small_config)} - read == after_a_divergence

@@ -104,11 +104,7 @@ class Checkpoints:
 
     def _check_room(self, state: Any) -> None:
         """Raises AlexNetError where the next checkpoint will not fit; it takes what the last one took."""
-        last = self.latest()
-        with files.named(self.folder, "written"):
-            free = shutil.disk_usage(self.folder).free
-        needed = sums.size(self.folder / str(last)) if last is not None else 0
-        needed = needed or sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        needed, free = _needed(self.folder, self.latest(), state), _free(self.folder)
         if free < needed:
             raise AlexNetError(
                 f"There is no room for a checkpoint in {self.folder}: it takes {needed:,} bytes and {free:,} are free: "
@@ -141,7 +137,7 @@ class Checkpoints:
         told_by_first(lambda: _verify(folder))
         handler, item = ocp.PyTreeCheckpointHandler(), folder / "default"
         try:
-            self._compare(step, handler.metadata(item).tree, target)
+            _compare(folder, handler.metadata(item).tree, target)
             where = ocp.checkpoint_utils.construct_restore_args(target)
             restored = handler.restore(
                 item, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
@@ -153,19 +149,6 @@ class Checkpoints:
         if sums.stamps(folder) != before:
             raise AlexNetError(f"The checkpoint {folder} was changed or deleted while it was read: start again.")
         return restored
-
-    def _compare(self, step: int, saved: Any, target: Any) -> None:
-        theirs = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(target):
-            name = _path(path)
-            if not name.startswith("params/"):
-                continue  # the rest follows from them
-            if theirs.get(name) != tuple(leaf.shape):
-                raise AlexNetError(
-                    f"The checkpoint {self.folder / str(step)} is of another network: its {name} is "
-                    f"{theirs.get(name, 'missing')}, and this one's is {tuple(leaf.shape)}. Use the config it was "
-                    "trained with, or another workdir."
-                )
 
     def reached_preemption(self, step: int) -> bool:
         """Whether the cluster asked all processes to stop at this step (several processes only)."""
@@ -229,6 +212,17 @@ def _errno(error: BaseException) -> int | None:
     return next((number for number in files.REMEDIES if os.strerror(number) in str(error)), None)
 
 
+def _needed(folder: Path, last: int | None, state: Any) -> int:
+    """The bytes of the next checkpoint: those of the last one, of the state itself for the first."""
+    of_last = sums.size(folder / str(last)) if last is not None else 0
+    return of_last or sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _free(folder: Path) -> int:
+    with files.named(folder, "written"):
+        return shutil.disk_usage(folder).free
+
+
 def _verify(folder: Path, *, glance: bool = False) -> None:
     """Raises AlexNetError where a checkpoint is not as it was written."""
     if wrong := sums.problem(folder, glance=glance):
@@ -259,6 +253,21 @@ def told_by_first(find: Callable[[], int | None]) -> int | None:
         raise AlexNetError(heard["error"])
     found: int | None = heard["found"]
     return found
+
+
+def _compare(folder: Path, saved: Any, target: Any) -> None:
+    """Raises AlexNetError where a saved tree does not have the parameters of `target`."""
+    theirs = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(target):
+        name = _path(path)
+        if not name.startswith("params/"):
+            continue  # the rest follows from them
+        if theirs.get(name) != tuple(leaf.shape):
+            raise AlexNetError(
+                f"The checkpoint {folder} is of another network: its {name} is "
+                f"{theirs.get(name, 'missing')}, and this one's is {tuple(leaf.shape)}. Use the config it was "
+                "trained with, or another workdir."
+            )
 
 
 def _top1(metrics: dict[str, Any]) -> float:

@@ -196,7 +196,7 @@ def _names(workdir: Path) -> list[str]:
         with files.named(workdir / FOLDER, "read"):
             return sorted(os.listdir(workdir / FOLDER))
     except AlexNetError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if isinstance(error.__cause__, FileNotFoundError) or workdir.is_file():
             return []
         raise
 

@@ -342,8 +342,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("weights import --input=W/weights.npz --config=alexnet --workdir=W/new", "weights.npz"),
     ],
 }
-# Files beside a run, and what they must not hold: the file, its bytes, the sentence.
-_LINE = b'{"step": 1, "loss": 2.0}\n'
+# Files beside a run whose checkpoint has no copy of them: the file, the bytes it must not hold, the sentence.
 DAMAGED: list[tuple[str, bytes | None, str]] = [
     ("config.json", b"", "config.json is empty"),
     ("config.json", b" \n", "config.json is empty"),
@@ -364,10 +363,4 @@ DAMAGED: list[tuple[str, bytes | None, str]] = [
         "has 4 classes and the data set 10, and label 4 is none in the run|another network",
     ),
     ("classes.txt", None, "classes.txt cannot be read: No such file"),
-    ("metrics.jsonl", b"hello\n", "metrics.jsonl is not the log of a run: line 1"),
-    ("metrics.jsonl", b"hello", "metrics.jsonl is not the log of a run: line 1"),
-    ("metrics.jsonl", _LINE + b"[1]\n", "metrics.jsonl is not the log of a run: line 2"),
-    ("metrics.jsonl", _LINE + b"\n" + _LINE, "metrics.jsonl is not the log of a run: line 2"),
-    ("metrics.jsonl", b'{"step": "one"}\n', "metrics.jsonl is not the log of a run: line 1"),
-    ("metrics.jsonl", b"\x00\xff", "metrics.jsonl cannot be read: it is not UTF-8"),
 ]
