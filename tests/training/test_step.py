@@ -1,6 +1,9 @@
 """The step: the same on every mesh, and nothing crosses the towers but what the paper says."""
 
+import contextlib
+import math
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,18 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from conftest import SMALL
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
-from alexnet_jax import parts
+from alexnet_jax import config as configs, parts
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.network import model as models, placement, towers
 from alexnet_jax.network.preprocess import Augmentation, Input, mirrored
 from alexnet_jax.network.ranking import is_among_best
 from alexnet_jax.training import optimizer, plan as plans
+from alexnet_jax.training.checkpoint import Checkpoints
 from alexnet_jax.training.step import TrainState, make_state, make_train_step
 
 MESHES = [(1, 1), (1, 2), (2, 1), (2, 2)]
+HYBRID = (4, 1)  # in tests that have it: the placement of 2014 on four devices
 
 
 def _mesh(shape: tuple[int, int]) -> Mesh:
@@ -81,13 +87,14 @@ def full_network() -> dict[tuple[int, int], tuple[float, Any]]:
     config.train.batch_size = 4
     config.train.weight_decay = 0.0  # so that the first velocity is the gradient alone
     results = {}
-    for shape in MESHES:
+    for shape in (*MESHES, HYBRID):
+        config.mesh.hybrid = shape == HYBRID
         losses, first, _ = _train(config, shape, steps=1, classes=1000)
         results[shape] = (losses[0], first)
     return results
 
 
-@pytest.mark.parametrize("shape", MESHES[1:])
+@pytest.mark.parametrize("shape", [*MESHES[1:], HYBRID])
 def test_every_mesh_gives_the_same_loss_and_gradients(shape: tuple[int, int], full_network: Any) -> None:
     """The full network: loss within 1e-6, each layer's gradient within 1e-5 of its largest value."""
     (expected_loss, expected), (loss, first) = full_network[1, 1], full_network[shape]
@@ -100,6 +107,9 @@ def test_every_mesh_gives_the_same_loss_and_gradients(shape: tuple[int, int], fu
 def test_twenty_steps_stay_together(small_config: ConfigDict) -> None:
     """What the meshes differ by after 20 steps is what one rounding of the first weights leads to."""
     together = {shape: _train(small_config, shape, steps=20, classes=2)[0] for shape in MESHES}
+    small_config.mesh.hybrid = True
+    together["hybrid"] = _train(small_config, (4, 1), steps=20, classes=2)[0]
+    small_config.mesh.hybrid = False
     rounded, _, _ = _train(small_config, (1, 1), steps=20, classes=2, first_weights_times=1 + 2**-23)
     apart = {shape: np.abs(np.subtract(losses, together[1, 1])).max() for shape, losses in together.items()}
     assert max(together[1, 1]) - min(together[1, 1]) > 0.3, "nothing was learned, so nothing could drift"
@@ -388,3 +398,155 @@ def test_the_count_of_what_net_145_exchanges() -> None:
     """facts of the paper's network: 21,632 + 4,608 + 2,048 + 2,048 numbers an image each way, and its logits."""
     counted = placement.traffic(parts.network(get_config(), 1000), 224)
     assert counted == {"conv3": 21_632, "fc6": 4_608, "fc7": 2_048, "fc8": 2_048, "the logits": 500}
+
+
+# ---------------------------------------------------------------- the hybrid placement of 2014
+
+
+def _recipe(name: str) -> ConfigDict:
+    config = configs.load_recipe(f"{name}:digits").copy_and_resolve_references()
+    config.update_from_flattened_dict(SMALL | {"train.weight_decay": 0.0})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "classes"),
+    [
+        ("alexnet", 2, 10),  # fc8 has 5 units per tower: it stays whole
+        ("alexnet", 4, 8),  # all of fc6, fc7, fc8 are split
+        ("no_dropout", 4, 10),
+        ("one_weird_trick", 4, 10),  # one tower, whose fc8 stays whole
+        ("half", 2, 10),  # one tower, all split
+    ],
+)
+def test_the_hybrid_placement_gives_the_same_loss_and_gradients(name: str, devices: int, classes: int) -> None:
+    """Dropout on where the recipe has it: each unit's mask is that of every other placement."""
+    config = _recipe(name)
+    expected_losses, expected, _ = _train(config, (1, 1), steps=2, classes=classes)
+    config.mesh.hybrid = True
+    losses, first, state = _train(config, (devices, 1), steps=2, classes=classes)
+    assert losses == pytest.approx(expected_losses, rel=1e-6)
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(first), strict=True):
+        assert np.abs(left).max() > 0, path
+        np.testing.assert_allclose(right, left, rtol=0, atol=1e-5 * np.abs(left).max(), err_msg=str(path))
+    for name, leaf in state.params["fc7"].items():
+        assert leaf.addressable_shards[0].data.shape == (*leaf.shape[:-1], leaf.shape[-1] // devices), name
+
+
+def test_batch_norms_of_split_layers_see_the_whole_batch() -> None:
+    """alexnet_bn: the same losses and running statistics. They need no sum over the devices: they have all examples."""
+    config = _recipe("alexnet_bn")
+    losses, _, state = _train(config, (1, 1), steps=2, classes=10)
+    config.mesh.hybrid = True
+    for devices in (2, 4):
+        hybrid, _, there = _train(config, (devices, 1), steps=2, classes=10)
+        np.testing.assert_allclose(hybrid, losses, rtol=1e-5)
+        for name, leaves in state.statistics.items():
+            for part, left in leaves.items():
+                np.testing.assert_allclose(there.statistics[name][part], left, rtol=5e-4, atol=1e-4, err_msg=name)
+    mean = there.statistics["bn6"]["mean"]
+    assert mean.addressable_shards[0].data.shape == (2, mean.shape[-1] // 4)
+
+
+def _named(config: ConfigDict, shape: tuple[int, int], classes: int) -> list[tuple[str, str, str, int]]:
+    """[(scope, pass, operation, bytes of the whole array)] of the compiled step, the sums over `data` left out."""
+    mesh, step, state = _parts(config, shape, classes)
+    batch = towers.to_devices(_batch(8, config.data.crop_pixels, classes, seed=0), mesh)
+    found = []
+    for line in step.lower(state, batch).compile().as_text().splitlines():  # type: ignore[attr-defined]
+        match = re.search(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all)\(.*op_name=\"(.*?)\"", line)
+        scope = match and re.search(r"/((exchange|split)_\w+)/", match[3])
+        if match and scope:
+            arrays = re.findall(r"[a-z](\d+)\[([\d,]+)\]", match[1])
+            size = sum(int(bits) // 8 * math.prod(map(int, dims.split(","))) for bits, dims in arrays)
+            whole = size * math.prod(shape) if match[2] == "reduce-scatter" else size
+            found.append((scope[1], "backward" if "transpose(" in match[3] else "forward", match[2], whole))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "devices"), [("alexnet", 10, 2), ("alexnet", 8, 4), ("half", 10, 2), ("one_weird_trick", 8, 4)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_collectives_of_the_hybrid_placement(name: str, classes: int, devices: int, dtype: str) -> None:
+    """By hand: all examples to fc6, all units to each split layer after it, own examples at the end."""
+    config = _recipe(name)
+    config.mesh.hybrid, config.mesh.exchange_dtype = True, dtype
+    t, B, half, c = config.model.towers, 8, 4 if dtype == "float32" else 2, config.model
+    gathers = [("split_fc6", B * t * c.conv5.features), ("split_fc7", B * t * c.fc6.features)]
+    last = ("split_logits", 4 * B * classes) if classes // t % devices == 0 else ("split_fc8", half * B * t * 16)
+    if last[0] == "split_logits":
+        gathers.append(("split_fc8", B * t * c.fc7.features))
+    back = "reduce-scatter" if dtype == "float32" else "all-to-all"
+    wanted = [(scope, "forward", "all-gather", half * numbers) for scope, numbers in gathers]
+    wanted += [(scope, "backward", back, half * numbers) for scope, numbers in gathers]
+    # An all-to-all is counted by what one device has of it.
+    wanted += [(last[0], way, "all-to-all", last[1] // devices) for way in ("forward", "backward")]
+    if any("dropout" in c[layer].post_ops for layer in ("fc6", "fc7")):
+        wanted.append(("split_keys", "forward", "all-gather", B * 2 * 4))
+    assert _named(config, (devices, 1), classes) == sorted(wanted)
+
+
+def test_gradients_of_split_layers_are_not_summed(small_config: ConfigDict) -> None:
+    """The all-reduce has what is whole on each device, and the three metrics: nothing of fc6, fc7 and fc8."""
+    small_config.mesh.hybrid = True
+    mesh, step, state = _parts(small_config, (4, 1), classes=8)
+    batch = towers.to_devices(_batch(8, 67, 8, seed=0), mesh)
+    text = step.lower(state, batch).compile().as_text()  # type: ignore[attr-defined]
+    shapes = re.findall(r"= \(?(.*?)\)? all-reduce\(", text)
+    summed = sum(math.prod(map(int, re.findall(r"\d+", dims))) for dims in re.findall(r"f32\[([\d,]*)\]", str(shapes)))
+    whole = [leaf.size for name, part in state.params.items() if name < "fc" for leaf in part.values()]
+    assert summed == sum(whole) + 3
+
+
+def test_a_checkpoint_fits_every_placement(small_config: ConfigDict, tmp_path: Path) -> None:
+    """Written by the hybrid placement on four devices, read on 1 x 1, written there and read back: to the bit."""
+
+    def host(state: Any) -> list[np.ndarray]:
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))]
+
+    small_config.mesh.hybrid = True
+    network = parts.network(small_config, 10)
+    _, _, state = _train(small_config, (4, 1), steps=1, classes=10)
+    for number, shape in enumerate([(1, 1), (4, 1), (1, 2), (2, 1)]):
+        with contextlib.closing(Checkpoints(tmp_path / str(number))) as checkpoints:
+            checkpoints.save(1, state)
+        shapes = jax.eval_shape(lambda state=state: state)
+        there = Checkpoints(tmp_path / str(number)).restore(1, placement.on_mesh(network, shapes, _mesh(shape)))
+        jax.tree.map(np.testing.assert_array_equal, host(there), host(state))
+        spec = PartitionSpec("tower", None, "data") if shape[0] > 1 else PartitionSpec("tower")
+        assert there.params["fc6"]["kernel"].sharding.spec == spec
+        state = there
+
+
+# ---------------------------------------------------------------- exchanges in bfloat16
+
+
+def test_bfloat16_halves_what_is_exchanged(small_config: ConfigDict) -> None:
+    """Forward and backward, at every layer but the logits. The gradients come back by an all-to-all: as many bytes."""
+    full = _named(small_config, (1, 2), classes=10)
+    small_config.mesh.exchange_dtype = "bfloat16"
+    half = _named(small_config, (1, 2), classes=10)
+    assert len(full) == len(half) == 10
+    for (scope, way, kind, whole), (scope2, way2, kind2, whole2) in zip(full, half, strict=True):
+        assert (scope, way) == (scope2, way2)
+        if scope == "exchange_logits":
+            assert (kind, whole) == (kind2, whole2)
+        else:
+            assert whole == 2 * whole2
+            assert kind2 == ("all-gather" if way == "forward" else "all-to-all")
+
+
+def test_bfloat16_is_close_to_float32_and_the_same_on_every_mesh(small_config: ConfigDict) -> None:
+    """Rounded alike where the towers share a device: the meshes agree as they do in float32, 1000 times closer."""
+    losses, first, _ = _train(small_config, (1, 1), steps=2, classes=10)
+    small_config.mesh.exchange_dtype = "bfloat16"
+    rounded, expected, _ = _train(small_config, (1, 1), steps=2, classes=10)
+    assert 1e-5 < abs(rounded[0] - losses[0]) < 0.01 * losses[0]
+    for left, right in zip(jax.tree.leaves(first), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(right, left, rtol=0, atol=0.03 * np.abs(left).max())
+    for shape in ((1, 2), (2, 2)):
+        there, got, _ = _train(small_config, shape, steps=2, classes=10)
+        assert there == pytest.approx(rounded, rel=1e-6)
+        for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+            np.testing.assert_allclose(right, left, rtol=0, atol=1e-5 * np.abs(left).max())
