@@ -1,5 +1,6 @@
 """The mesh, the verb that crosses it, and which process feeds what."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import towers
+from alexnet_jax.network import placement, towers
 
 P = PartitionSpec
 
@@ -96,6 +97,149 @@ def test_over_towers_is_a_loop_over_towers(devices: int | None, tower: int) -> N
         )(*args)
     assert got.shape == (6, 10)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what crosses in bfloat16, and between replicas
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    return np.asarray(jnp.asarray(x, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize("tower", [1, 3], ids=["together", "a-device-each"])
+def test_a_gather_in_bfloat16_rounds_once_each_way(tower: int) -> None:
+    """By hand: what arrives is rounded; the gradients that come back are rounded each, and summed in float32."""
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(3, 2, 5)).astype(np.float32), rng.normal(size=(3, 2, 15)).astype(np.float32)
+    mesh = towers.make_mesh(towers=3, tower=tower, devices=jax.devices()[:tower])
+
+    def program(own: dict[str, jax.Array]) -> jax.Array:
+        return towers.gather_towers(own["x"], "conv3", "bfloat16") * own["weights"]
+
+    def both(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        run = towers.over_towers(program, mesh=mesh, out_axes=0)
+        return run({"x": x, "weights": weights}), jax.grad(lambda x: run({"x": x, "weights": weights}).sum())(x)
+
+    specs = (towers.PER_TOWER, towers.PER_TOWER)
+    there, back = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False))(x, weights)
+    np.testing.assert_array_equal(there, np.concatenate(_rounded(x), axis=-1)[None] * weights)
+    asked = _rounded(weights).reshape(3, 2, 3, 5)  # [who asks, example, of whom, channel]
+    np.testing.assert_allclose(back, asked.sum(axis=0).transpose(1, 0, 2), rtol=1e-6)
+    assert np.abs(np.asarray(back) - weights.reshape(3, 2, 3, 5).sum(axis=0).transpose(1, 0, 2)).max() > 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_verbs_between_replicas(dtype: str) -> None:
+    """Four devices: own examples to all, own units to all, and own units to own examples, with their gradients."""
+    mesh = towers.make_mesh(towers=1, tower=1)
+    own_examples, own_units, everywhere = P("data"), P(None, "data"), P()
+    x = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
+    wanted = x if dtype == "float32" else _rounded(x)
+    for verb, before, after in (
+        (towers.gather_examples, own_examples, everywhere),
+        (towers.gather_units, own_units, everywhere),
+        (towers.units_to_examples, own_units, own_examples),
+    ):
+
+        def both(x: jax.Array, g: jax.Array, verb: Any = verb) -> tuple[jax.Array, jax.Array]:
+            y, back = jax.vjp(lambda x: verb(x, "fc6", dtype), x)
+            return y, back(g)[0]
+
+        there, back = jax.jit(
+            jax.shard_map(both, mesh=mesh, in_specs=(before, after), out_specs=(after, before), check_vma=False)
+        )(x, x)
+        np.testing.assert_array_equal(there, wanted)
+        # Each of the four asks for x where all of them have it.
+        np.testing.assert_allclose(back, (4 if after == everywhere else 1) * wanted, rtol=1e-6)
+
+
+def test_a_share_of_the_units() -> None:
+    mesh = towers.make_mesh(towers=1, tower=1)
+    x = np.arange(24.0, dtype=np.float32).reshape(2, 12)
+    share = jax.shard_map(
+        lambda x: towers.own_units(x, 4), mesh=mesh, in_specs=P(), out_specs=P(None, "data"), check_vma=False
+    )
+    np.testing.assert_array_equal(share(x), x)
+
+
+# ---------------------------------------------------------------- the mesh over hosts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """What `make_mesh` reads of a device."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+    platform: str = "gpu"
+    device_kind: str = "none"
+    coords: tuple[int, int, int] = (0, 0, 0)
+    core_on_chip: int = 0
+
+
+def _grid(owners: list[tuple[int, int]], tower: int) -> list[list[int]]:
+    """The ids on the mesh of devices given as (slice, process) of each."""
+    devices = [_Device(number, process, where) for number, (where, process) in enumerate(owners)]
+    mesh = towers.make_mesh(towers=2, tower=tower, devices=devices)
+    return [[device.id for device in row] for row in mesh.devices]
+
+
+def test_towers_of_a_replica_stay_in_one_process_and_one_host() -> None:
+    """However the devices are ordered, and crossing only where a process, or a host, has a single one."""
+    assert _grid([(0, 0), (0, 1), (0, 0), (0, 1)], 2) == [[0, 2], [1, 3]]
+    assert _grid([(0, 0), (0, 1), (0, 2), (0, 3)], 2) == [[0, 1], [2, 3]]  # a process per device
+    assert _grid([(0, 0), (1, 1), (0, 2), (1, 3)], 2) == [[0, 2], [1, 3]]  # ... in turn on two hosts
+    assert _grid([(0, 0), (0, 0), (1, 1), (1, 1)], 2) == [[0, 1], [2, 3]]
+    assert _grid([(0, 0), (1, 1)], 2) == [[0, 1]]
+    assert _grid([(0, 0), (0, 1), (0, 0), (0, 1)], 1) == [[0], [2], [1], [3]]
+
+
+def test_towers_of_a_replica_are_neighbors_on_a_tpu() -> None:
+    """A fake slice of 2 x 2 x 2 chips on two hosts: mesh_utils puts each pair on one link."""
+    devices = [
+        _Device(4 * z + 2 * y + x, z, platform="tpu", device_kind="TPU v4", coords=(x, y, z))
+        for z in range(2) for y in range(2) for x in range(2)
+    ]  # fmt: skip
+    mesh = towers.make_mesh(towers=2, tower=2, devices=devices)
+    assert mesh.devices.shape == (4, 2)
+    assert {device.id for device in mesh.devices.flat} == set(range(8))
+    for one, other in mesh.devices:
+        assert np.abs(np.subtract(one.coords, other.coords)).sum() == 1
+        assert one.process_index == other.process_index
+    assert towers.make_mesh(towers=2, tower=1, devices=devices[:3]).devices.shape == (3, 1)  # no box
+
+
+@pytest.mark.parametrize("owners", [[(0, 0), (0, 0), (0, 0), (0, 1)], [(0, 0), (0, 1), (0, 1), (0, 1)]])
+def test_a_replica_that_crosses_where_others_do_not_is_refused(owners: list[tuple[int, int]]) -> None:
+    with pytest.raises(AlexNetError, match="towers of 1 of 2 replicas would be in different processes"):
+        _grid(owners, 2)
+
+
+def test_the_map_of_a_mesh() -> None:
+    """A line for each process; nothing on a single device; and told where exchanges cross processes."""
+
+    def lines(owners: list[int], tower: int) -> list[str]:
+        devices = [_Device(number, process) for number, process in enumerate(owners)]
+        return placement.map_of(towers.make_mesh(towers=2, tower=tower, devices=devices))
+
+    assert lines([0], 1) == []
+    assert lines([0, 0, 1, 1], 2) == [
+        "process 0: replica 0 on devices 0, 1",
+        "process 1: replica 1 on devices 2, 3",
+    ]
+    assert lines([0, 0, 0, 0, 1, 1, 1, 1], 1) == [
+        "process 0: replicas 0 to 3 on devices 0 to 3",
+        "process 1: replicas 4 to 7 on devices 4 to 7",
+    ]
+    assert lines([0, 1], 2) == [
+        "process 0: tower 0 of replica 0 on device 0",
+        "process 1: tower 1 of replica 0 on device 1",
+        "the towers of a replica are in different processes, so exchanges cross between them",
+    ]
+    many = lines(list(range(20)), 1)
+    assert len(many) == 9
+    assert many[-1] == "... and 12 more process(es)"
 
 
 # ---------------------------------------------------------------- who feeds what
