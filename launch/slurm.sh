@@ -34,13 +34,10 @@ unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 
 echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS processes on $SLURM_JOB_NODELIST"
 
-# srun's status is the largest of its tasks' (128 + the number of the signal that ended one). A failure (1) must win
-# over the 75 of the processes that lost this one, so it becomes 255. The trap keeps the shell alive until Python ends.
-# --kill-on-bad-exit=0: the others end by themselves; --wait: and if not, 5 minutes later.
-# shellcheck disable=SC2016  # $0, $@ and $? are the inner shell's
+# srun's status is the largest of its processes' (128 + the number of the signal that ended one). --kill-on-bad-exit=0:
+# the others notice by themselves that one is lost, and leave; --wait: any that have not after 5 minutes are ended.
 srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 --wait=300 --label \
-  bash -c 'trap : TERM; "$0" main.py "$@"; code=$?; exit $((code == 1 ? 255 : code))' \
-  "$PYTHON" "$@" "${flags[@]}" &
+  "$PYTHON" main.py "$@" "${flags[@]}" &
 step=$!
 
 # USR1: the time limit is near (or `scancel --batch --signal=USR1 JOB`). TERM: somebody ends or requeues the job, and
@@ -53,7 +50,6 @@ while
   kill -0 "$step" 2>/dev/null
 do :; done
 
-if ((status == 255)); then status=1; fi
 echo "job $SLURM_JOB_ID ended with status $status"
 
 # Again after a lost or hanging process (75) and after a signal (129 to 192), unless somebody has ended or requeued it.
