@@ -6,7 +6,7 @@ PY = $(VENV)/bin/python
 # Huge pages for the arrays: a CPU step takes a third less time (docs/results.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test lint types wheel
+.PHONY: train test lint types wheel faults
 
 train: $(VENV)/installed
 	$(PY) main.py --config=configs/alexnet.py --workdir=runs/first
@@ -24,6 +24,10 @@ types: $(VENV)/installed-dev
 # What a user without this checkout has: a wheel in an empty environment.
 wheel: $(VENV)/installed-dev
 	$(PY) tests/wheel.py
+
+# A hundred of them, drawn and counted: about 20 minutes on two cores.
+faults: $(VENV)/installed-test
+	$(PY) tests/faults.py $(FAULTS)
 
 $(PY):
 	$(PYTHON) -m venv $(VENV)

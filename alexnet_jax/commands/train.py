@@ -1,6 +1,6 @@
 """Train, evaluate, probe or describe AlexNet; python main.py and alexnet train take the same flags.
 
-python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|probe|summary|bench_input]
+python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|probe|summary|traffic|bench_input]
 alexnet train --config=alexnet:my_pictures --config.train.epochs=5
 alexnet train --mode=eval --workdir=runs/alexnet-my_pictures --config.data.eval_split=test --config.eval.views=center
 """
@@ -18,7 +18,7 @@ from alexnet_jax.commands import devices
 from alexnet_jax.commands.overrides import split_overrides
 from alexnet_jax.errors import AlexNetError
 
-_MODES = ("train", "eval", "probe", "summary", "bench_input")
+_MODES = ("train", "eval", "probe", "summary", "traffic", "bench_input")
 _FLAGS = flags.FlagValues()
 _DEFAULT = "alexnet"
 
@@ -72,6 +72,11 @@ def main(argv: list[str]) -> None:
         from alexnet_jax.commands import summary
 
         print(summary.summarize(config))
+        return
+    if _FLAGS.mode == "traffic":
+        from alexnet_jax.commands import traffic
+
+        print(traffic.traffic_of(config))
         return
     memory.check(config, training=_FLAGS.mode != "probe")
     if _FLAGS.mode == "probe":
