@@ -215,7 +215,8 @@ def _slurm(folder: Path) -> Iterator[None]:
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
     (folder / "slurm.conf").write_text(_CONFIG.format(host=host, folder=folder))
-    os.environ |= {"SLURM_CONF": str(folder / "slurm.conf"), "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
+    os.environ |= {"SLURM_CONF": str(folder / "slurm.conf"), "TMPDIR": str(folder)}
+    os.environ |= {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}  # of the jobs
     _run("ip", "link", "set", "lo", "up", show=False)
     # With 127.0.0.1 alone getaddrinfo(AI_ADDRCONFIG), which SLURM uses, finds no address at all.
     _run("ip", "address", "add", "10.77.0.1/32", "dev", "lo", show=False)
