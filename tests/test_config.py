@@ -1,5 +1,6 @@
 """The config: every value is checked, and none is there for nobody."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,24 @@ def test_a_network_ends_in_a_fully_connected_layer() -> None:
     config.model.layers, config.model.exchange = ("conv1", "conv2"), ()
     with pytest.raises(AlexNetError, match=r"config\.model\.conv2 is the last layer"):
         allowed.check(config)
+
+
+def test_the_hybrid_placement_has_all_towers_on_every_device() -> None:
+    config = get_config()
+    config.mesh.hybrid, config.mesh.tower = True, 1
+    allowed.check(config)
+    config.mesh.tower = 2
+    with pytest.raises(AlexNetError, match=r"config\.mesh\.hybrid=True .* config\.mesh\.tower=2 is not possible: use"):
+        allowed.check(config)
+
+
+def test_a_run_saved_before_a_field_was_there_is_read(tmp_path: Path) -> None:
+    config = get_config()
+    configs.save(config, ("a", "b"), tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["mesh"]["hybrid"], saved["mesh"]["exchange_dtype"], saved["train"]["rollbacks"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert configs.differences(configs.load(tmp_path), config) == []
 
 
 def test_a_field_that_nobody_knows_is_refused() -> None:

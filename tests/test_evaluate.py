@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import SMALL
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs, evaluate, parts
@@ -15,7 +16,7 @@ from alexnet_jax.commands import ensemble
 from alexnet_jax.data import pixel_statistics
 from alexnet_jax.data.feed import Split
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, preprocess, probe, towers
+from alexnet_jax.network import model as models, placement, preprocess, probe, towers
 from alexnet_jax.network.preprocess import Input
 from alexnet_jax.training import evaluation, loop, plan as plans
 
@@ -60,6 +61,36 @@ def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> 
             hits = (wanted[:3] > right[:, None]).sum(1) < k
             assert sums[f"{prefix}top{k}"].sum() == hits.sum()
     assert sums["images"].sum() == 3
+
+
+@pytest.mark.parametrize("recipe", ["alexnet_bn", "one_weird_trick"])
+def test_the_hybrid_placement_counts_as_one_device_does(recipe: str) -> None:
+    """Two towers and one, padding in the last place: the same hits of the same classes, and probabilities."""
+    config = configs.load_recipe(f"{recipe}:digits").copy_and_resolve_references()
+    config.update_from_flattened_dict(SMALL)
+    rng, views = np.random.default_rng(0), preprocess.views_of(75, 67, flip=False)[:2]
+    batch = {"image": rng.integers(0, 256, (8, 75, 75, 3), np.uint8), "label": rng.integers(0, 10, 8).astype(np.int32)}
+    batch["label"][-1] = -1
+    inputs, results = Input(67, np.asarray([100.0, 90.0, 80.0])), []
+    for devices in (1, 4):
+        config.mesh.hybrid = devices > 1
+        network = parts.network(config, 10)
+        shapes = placement.variables(network, 67)
+        mesh = towers.make_mesh(towers=network.towers, tower=1, devices=jax.devices()[:devices])
+        variables = jax.jit(
+            lambda network=network: models.init_variables(network, jax.random.key(0), 67),
+            out_shardings=placement.shardings(network, shapes, mesh),
+        )()
+        on_device = towers.to_devices(batch, mesh)
+        sums = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)(variables, on_device)
+        step = evaluate.make_probabilities_step(network, mesh, inputs=inputs, views=views)
+        results.append(jax.device_get((sums, step(variables, on_device))))
+    (one, odds), (four, same_odds) = results
+    assert one["images"].sum() == 7
+    for name, value in one.items():
+        check = np.testing.assert_allclose if "loss" in name else np.testing.assert_array_equal
+        check(four[name], value, **({"rtol": 1e-5} if "loss" in name else {}), err_msg=name)
+    np.testing.assert_allclose(same_odds, odds, rtol=1e-4, atol=1e-7)
 
 
 # ---------------------------------------------------------------- ensembles

@@ -163,10 +163,10 @@ def _hybrid_in_words(model: models.AlexNet, image_pixels: int) -> str:
     first, *others = [layer.name for layer in dense]
     own = variables(model, image_pixels)["params"][first]["kernel"].shape[-2]  # what one tower reads
     numbers = own if first in model.exchange else model.towers * own
-    units = " and ".join(f"{layer.features:,} of {layer.name}" for layer in dense)
+    units = ", ".join(f"{layer.features:,} of {layer.name}" for layer in dense)
     return (
         f"Placement: the hybrid of 2014 (One weird trick, scheme (a)). Every device has all layers before {first} "
-        f"and computes them for its own images. The units of a fully connected layer ({units}, per tower) are "
+        f"and computes them for its own images. The units of a fully connected layer (per tower {units}) are "
         "split over the devices where their number is divisible by that of the devices, and computed for the whole "
         f"batch; otherwise the layer is whole on every device. Before {first} each device sends the others "
         f"{numbers:,} numbers per image of its own"

@@ -39,6 +39,15 @@ def test_summary_of_alexnet() -> None:
     assert "3 zero pixels on the right and at the bottom" in _plain(text)
 
 
+def test_the_hybrid_placement_is_told() -> None:
+    """What of the network is where, by which scheme of the paper, and what crosses."""
+    text = _plain(_summary("alexnet:imagenet2012", "mesh.hybrid=True"))
+    assert "the hybrid of 2014 (One weird trick, scheme (a)). Every device has all layers before fc6" in text
+    assert "(per tower 2,048 of fc6, 2,048 of fc7, 500 of fc8)" in text
+    assert "Before fc6 each device sends the others 9,216 numbers per image of its own, before fc7 and fc8" in text
+    assert "sends the others 9,216" in _plain(_summary("torchvision", "mesh.hybrid=True", classes=1000))
+
+
 @pytest.mark.parametrize(
     ("recipe", "missing"),
     [
