@@ -20,6 +20,16 @@ from alexnet_jax.errors import AlexNetError
 
 _MODES = ("train", "eval", "probe", "summary", "traffic", "bench_input")
 _FLAGS = flags.FlagValues()
+_KINDS = {
+    "cpu_devices": "a whole number from 1 to 512",
+    "distributed": "true or false",
+    "processes": "a whole number from 1 to 64",
+    "num_processes": "a whole number, at least 1",
+    "process_id": "a whole number, at least 0",
+    "start_timeout": "a number of seconds, at least 1",
+    "peer_timeout": "a number of seconds, at least 2",
+    "hang_timeout": "a number of seconds, 0 for no end",
+}
 _DEFAULT = "alexnet"
 
 flags.DEFINE_string(
@@ -148,8 +158,7 @@ def _parse(arguments: list[str]) -> None:
         raise AlexNetError(f"--{error.flagname} is an unknown option: see --help.") from None
     except flags.IllegalFlagValueError as error:
         given, _, why = str(error).splitlines()[0].removeprefix("flag ").partition(": ")
-        kinds = {"cpu_devices": "a whole number from 1 to 512", "distributed": "true or false"}
-        kind = kinds.get(given.partition("=")[0].lstrip("-"), why.removeprefix("value should be "))
+        kind = _KINDS.get(given.partition("=")[0].lstrip("-"), why.removeprefix("value should be "))
         raise AlexNetError(f"{given} is not possible: it must be {kind}.") from None
     except flags.Error as error:
         raise AlexNetError(f"{str(error).splitlines()[0].rstrip('.')}: see --help.") from None

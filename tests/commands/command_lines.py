@@ -73,6 +73,30 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (f"{TRAIN} --cpu_devices=100000", "--cpu_devices=100000 is not possible"),
         (f"{TRAIN} --distributed=perhaps", "--distributed=perhaps is not possible: it must be true or false"),
         (f"{TRAIN} --distributed", "--distributed found no cluster to join"),
+        (f"{TRAIN} --processes=0", "--processes=0 is not possible: it must be a whole number from 1 to 64"),
+        (f"{TRAIN} --processes=2 --distributed", "--processes starts all processes itself"),
+        (
+            f"{TRAIN} --processes=2 --coordinator=localhost:1",
+            "--coordinator needs --num_processes and --process_id too",
+        ),
+        (f"{TRAIN} --num_processes=2", "--num_processes needs --coordinator and --process_id too"),
+        (f"{TRAIN} --coordinator=here --num_processes=2 --process_id=0", "--coordinator=here is not HOST:PORT"),
+        (
+            f"{TRAIN} --coordinator=localhost:1 --num_processes=2 --process_id=2",
+            "--process_id=2 is not one of 2 processes: they count from 0",
+        ),
+        (f"{TRAIN} --process_id=-1", "--process_id=-1 is not possible: it must be a whole number, at least 0"),
+        (
+            f"{TRAIN} --coordinator=localhost:1 --num_processes=2 --process_id=1 --local_devices=first",
+            "--local_devices=first is not possible: it must be all, or numbers such as 0,1",
+        ),
+        (
+            f"{TRAIN} --coordinator=localhost:1 --num_processes=2 --process_id=1 --start_timeout=1",
+            "Process 1 of 2 did not reach process 0 at localhost:1 in 1 s",
+        ),
+        (f"{TRAIN} --start_timeout=0", "--start_timeout=0 is not possible: it must be a number of seconds, at least 1"),
+        (f"{TRAIN} --peer_timeout=x", "--peer_timeout=x is not possible: it must be a number of seconds, at least 2"),
+        (f"{TRAIN} --hang_timeout=-1", "--hang_timeout=-1 is not possible: it must be a number of seconds"),
         (f"{EVAL} --workdir=W/run --checkpoint", "--checkpoint has no value"),
     ],
     "the recipe": [
