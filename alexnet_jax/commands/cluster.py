@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,12 @@ def _place(flags: Any) -> tuple[str, int, int, list[int] | None]:
         return flags.coordinator, flags.num_processes, flags.process_id, local
     if flags.distributed is False or flags.processes > 1:
         return "", 1, 0, None
-    found = _detected(flags.start_timeout)
+    found = _detected(flags.start_timeout) if flags.distributed or not _is_plain_pod() else None
+    if found is None and "JOB_COMPLETION_INDEX" in os.environ and not flags.distributed:
+        raise AlexNetError(
+            "This is a process of an indexed Kubernetes job, but JAX cannot find the others: install jax[k8s], or use "
+            "--nodistributed where each is a run of its own."
+        )
     if found is None:
         if flags.distributed:
             raise AlexNetError(
@@ -106,6 +112,12 @@ def _devices(text: str | None) -> list[int] | None:
     raise AlexNetError(f"--local_devices={text} is not possible: it must be all, or numbers such as 0,1.")
 
 
+def _is_plain_pod() -> bool:
+    """Whether this is a Kubernetes pod by itself, such as a notebook's: JAX takes any for one of several."""
+    names = os.environ
+    return "KUBERNETES_SERVICE_HOST" in names and not {"JOB_COMPLETION_INDEX", "TPU_WORKER_ID"} & set(names)
+
+
 def _detected(timeout: float) -> tuple[str, int, int, list[int] | None] | None:
     """What `jax.distributed.initialize()` finds out by itself, None outside of a cluster it knows.
 
@@ -115,7 +127,8 @@ def _detected(timeout: float) -> tuple[str, int, int, list[int] | None] | None:
 
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
     try:
-        address, count, index, local = detect(None, None, None, None, None, round(timeout))
+        with warnings.catch_warnings(action="ignore"):
+            address, count, index, local = detect(None, None, None, None, None, round(timeout))
     except Exception as error:  # each cluster has its own
         raise AlexNetError(
             f"The cluster cannot be asked for the processes of this run ({type(error).__name__}: "

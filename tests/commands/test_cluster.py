@@ -1,9 +1,12 @@
 """Where a process stands: read off the cluster's environment, or off the flags."""
 
+import sys
+
 import pytest
 from absl import flags
 
 from alexnet_jax.commands import cluster, train
+from alexnet_jax.errors import AlexNetError
 
 _SLURM = {
     "SLURM_JOB_ID": "4097",
@@ -22,7 +25,8 @@ _OPEN_MPI = {
 
 
 def _place(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], *given: str) -> tuple[object, ...]:
-    for name in (*_SLURM, *_OPEN_MPI, "CUDA_VISIBLE_DEVICES"):
+    others = ("CUDA_VISIBLE_DEVICES", "KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID")
+    for name in (*_SLURM, *_OPEN_MPI, *others):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -39,6 +43,7 @@ def _place(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], *given:
     ("environment", "given", "place"),
     [
         ({}, [], ("", 1, 0, None)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, [], ("", 1, 0, None)),  # a notebook's pod
         # JAX's own rules: port 61440 + job number modulo 4096, the first node, one device for each process of a node.
         (_SLURM, [], ("node07:61441", 4, 3, [1])),
         (_SLURM, ["--local_devices=all"], ("node07:61441", 4, 3, None)),
@@ -56,3 +61,12 @@ def test_where_a_process_stands(
     environment: dict[str, str], given: list[str], place: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _place(monkeypatch, environment, *given) == place
+
+
+def test_an_indexed_job_whose_others_cannot_be_found_does_not_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process would train into the same workdir."""
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
+    monkeypatch.setitem(sys.modules, "kubernetes", None)  # it is not installed
+    with pytest.raises(AlexNetError, match=r"install jax\[k8s\]"):
+        _place(monkeypatch, pod)
+    assert _place(monkeypatch, pod, "--nodistributed") == ("", 1, 0, None)
