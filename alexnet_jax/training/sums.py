@@ -228,8 +228,9 @@ def newest_whole(workdir: Path, *, set_aside: bool, say: Say) -> int | None:
         older = {old: problem(folder / str(old), glance=True) for old in there if old < step}
         wrong |= {old: why for old, why in older.items() if why}
     for damaged, why in wrong.items():
-        done = f"set aside as {_move_aside(folder / str(damaged), f'{damaged}.damaged')}, " if set_aside else ""
-        say(f"checkpoint {folder / str(damaged)} is damaged: {why}; {done}and step {step:,} is used instead")
+        done = [f"set aside as {_move_aside(folder / str(damaged), f'{damaged}.damaged')}"] if set_aside else []
+        done += [f"step {step:,} is used instead"] if damaged > step else []
+        say(f"checkpoint {folder / str(damaged)} is damaged: {why}; {', and '.join(done)}")
     if not has_sums(folder / str(step)):
         say(f"checkpoint {folder / str(step)} has no sums, as in older versions: a change in it would not be noticed")
     return step

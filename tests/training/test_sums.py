@@ -80,7 +80,7 @@ def test_400_bytes_changed_in_all_files_are_400_noticed(damaged: Path) -> None:
         path.write_bytes(data[:place] + bytes([other]) + data[place + 1 :])
         step, said = _newest(damaged)
         assert step == 1, (path, place)
-        assert f"{parts[i % len(parts)]} is changed; and step 1 is used instead" in said[0]
+        assert f"{parts[i % len(parts)]} is changed; step 1 is used instead" in said[0]
         with pytest.raises(AlexNetError, match=r"checkpoints/2 is damaged: .* is changed: use another one"):
             _restored(damaged, 2)
         path.write_bytes(data)
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_orbax_goes_on_with_the_one_before
     checkpoints.close()
     assert np.array_equal(_restored(damaged, 2), _state(3)["params"])
     shutil.rmtree(folder / "2" / "default")
-    assert "set aside as 2.damaged-2, " in _newest(damaged, set_aside=True)[1][0]
+    assert "set aside as 2.damaged-2, and step 1 is used" in _newest(damaged, set_aside=True)[1][0]
     assert sorted(os.listdir(folder)) == ["1", "2.damaged", "2.damaged-2"]
     assert ocp.CheckpointManager(folder).all_steps() == [1]
 
@@ -198,7 +198,7 @@ def test_an_older_one_that_is_damaged_is_set_aside_before_orbax_reads_its_metric
     (damaged / "checkpoints" / "1" / "metrics" / "metrics").write_text("{")
     step, said = _newest(damaged, set_aside=True)
     assert step == 2
-    assert "checkpoints/1 is damaged: metrics/metrics is changed; set aside as 1.damaged, and step 2 " in said[0]
+    assert "checkpoints/1 is damaged: metrics/metrics is changed; set aside as 1.damaged" in said[0]
     Checkpoints(damaged).close()
 
 
@@ -261,7 +261,7 @@ def test_one_that_is_named_and_damaged_ends_in_a_sentence(which: str, damaged: P
     with pytest.raises(AlexNetError, match=r"checkpoints/2 is damaged: metrics/metrics is changed"):
         _restored(damaged, checkpoints.find(which))
     assert checkpoints.find("latest", say=said.append) == 1
-    assert "and step 1 is used instead" in said[0]
+    assert "; step 1 is used instead" in said[0]
 
 
 def test_one_that_is_changed_while_it_is_read_is_told(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
