@@ -1,4 +1,4 @@
-"""Tries launch/slurm.sh on a real SLURM of two virtual nodes on this machine: sudo python launch/try_slurm.py
+"""Tries launch/slurm.sh on a real SLURM of two virtual nodes on this machine: sudo .venv/bin/python launch/try_slurm.py
 
 It needs root, the packages `slurm-wlm` and `munge` and util-linux' `unshare`. The daemons run in namespaces of their
 own (processes, network, mounts) and in a temporary folder: nothing of theirs is left when this ends, however it ends.
