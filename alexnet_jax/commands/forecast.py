@@ -1,6 +1,7 @@
 """From what a step sends and stated link speeds: the time of each placement on 2 to 1,024 devices, and a plot of it."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,18 @@ class Forecast:
         return self.per_device / self.images_per_second + total / link.bytes_per_s + messages * link.latency_s
 
     def pays_below(self, placement: str, devices: int) -> float:
-        """The global batch below which a placement sends fewer bytes than data parallelism does."""
+        """The global batch below which a placement sends fewer bytes than data parallelism does.
+
+        nan where the two are the same, as a hybrid is whose layers have too few units for so many devices.
+        """
 
         def more(batch: float) -> float:
             """The bytes sent more than by data parallelism: linear in the batch."""
             ours, theirs = (self.sent(name, devices, batch) for name in (placement, DATA_PARALLEL))
             return sum(row.bytes for row in ours) - sum(row.bytes for row in theirs)
 
-        return -more(0) / (more(1) - more(0))
+        per_image = more(1) - more(0)
+        return -more(0) / per_image if per_image else math.nan
 
 
 # ---------------------------------------------------------------- tables
@@ -103,7 +108,8 @@ def _break_even(forecast: Forecast) -> list[str]:
     rows = []
     for devices in DEVICES:
         below = [forecast.pays_below(name, devices) for name in names]
-        rows.append((devices, *(text for batch in below for text in (f"{batch:,.0f}", f"{batch / devices:,.0f}"))))
+        batches = [number for batch in below for number in (batch, batch / devices)]
+        rows.append((devices, *("-" if math.isnan(number) else f"{number:,.0f}" for number in batches)))
     head = ("devices", *(text for name in names for text in (name, "per device")))
     return [
         "The global batch at which a placement stops paying: from there on it sends more bytes than data parallelism.",
@@ -165,8 +171,7 @@ def _bytes(panel: Any, forecast: Forecast) -> None:
             return sum(row.bytes for row in forecast.sent(name, 2, batch)) / 1e6
 
         panel.plot(batches, [sent(batch) for batch in batches], color=color)
-        if name != DATA_PARALLEL:
-            below = forecast.pays_below(name, 2)
+        if not math.isnan(below := forecast.pays_below(name, 2)):
             panel.plot(below, sent(below), "o", color=color)
             left = name == TOWERS  # the lines leave room above the one and below the other
             place = {"xytext": (-7, 6) if left else (7, -14), "ha": "right" if left else "left"}

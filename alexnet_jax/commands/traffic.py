@@ -13,7 +13,7 @@ from alexnet_jax.allowed import check_batches
 from alexnet_jax.commands import border, devices as settled, forecast as forecasts, summary
 from alexnet_jax.commands.overrides import split_overrides
 from alexnet_jax.network import model as models, traffic
-from alexnet_jax.network.towers import DATA, TOWER
+from alexnet_jax.network.towers import DATA
 from alexnet_jax.network.traffic import BACKWARD, FORWARD, GRADIENTS, METRICS, Layout, Sent
 from alexnet_jax.training import traffic as compiled
 
@@ -24,40 +24,56 @@ of the result of an all-gather, (n-1)/n of the operand of a reduce-scatter or an
 Per image: over the images of a replica."""
 
 
-def traffic_of(config: ConfigDict, *, classes: int | None = None) -> str:
-    """The collectives of the compiled training step on all devices, against the least and against data parallelism.
+def traffic_of(
+    config: ConfigDict,
+    *,
+    classes: int | None = None,
+    images_per_second: float = forecasts.IMAGES_PER_SECOND,
+    images_per_device: int | None = None,
+    output: Path | None = None,
+) -> str:
+    """What the compiled training step sends on all devices, and the predicted times of the placements, in tables.
 
-    `classes` is by default what the config's data set has. Compiles the step and runs nothing. Raises AlexNetError.
+    `classes` is by default what the config's data set has, `images_per_device` the config's batch size; with
+    `images_per_second`, of one device, it is for the prediction alone, of which `output` is a plot (PNG). The step is
+    compiled and not run. Raises AlexNetError.
     """
     mesh = parts.mesh(config)
     check_batches(config, mesh.shape[DATA])
-    model, pixels = parts.network(config, classes or summary.classes_of(config)), config.data.crop_pixels
-    layout, batch = _layout(config, mesh), config.train.batch_size
-    lines = [_first_line(config, model, mesh)]
-    if layout.devices == 1:
-        return "\n".join([*lines, "One device sends nothing: use more of them, or --cpu_devices=2."])
-    found = compiled.sent(config, model, mesh)
-    lines += [_CONVENTION, "", *_table(found, batch / layout.data), ""]
-    return "\n".join([*lines, *_against(model, pixels, layout, batch, found)])
-
-
-def _layout(config: ConfigDict, mesh: Mesh) -> Layout:
-    return Layout.of(
-        mesh, hybrid=config.mesh.get("hybrid", False), exchange_dtype=config.mesh.get("exchange_dtype", "float32")
+    model = parts.network(config, classes or summary.classes_of(config))
+    forecast = forecasts.Forecast(
+        model,
+        config.data.crop_pixels,
+        per_device=images_per_device or config.train.batch_size,
+        images_per_second=images_per_second,
+        exchange_dtype=config.mesh.exchange_dtype,
     )
-
-
-def _first_line(config: ConfigDict, model: models.AlexNet, mesh: Mesh) -> str:
-    hybrid = ", fully connected layers split over data" if config.mesh.get("hybrid", False) else ""
-    batch, rows, platform = config.train.batch_size, mesh.shape[DATA], mesh.devices.flat[0].platform
-    return (
-        f"{model.classes:,} classes; {mesh.devices.size} {platform} device(s), data {rows} x tower "
-        f"{mesh.shape[TOWER]}{hybrid}; a global batch of {batch:,}, {batch // rows:,} images per replica; exchanges in "
-        f"{config.mesh.get('exchange_dtype', 'float32')}."
-    )
+    lines = [*_of_this_mesh(config, model, mesh), "", *forecasts.table(forecast)]
+    if output:
+        forecasts.plot(forecast, output)
+        lines += ["", f"wrote {output}"]
+    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- the compiled step
+
+
+def _of_this_mesh(config: ConfigDict, model: models.AlexNet, mesh: Mesh) -> list[str]:
+    """The collectives of the compiled step, against the least and against data parallelism."""
+    layout, batch, platform = Layout.of(model, mesh), config.train.batch_size, mesh.devices.flat[0].platform
+    hybrid = ", the fully connected layers split over data" if layout.hybrid else ""
+    lines = [
+        f"{model.classes:,} classes; {layout.devices} {platform} device(s), data {layout.data} x tower {layout.tower}"
+        f"{hybrid};",
+        f"a global batch of {batch:,}, {batch // layout.data:,} images per replica; exchanges in "
+        f"{layout.exchange_dtype}.",
+    ]
+    if layout.devices == 1:
+        return [*lines, "One device sends nothing: use more of them, or --cpu_devices=2."]
+    found = compiled.sent(config, model, mesh)
+    least = traffic.least(model, config.data.crop_pixels, layout, batch)
+    plain = traffic.data_parallel(model, config.data.crop_pixels, layout.devices)
+    return [*lines, "", _CONVENTION, "", *_table(found, batch / layout.data), "", *_against(found, least, plain)]
 
 
 def _table(found: list[Sent], images: float) -> list[str]:
@@ -69,11 +85,11 @@ def _table(found: list[Sent], images: float) -> list[str]:
             row.kind,
             row.dtype,
             str(row.arrays),
-            *_amounts(row.bytes, images),
+            *_numbers(row.bytes, images),
         )
         for row in found
     ]
-    total = ("total", "", "", "", "", str(sum(row.arrays for row in found)), *_amounts(_sum(found), images))
+    total = ("total", "", "", "", "", str(sum(row.arrays for row in found)), *_numbers(_sum(found), images))
     cells = [_HEAD, *rows, total]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numbers = _HEAD.index("arrays")
@@ -85,7 +101,7 @@ def _table(found: list[Sent], images: float) -> list[str]:
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
 
-def _amounts(number: float, images: float) -> tuple[str, str]:
+def _numbers(number: float, images: float) -> tuple[str, str]:
     return f"{number:,.0f}", f"{number / images:,.0f}"
 
 
@@ -93,29 +109,26 @@ def _sum(rows: Iterable[Sent]) -> float:
     return sum(row.bytes for row in rows)
 
 
-def _against(model: models.AlexNet, pixels: int, layout: Layout, batch: int, found: list[Sent]) -> list[str]:
-    least = traffic.least(model, pixels, layout, batch)
-    total, bound = _sum(found), _sum(least)
-    lines = [
-        "  ".join(
-            f"{direction} {_sum(row for row in found if row.direction == direction) / 1e6:,.2f} MB"
-            for direction in (FORWARD, BACKWARD)
-        )
-        + f"  together {total / 1e6:,.2f} MB per step and device"
-    ]
-    merged = [row for row in found if row.arrays > 1]
-    if merged:
-        sums = ", ".join(f"{row.arrays} arrays ({', '.join(row.layers)})" for row in merged)
-        lines.append(f"XLA combined {sums} into {'one collective' if len(merged) == 1 else 'one collective each'}.")
-    plain = traffic.data_parallel(model, pixels, layout.devices)
+def _against(found: list[Sent], least: list[Sent], plain: float) -> list[str]:
+    """The sums, beside the formula's and the bytes of `plain` data parallelism."""
+    total = _sum(found)
+    passes = [f"{_amount(_sum(r for r in found if r.direction == way))} {way}" for way in (FORWARD, BACKWARD)]
+    lines = [f"One device sends {_amount(total)} per step: {', '.join(passes)}."]
+    if any(row.dtype == "u16" for row in found):
+        lines.append("u16 are the bits of bfloat16, which XLA would not carry as such on every device.")
+    if merged := [f"{row.arrays} arrays ({', '.join(row.layers)})" for row in found if row.arrays > 1]:
+        lines.append(f"XLA combined {' and '.join(merged)} into one collective{' each' if len(merged) > 1 else ''}.")
     lines.append(
-        f"Data parallelism on the same {layout.devices} devices sends {plain / 1e6:,.2f} MB of gradients: "
-        f"{plain / total:,.2f} times as much."
+        f"Data parallelism on the same devices sends {_amount(plain)} of gradients: {plain / total:,.2f} times as much."
     )
+    bound = f"The least that the algorithm allows is {_amount(_sum(least))} by formula"
     if differing := differences(found, least):
-        lines.append(f"The least that the algorithm allows is {bound / 1e6:,.2f} MB. They do not agree:")
-        return lines + [f"  {text}" for text in differing]
-    return [*lines, f"The least that the algorithm allows is {bound / 1e6:,.2f} MB by formula: they agree."]
+        return [*lines, f"{bound}: they differ at", *(f"  {text}" for text in differing)]
+    return [*lines, f"{bound}: they agree."]
+
+
+def _amount(number: float) -> str:
+    return f"{number / 1e6:,.2f} MB" if number >= 1e4 else f"{number:,.0f} bytes"
 
 
 def differences(found: list[Sent], least: list[Sent]) -> list[str]:
@@ -183,19 +196,14 @@ def main(argv: list[str]) -> None:
     with_data = ":" in given.recipe
     config = configs.load_recipe(given.recipe if with_data else f"{given.recipe}:imagenet2012", overrides)
     settled.settle(cpu_devices=given.cpu_devices)
-    classes = summary.classes_of(config) if with_data else 1000
-    print(traffic_of(config, classes=classes))
-    forecast = forecasts.Forecast(
-        parts.network(config, classes),
-        config.data.crop_pixels,
-        per_device=given.images_per_device or config.train.batch_size,
+    text = traffic_of(
+        config,
+        classes=None if with_data else 1000,
         images_per_second=given.images_per_second,
-        exchange_dtype=config.mesh.get("exchange_dtype", "float32"),
+        images_per_device=given.images_per_device,
+        output=given.output,
     )
-    print("\n" + "\n".join(forecasts.table(forecast)))
-    if given.output:
-        forecasts.plot(forecast, given.output)
-        print(f"\nwrote {given.output}")
+    print(text)
 
 
 def _rate(text: str) -> float:

@@ -22,11 +22,12 @@ from alexnet_jax.network.towers import DATA, TOWER
 
 FORWARD, BACKWARD = "forward", "backward"
 ALL_GATHER, REDUCE_SCATTER, ALL_REDUCE, ALL_TO_ALL = "all-gather", "reduce-scatter", "all-reduce", "all-to-all"
-GRADIENTS, METRICS = "gradients", "metrics"
+LOGITS, KEYS, GRADIENTS, METRICS = "logits", "keys", "gradients", "metrics"
 
 FLOAT = "float32"  # parameters, gradients, statistics and metrics
 BYTES = {FLOAT: 4, "bfloat16": 2}
 
+_KEY_BYTES = 8  # of an example's random key, from which its dropout is drawn
 _METRICS = 3  # loss, top-1 and top-5 of a step
 
 
@@ -40,9 +41,9 @@ class Layout:
     exchange_dtype: str = FLOAT
 
     @classmethod
-    def of(cls, mesh: Mesh, *, hybrid: bool, exchange_dtype: str) -> "Layout":
-        """The layout of a mesh of devices."""
-        return cls(mesh.shape[DATA], mesh.shape[TOWER], hybrid, exchange_dtype)
+    def of(cls, model: models.AlexNet, mesh: Mesh) -> "Layout":
+        """How the network lies on a mesh of devices."""
+        return cls(mesh.shape[DATA], mesh.shape[TOWER], model.hybrid, model.exchange_dtype)
 
     @property
     def devices(self) -> int:
@@ -54,8 +55,8 @@ class Layout:
 class Sent:
     """A collective, or several in one: what it serves, and what one device sends for it in a step.
 
-    `layers` are those that read what is exchanged ("conv3"; "logits" for the loss), a batch norm ("bn1"), "gradients"
-    or "metrics". `devices` is the size of a group, `arrays` how many arrays of `dtype` it carries.
+    `layers` are those that read what is exchanged ("conv3"; "logits" for the loss), a batch norm ("bn1"), or "keys"
+    (of dropout), "gradients" and "metrics". `devices` is the size of a group, and `arrays` of `dtype` are in it.
     """
 
     layers: tuple[str, ...]
@@ -95,8 +96,8 @@ def least(model: models.AlexNet, pixels: int, layout: Layout, batch: float) -> l
     if layout.data > 1:
         rows += _batch_norms(model, pixels, layout)
         parameters = _summed_parameters(model, pixels, layout)
-        rows.append(_all_reduce(GRADIENTS, BACKWARD, layout, parameters / layout.tower))
-        rows.append(_all_reduce(METRICS, FORWARD, layout, _METRICS))
+        # XLA combines the sums into one collective, so they are one here: the same bytes, fewer messages.
+        rows.append(_all_reduce((GRADIENTS, METRICS), BACKWARD, layout, parameters / layout.tower + _METRICS))
     return rows
 
 
@@ -113,7 +114,7 @@ def _tower_exchanges(model: models.AlexNet, pixels: int, layout: Layout, example
     edges = {row.name for row in placement.table(model) if row.exchange == placement.EDGE}
     rows: list[Sent] = []
     for name, numbers in placement.traffic(model, pixels).items():
-        layer = "logits" if name == placement.LOGITS else name
+        layer = LOGITS if name == placement.LOGITS else name
         # An edge is needed by one neighbor only; the compiled step gathers both edges of every tower.
         needed = numbers / 2 if name in edges else numbers
         whole = layout.tower * needed * examples
@@ -122,9 +123,9 @@ def _tower_exchanges(model: models.AlexNet, pixels: int, layout: Layout, example
 
 
 def split_layers(model: models.AlexNet, devices: int) -> tuple[str, ...]:
-    """The fully connected layers that a hybrid placement splits by units: those whose units are divisible by it."""
-    dense = [layer for layer in model.stack if isinstance(layer, models.DenseLayer)]
-    return tuple(layer.name for layer in dense if layer.features % devices == 0)
+    """The fully connected layers that a hybrid placement on so many devices splits by units."""
+    placed = model.clone(split_over=devices)
+    return tuple(layer.name for layer in model.stack if placed.splits(layer))
 
 
 def _splits(model: models.AlexNet, pixels: int, layout: Layout, batch: float) -> list[Sent]:
@@ -132,9 +133,13 @@ def _splits(model: models.AlexNet, pixels: int, layout: Layout, batch: float) ->
 
     Krizhevsky 2014, One weird trick, section 4, scheme (a): the fully connected layers see all examples at once.
     """
-    split, rows, before_is_split = split_layers(model, layout.data), [], False
+    split, rows, before_is_split = split_layers(model, layout.data), list[Sent](), False
     numbers = _inputs(model, pixels)
-    for name in (*(layer.name for layer in model.stack), "logits"):
+    if any(layer.name in split and "dropout" in layer.post_ops for layer in model.stack):
+        whole = batch * _KEY_BYTES
+        sent = sent_bytes(ALL_GATHER, layout.data, whole)
+        rows.append(Sent((KEYS,), FORWARD, DATA, ALL_GATHER, layout.data, "u32", sent))
+    for name in (*(layer.name for layer in model.stack), LOGITS):
         whole = batch * numbers[name]
         if name in split:
             rows += _both_ways(name, DATA, (ALL_GATHER, REDUCE_SCATTER), layout, layout.data, whole)
@@ -152,14 +157,14 @@ def _inputs(model: models.AlexNet, pixels: int) -> dict[str, int]:
         found[layer.name] = x
         last = models.operation_name(layer.post_ops[-1], layer.name) if layer.post_ops else f"{layer.name}_out"
         x = model.towers * math.prod(shapes[last])
-    return found | {"logits": x}
+    return found | {LOGITS: x}
 
 
 def _both_ways(
     name: str, axis: str, kinds: tuple[str, str], layout: Layout, devices: int, numbers: float
 ) -> list[Sent]:
     """Activations forward, and their gradients, which are as many, backward."""
-    dtype = layout.exchange_dtype
+    dtype = FLOAT if name == LOGITS else layout.exchange_dtype
     return [
         Sent((name,), direction, axis, kind, devices, dtype, sent_bytes(kind, devices, BYTES[dtype] * numbers))
         for direction, kind in zip((FORWARD, BACKWARD), kinds, strict=True)
@@ -177,13 +182,13 @@ def _batch_norms(model: models.AlexNet, pixels: int, layout: Layout) -> list[Sen
         if "batch_norm" in layer.post_ops and layer.name not in split:
             name = models.operation_name("bn", layer.name)
             channels = shapes[f"{layer.name}_out"][-1] * model.towers // layout.tower
-            rows += [_all_reduce(name, direction, layout, 2 * channels) for direction in (FORWARD, BACKWARD)]
+            rows += [_all_reduce((name,), direction, layout, 2 * channels) for direction in (FORWARD, BACKWARD)]
     return rows
 
 
-def _all_reduce(name: str, direction: str, layout: Layout, numbers: float) -> Sent:
+def _all_reduce(layers: tuple[str, ...], direction: str, layout: Layout, numbers: float) -> Sent:
     sent = sent_bytes(ALL_REDUCE, layout.data, BYTES[FLOAT] * numbers)
-    return Sent((name,), direction, DATA, ALL_REDUCE, layout.data, FLOAT, sent)
+    return Sent(layers, direction, DATA, ALL_REDUCE, layout.data, FLOAT, sent)
 
 
 def _parameters(model: models.AlexNet, pixels: int) -> int:
