@@ -429,8 +429,8 @@ def test_the_hybrid_placement_gives_the_same_loss_and_gradients(name: str, devic
     for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(first), strict=True):
         assert np.abs(left).max() > 0, path
         np.testing.assert_allclose(right, left, rtol=0, atol=1e-5 * np.abs(left).max(), err_msg=str(path))
-    for name, leaf in state.params["fc7"].items():
-        assert leaf.addressable_shards[0].data.shape == (*leaf.shape[:-1], leaf.shape[-1] // devices), name
+    for part, leaf in state.params["fc7"].items():
+        assert leaf.addressable_shards[0].data.shape == (*leaf.shape[:-1], leaf.shape[-1] // devices), part
 
 
 def test_batch_norms_of_split_layers_see_the_whole_batch() -> None:
