@@ -427,16 +427,31 @@ def disk(case: Case, how: str) -> None:
             _mount("-o", "remount,ro", str(disk))
             case.fails("run|checkpoints")
         else:
-            process = case.start()
-            if how == "read-only":
-                case.until(process, line=r"step 10/")
-                subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True)
-                subprocess.run(["mount", "-o", "remount,ro,force", str(disk)], capture_output=True)
-            case.end(process, 1, *((0,) if how == "read-only" else ()))
+            case.end(case.start(), 1)
         _mount("-o", "remount,rw,size=64m", str(disk))
         case.finish()
     finally:
         subprocess.run(["umount", "-l", str(disk)], capture_output=True)
+
+
+def frozen(case: Case) -> None:
+    """The folder of the checkpoints becomes read-only while the run goes on, for root too."""
+    process = case.start()
+    case.until(process, line=r"step 5/")
+    folder = case.workdir / "checkpoints"
+    subprocess.run(["chattr", "+i", str(folder)], check=True)
+    try:
+        case.end(process, 1)
+    finally:
+        subprocess.run(["chattr", "-i", str(folder)], check=True)
+    case.finish()
+
+
+def can_freeze() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["chattr", "+i", folder], capture_output=True, check=False).returncode == 0
+        subprocess.run(["chattr", "-i", folder], capture_output=True, check=False)
+        return done
 
 
 def moved_away(case: Case) -> None:
@@ -638,7 +653,9 @@ def _families() -> dict[str, list[Fault]]:
     add("other small files", "one", small_file, ("starts.jsonl", "train.log"), ("cut", "removed"))
     found["other small files"].append(Fault("other small files", "one", "left_out.json", left_out_list, ()))
     if can_mount():
-        add("a disk", "one", disk, ("full", "read-only", "read-only from the start"))
+        add("a disk", "one", disk, ("full", "read-only from the start"))
+    if shutil.which("chattr") and can_freeze():
+        found.setdefault("a disk", []).append(Fault("a disk", "one", "becomes read-only", frozen, ()))
     found.setdefault("a disk", []).extend(
         [Fault("a disk", "one", "vanished", moved_away, ()), Fault("a disk", "one", "a quota", file_limit, ())]
     )
