@@ -40,9 +40,10 @@ def after_leaving(action: Callable[[], Any]) -> None:
     _after.append(action)
 
 
-def leave(message: str = "", *, status: int) -> NoReturn:
+def leave(message: str = "", *, status: int, below: str = "\n") -> NoReturn:
     """Says the message, or "interrupted" with the words of `note`, and ends the process with `status`.
 
+    On a terminal `below` comes first: below the bar and ^C.
     Not through the interpreter's own shutdown: XLA's threads are still at work, and it crashes under them.
     """
     if not _leaving.acquire(blocking=False):
@@ -54,7 +55,7 @@ def leave(message: str = "", *, status: int) -> NoReturn:
     message += _native_output(keep=status == LOST)
     # What people read comes first: whatever follows may take its time.
     with contextlib.suppress(OSError):
-        os.write(_screen, f"{chr(10) if os.isatty(_screen) else ''}{message}\n".encode())  # below the bar and ^C
+        os.write(_screen, f"{below if os.isatty(_screen) else ''}{message}\n".encode())
     for action in _before:
         with contextlib.suppress(Exception):
             action(status, message)

@@ -17,6 +17,7 @@ from alexnet_jax import ending
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_SECONDS = 2.0  # for a command to clean up by itself
+_watching = threading.Event()
 _asked: list[int] = []  # the number of the first signal
 
 
@@ -29,7 +30,11 @@ def watched() -> Iterator[None]:
     _watch()
     try:
         yield
-    except SystemExit:
+    except SystemExit as error:
+        # An error of a command. The interpreter's own shutdown would wait for Orbax's threads, and these for each other
+        # for ten minutes where one of them could not write.
+        if isinstance(error.code, str) and _watching.is_set():
+            ending.leave(error.code, status=ending.FAILED, below="")
         raise
     except BaseException as error:
         # What is interrupted may end in another error.
@@ -57,8 +62,9 @@ def _watch() -> None:
 
     The C-level handler writes the signal's number to a pipe at once; the thread waits at its other end.
     """
-    if signal.getsignal(signal.SIGINT) is _interrupt:
-        return  # it is watched already
+    if _watching.is_set():
+        return
+    _watching.set()
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
