@@ -48,6 +48,7 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=True,
             temporary_path_class=_Unfinished,
+            todelete_subdir=_DELETED,
         )
         with self._written(), files.named(self.folder, "written"):
             self._manager = ocp.CheckpointManager(
@@ -104,8 +105,8 @@ class Checkpoints:
 
     def _check_room(self, state: Any) -> None:
         """Raises AlexNetError where the next checkpoint will not fit; it takes what the last one took."""
-        needed, free = _needed(self.folder, self.latest(), state), _free(self.folder)
-        if free < needed:
+        needed = _needed(self.folder, self.latest(), state)
+        if (free := _free(self.folder, needed)) < needed:
             raise AlexNetError(
                 f"There is no room for a checkpoint in {self.folder}: it takes {needed:,} bytes and {free:,} are free: "
                 f"make room, then start the same command again{self._kept()}."
@@ -150,15 +151,13 @@ class Checkpoints:
             raise AlexNetError(f"The checkpoint {folder} was changed or deleted while it was read: start again.")
         return restored
 
-    def reached_preemption(self, step: int) -> bool:
-        """Whether the cluster asked all processes to stop at this step (several processes only)."""
-        return self._manager.reached_preemption(step)
-
     def close(self) -> None:
         """Waits for what is being written. Raises AlexNetError."""
         with self._written():
             self._manager.wait_until_finished()
             self._manager.close()
+        if jax.process_index() == 0:
+            _purge(self.folder)
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -176,7 +175,13 @@ class Checkpoints:
             ) from error
 
 
-_SUMMING = ".orbax-checkpoint-tmp-summing"  # Orbax takes it for an unfinished checkpoint, and removes it after a kill
+# Orbax takes these for unfinished checkpoints, and removes them after a kill.
+_SUMMING, _DELETED = ".orbax-checkpoint-tmp-summing", "deleted.orbax-checkpoint-tmp"
+
+
+def _purge(folder: Path) -> None:
+    """Deletes what Orbax only moved aside: a kill in the middle leaves no half of a checkpoint under its name."""
+    shutil.rmtree(folder / _DELETED, ignore_errors=True)
 
 
 class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -192,6 +197,11 @@ class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
     def get_final(self) -> Any:
         hidden = super().get_final()
         return hidden.with_name(hidden.name.removesuffix(_SUMMING))
+
+    async def create(self) -> Any:
+        if self.get_final() != super().get_final():
+            await asyncio.to_thread(_purge, Path(self.get_final()).parent)
+        return await super().create()
 
     async def finalize(self) -> None:
         await super().finalize()
@@ -218,8 +228,11 @@ def _needed(folder: Path, last: int | None, state: Any) -> int:
     return of_last or sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
-def _free(folder: Path) -> int:
+def _free(folder: Path, needed: int) -> int:
+    """The bytes that are free, after deleting what is only moved aside if fewer than needed are."""
     with files.named(folder, "written"):
+        if shutil.disk_usage(folder).free < needed:
+            _purge(folder)
         return shutil.disk_usage(folder).free
 
 

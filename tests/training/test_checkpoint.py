@@ -50,6 +50,31 @@ def test_the_last_ones_and_the_best_are_kept_with_their_sums(tmp_path: Path) -> 
         checkpoints.find("6")
 
 
+def test_a_kill_while_old_ones_are_deleted_leaves_no_half_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lose their name before their files, and are deleted with the next save, at the end, or at the next start."""
+    folder, deleted = tmp_path / "checkpoints", list[list[str]]()
+    rmtree = shutil.rmtree
+
+    def watched(path: Path, **options: bool) -> None:
+        if Path(path).exists():
+            assert Path(path) == folder / "deleted.orbax-checkpoint-tmp"
+            deleted.append(os.listdir(path))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    checkpoints = Checkpoints(tmp_path)
+    for step in (2, 4, 6):
+        checkpoints.save(step, _state(step))
+    checkpoints.close()
+    assert deleted == [["2"], ["4"]]
+    assert os.listdir(folder) == ["6"]
+    shutil.copytree(folder / "6", folder / "deleted.orbax-checkpoint-tmp" / "4")  # as a kill leaves it
+    _save(tmp_path, 8)
+    assert sorted(os.listdir(folder)) == ["6", "8"]
+
+
 _Usage = collections.namedtuple("_Usage", "total used free")
 
 
