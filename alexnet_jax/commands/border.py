@@ -28,7 +28,8 @@ def run(command: str, argv: list[str]) -> None:
             _check_text(argv)
         with _quiet():
             importlib.import_module(f"alexnet_jax.commands.{command}").main(argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it is closed
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter does not flush into the pipe
         sys.exit(1)

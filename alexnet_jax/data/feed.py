@@ -1,8 +1,8 @@
 """From records to batches: a batch is a pure function of (seed, step), wherever and however it is computed."""
 
 import dataclasses
-import hashlib
 import functools
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -132,7 +132,7 @@ def eval_batches(
 
 def fingerprint(split: Split) -> dict[str, Any]:
     """What tells this split from another one: its size, and digests of its classes and of some of its records."""
-    digest = hashlib.blake2b(digest_size=8)
+    digest, names = hashlib.blake2b(digest_size=8), "\n".join(split.class_names).encode()
     for number in np.linspace(0, len(split.source) - 1, 8).round().astype(int).tolist():
         record = split.source[number]
         image = record["image"]
@@ -140,7 +140,7 @@ def fingerprint(split: Split) -> dict[str, Any]:
         digest.update(f"{record['key']} {record['label']}".encode())
     return {
         f"the number of images of {split.name}": len(split.source),
-        f"the classes of {split.name}": hashlib.blake2b("\n".join(split.class_names).encode(), digest_size=8).hexdigest(),
+        f"the classes of {split.name}": hashlib.blake2b(names, digest_size=8).hexdigest(),
         f"the records of {split.name}": digest.hexdigest(),
     }
 

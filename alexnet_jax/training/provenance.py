@@ -1,6 +1,7 @@
 """What a run was made with: versions, commit, devices."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import time
@@ -33,9 +34,17 @@ def packages() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The git commit of this code, with "+changes" where files differ from it; None outside of git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    """The git commit of this code, with "+changes" where files differ from it; None outside of git.
+
+    Not by `git describe --dirty`, which writes the index of the checkout, and leaves its lock where it is killed.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changed = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True, env=environment).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return commit + ("+changes" if changed else "")

@@ -255,20 +255,28 @@ def mend(workdir: Path, *, say: Say = to_stderr) -> None:
     """
     for name, load in ((configs.SAVED_AS, configs.load), (configs.CLASSES, configs.load_classes)):
         path = workdir / name
+        step, text = _copy(workdir, name)
         try:
-            load(workdir)
+            found = load(workdir)
+            if text is None or name != configs.CLASSES or not _lacks_classes(tuple(found), text):
+                continue
         except AlexNetError as error:
-            step, text = _copy(workdir, name)
             forbidden = isinstance(error.__cause__, PermissionError)
             if text is None or forbidden or (path.is_file() and path.read_bytes() == _encoded(text)):
                 continue
-            kept = ""
-            if os.path.lexists(path):
-                aside = _move_aside(path, f"{path.stem}.damaged{path.suffix}")
-                kept = f"; what was there is kept as {aside}"
-            files.write_text(path, text)
-            what = "damaged" if kept else "missing"
-            say(f"{path} was {what} and is restored from the copy in checkpoint {step:,}{kept}")
+        kept = ""
+        if os.path.lexists(path):
+            aside = _move_aside(path, f"{path.stem}.damaged{path.suffix}")
+            kept = f"; what was there is kept as {aside}"
+        files.write_text(path, text)
+        what = "damaged" if kept else "missing"
+        say(f"{path} was {what} and is restored from the copy in checkpoint {step:,}{kept}")
+
+
+def _lacks_classes(names: tuple[str, ...], copy: str) -> bool:
+    """Whether a list of classes is one that was cut; other names for as many classes are a person's own."""
+    whole = tuple(copy.splitlines())
+    return len(names) < len(whole) or (names[:-1] == whole[:-1] and whole[-1].startswith(names[-1]) and names != whole)
 
 
 def _copy(workdir: Path, name: str) -> tuple[int, str | None]:
