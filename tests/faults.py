@@ -72,11 +72,12 @@ class Case:
     def start(self, *extra: str, streams: dict[str, Any] | None = None, **options: Any) -> subprocess.Popen[str]:
         command = options.pop("command", None) or self.command(*extra)
         self.out, self.err = self.folder / "stdout", self.folder / "stderr"
-        given = {"stdout": self.out.open("w"), "stderr": self.err.open("w")} | (streams or {})
-        return subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, text=True, start_new_session=True, env=self.bench.environment,
-            **given, **options,
-        )  # fmt: skip
+        with self.out.open("w") as out, self.err.open("w") as err:
+            given = {"stdout": out, "stderr": err} | (streams or {})
+            return subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, text=True, start_new_session=True,
+                env=self.bench.environment, **given, **options,
+            )  # fmt: skip
 
     def until(self, process: subprocess.Popen[str], *, line: str = "", path: str = "") -> None:
         """Waits until the run has said a line that matches, or has a file that does; or has ended."""
@@ -538,10 +539,11 @@ def _pair(case: Case, *extra: list[str], delay: float = 0.0, order: tuple[int, i
     running = {}
     for which in order:
         place = ["--processes=1", f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={which}"]
-        running[which] = subprocess.Popen(
-            [*case.command(), *place, *extra[which]], cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
-            stdout=subprocess.DEVNULL, stderr=(case.folder / f"stderr-{which}").open("w"), env=case.bench.environment,
-        )  # fmt: skip
+        with (case.folder / f"stderr-{which}").open("w") as said:
+            running[which] = subprocess.Popen(
+                [*case.command(), *place, *extra[which]], cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
+                stdout=subprocess.DEVNULL, stderr=said, env=case.bench.environment,
+            )  # fmt: skip
         time.sleep(delay)
     ended = []
     for which in (0, 1):

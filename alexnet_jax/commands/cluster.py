@@ -43,14 +43,13 @@ def joined(flags: Any, argv: Sequence[str], facts: dict[str, Any]) -> Iterator[P
         return
     else:
         listening, started = None, {}
-    log = _log_of(index)
-    ending.hide_native_output(log)
     peers = processes.join(
         coordinator, index, count,
         timeout=flags.start_timeout, patience=flags.peer_timeout, on_signal=StopRequest.ask, asked=StopRequest.asked,
         listening=listening, check=lambda: _check_started(started),
     )  # fmt: skip
     processes.compare(peers, facts | _code())
+    ending.hide_native_output(_log_of(index))
     # Signals are this program's: JAX would hold back SIGTERM until it is asked for, and never tells of it meanwhile.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(

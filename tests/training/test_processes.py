@@ -14,7 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def _metrics(workdir: Path, small_flags: list[str], *place: str) -> list[dict[str, Any]]:
     """What a run of 30 steps and its evaluation wrote, without times."""
-    fields = ["--config.train.steps=30", "--config.log.every_steps=1", "--config.eval.batch_size=32"]
+    fields = [
+        "--config.train.learning_rate=0.0003",
+        "--config.train.steps=30",
+        "--config.log.every_steps=1",
+        "--config.eval.batch_size=32",
+    ]
     command = [sys.executable, "main.py", f"--workdir={workdir}", *small_flags, *fields, *place]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -31,7 +36,8 @@ def _metrics(workdir: Path, small_flags: list[str], *place: str) -> list[dict[st
 def test_several_processes_are_one(processes: int, mesh: list[str], small_flags: list[str], tmp_path: Path) -> None:
     """The losses of 30 steps, and the evaluation of 299 images, which are not divisible by what the processes share.
 
-    To the bit with two processes of a tower each. Other sums are made in another order, by one rounding at first.
+    To the bit with two processes of a tower each. Other sums are made in another order, by one rounding at first. The
+    rate is low, so that no pooling window decides otherwise for that (docs/determinism.md).
     """
     one = _metrics(tmp_path / "one", small_flags, f"--cpu_devices={processes}", *mesh)
     several = _metrics(tmp_path / "several", small_flags, f"--processes={processes}", *mesh)
@@ -40,9 +46,8 @@ def test_several_processes_are_one(processes: int, mesh: list[str], small_flags:
     if (processes, mesh) == (2, []):
         assert several == one
     losses, others = ([line["loss"] for line in lines[:-1]] for lines in (one, several))
-    assert others[0] == losses[0]
-    np.testing.assert_allclose(others[:10], losses[:10], rtol=1e-5)
-    np.testing.assert_allclose(others, losses, rtol=1e-2)
+    np.testing.assert_allclose(others[0], losses[0], rtol=3e-7)
+    np.testing.assert_allclose(others, losses, rtol=1e-5)
 
 
 def test_an_evaluation_by_two_processes_counts_what_one_counts(small_flags: list[str], tmp_path: Path) -> None:
