@@ -177,6 +177,8 @@ class Run:
                         except Interrupted as stop:
                             self._stop(step, state, stop.signal)
                         self._save(step, state, evaluation)
+            self.watch.doing("saving a checkpoint", f" of step {step}")
+            self.checkpoints.close()  # a signal waits for the last one too
 
     def _asked(self, where: str) -> int:
         """The signal that asks this process or another one to stop, 0 without one: the same on all, who meet here.
