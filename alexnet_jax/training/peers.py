@@ -250,6 +250,7 @@ def _collect(
     links: dict[int, socket.socket], listening: socket.socket, coordinator: str, count: int, end: float, timeout: float,
     check: Callable[[], None],
 ) -> None:  # fmt: skip
+    wrong = ""
     while len(links) < count - 1:
         check()
         listening.settimeout(min(1.0, max(0.01, end - time.monotonic())))
@@ -271,10 +272,9 @@ def _collect(
                 continue
             links[index] = link
             if theirs != count:
-                raise AlexNetError(
-                    f"Process {index} was told of {theirs} processes and process 0 of {count}: give all the same "
-                    "num_processes."
-                )
+                wrong = f"Process {index} was told of {theirs} processes and process 0 of {count}"
+    if wrong:  # told to all of them, so that none waits for a process 0 that has left
+        raise AlexNetError(f"{wrong}: give all the same num_processes.")
 
 
 def _missing(who: list[int], coordinator: str, count: int, timeout: float) -> AlexNetError:
