@@ -437,7 +437,7 @@ def disk(case: Case, how: str) -> None:
 
 
 def frozen(case: Case) -> None:
-    """The folder of the checkpoints becomes read-only while the run goes on, for root too."""
+    """The folder of the checkpoints becomes read-only during the run, for root too."""
     process = case.start()
     case.until(process, line=r"step 5/")
     folder = case.workdir / "checkpoints"

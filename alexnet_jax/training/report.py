@@ -107,7 +107,7 @@ class Report:
             self._out.flush()
             self._note(text)
             if self._out.is_gone() and self._log_path not in self._unwritten:
-                self._note("the terminal, or whatever read stdout, is gone: the run goes on, and so does this log")
+                self._note("the terminal, or whatever read stdout, is gone: the run continues, and so does this log")
 
     def warn(self, text: str) -> None:
         """A line for people from any process: what the feed of another process finds is said there."""

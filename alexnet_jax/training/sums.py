@@ -74,7 +74,7 @@ def _sum(path: Path, *, sync: bool = False) -> list[int | str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """The paths below a folder of all that is no folder, except of its sums. Raises OSError."""
+    """The paths of all files below a folder, except that of its sums. Raises OSError."""
 
     def walk(below: Path) -> Iterator[str]:
         with os.scandir(below) as entries:
