@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from alexnet_jax import parts
@@ -71,7 +72,9 @@ def first_state(opened: Parts, where: Resume, checkpoints: Checkpoints, report: 
     assert isinstance(state, TrainState)
     if opened.config.init_from:
         state = _with_weights_of(Path(opened.config.init_from), opened, state, report)
-    found = probe_of(opened.config, opened.model, opened.split, opened.inputs, state.variables)
+    everywhere = NamedSharding(opened.mesh, towers.EVERYWHERE)  # so that XLA need not find a way to split the probe
+    variables = jax.jit(lambda variables: variables, out_shardings=everywhere)(state.variables)
+    found = probe_of(opened.config, opened.model, opened.split, opened.inputs, variables)
     report.say(f"probe    {probe.in_a_line(found)}")
     if warning := probe.warning(found, opened.model.classes):
         report.say(f"warning  {warning}")
