@@ -21,7 +21,6 @@ from alexnet_jax import ending, files
 from alexnet_jax.errors import AlexNetError
 
 _TICK = 0.5  # seconds between signs of life
-_LONGEST_LINE = 16_000_000  # bytes
 _HELLO = "alexnet_jax"
 
 
