@@ -1,6 +1,7 @@
 """alexnet weights: weights in and out of files, and which AlexNet a file holds."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import tempfile
@@ -102,10 +103,10 @@ def _write_run(
     files.make_folder(workdir.absolute().parent)
     with files.named(workdir, "written"):
         growing = Path(tempfile.mkdtemp(prefix=f".{workdir.name}.", dir=workdir.absolute().parent))
+        run = growing / "run"
+        run.mkdir()
+        checkpoints = Checkpoints(run)
         try:
-            run = growing / "run"
-            run.mkdir()
-            checkpoints = Checkpoints(run)
             checkpoints.save(0, jax.device_put(state))
             checkpoints.close()
             configs.save(config, class_names, run)
@@ -113,6 +114,9 @@ def _write_run(
                 files.write(run / pixel_statistics.MEAN_IMAGE, lambda path: np.save(path, mean_image))
             os.replace(run, workdir)  # an empty folder may be there
         finally:
+            shutil.rmtree(growing, ignore_errors=True)
+            with contextlib.suppress(AlexNetError):  # interrupted, it is being written still, and fails soon
+                checkpoints.close()
             shutil.rmtree(growing, ignore_errors=True)
 
 

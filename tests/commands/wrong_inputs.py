@@ -186,7 +186,9 @@ def _full(w: World, table: Table, folder: Path, what: str, bytes_per_file: int |
     folder.mkdir(exist_ok=True)
     for name, command in commands.items():
         ended = run(*command, bytes_per_file=bytes_per_file)
-        problem = sentence(ended, "No space left on device|File too large|Disk quota|not enough|larger than")
+        problem = sentence(
+            ended, "No space left on device|File too large|Disk quota|not enough|larger than|There is no room"
+        )
         found = [p.name for p in folder.rglob("*") if p.is_file() and p.suffix in (".npz", ".safetensors", ".tmp")]
         halves = [name for name in found if "array_record" not in name]
         if name.startswith("export") and halves:
@@ -284,13 +286,12 @@ def training(w: World, table: Table, rounds: int) -> None:
 
 
 def _saved(ended: Ended, status: int, number: int) -> str:
-    if ended.status == -signal.SIGTERM and number == signal.SIGTERM and "SIGTERM" not in ended.out:
-        return ""  # it came before the run: the default action
-    if ended.status == 0:
-        return ""  # it was over
-    if ended.status != status or ended.err not in ("", "interrupted\n"):
+    if ended.status in (0, -number) and not ended.err:
+        return ""  # it was over, or had not begun
+    asked = f"\n?{signal.Signals(number).name}: saving after this step .*\n"
+    if ended.status != status or not re.fullmatch(f"({asked})?(interrupted.*\n)?", ended.err):
         return f"status {ended.status}, {ended.err[-300:]!r}"
-    if "saving after this step" in ended.out and "; to resume: " not in ended.out:
+    if "saving after this step" in ended.err and "; to resume: " not in ended.out:
         return f"it did not say that it saved: {ended.out[-200:]!r}"
     return ""
 
@@ -300,14 +301,15 @@ def _last(ended: Ended) -> str:
 
 
 def terminated(w: World, table: Table) -> None:
-    """kill -TERM to the other commands: the default action, and nothing that looks whole."""
+    """kill -TERM to the other commands: status 143, one line at most, and nothing that looks whole."""
     for name, (command, again) in _commands(w).items():
         again()
         before = w.files()
         ended = run(*command, after=random.uniform(0.3, 5.0), number=signal.SIGTERM)
         new = [p for p in w.files() if p not in before and not Path(p).name.startswith(".")]
         halves = [p for p in new if "incomplete" not in p and "/." not in p] if ended.status else []
-        problem = "" if ended.status in (0, -signal.SIGTERM) and not ended.err else f"{ended.status}, {ended.err!r}"
+        quiet = ended.status in (0, -signal.SIGTERM, 143) and re.fullmatch(r"(interrupted.*\n)?", ended.err)
+        problem = "" if quiet else f"{ended.status}, {ended.err!r}"
         table.add("SIGTERM", name, problem or (f"left {halves}" if halves else ""), f"status {ended.status}")
     again()
 
