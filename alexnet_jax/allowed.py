@@ -112,6 +112,7 @@ _ALLOWED: dict[str, Any] = {
         "threads": _count(0, 256),
         "workers": _count(-1, 256),
         "prefetch_batches": _count(1, 1000),
+        "cache": _FLAG,
         "max_bad_records": _count(0),
     },
     "model": {
@@ -131,6 +132,7 @@ _ALLOWED: dict[str, Any] = {
         },
         "dropout": {"rate": _between(0, 1), "inverted": _FLAG},
     },
+    "precision": _one_of("auto", "float32", "bfloat16"),
     "init_from": _TEXT,
     "mesh": {"tower": _count(0, 64), "hybrid": _FLAG, "exchange_dtype": _one_of("float32", "bfloat16")},
     "train": {
@@ -141,7 +143,8 @@ _ALLOWED: dict[str, Any] = {
         "learning_rate": _at_least(0),
         "bias_rate": _at_least(0),
         "rates": _at_least(0),  # of every layer
-        "schedule": _one_of("steps", "constant", "plateau", "dexp", "polynomial"),
+        "schedule": _one_of("steps", "constant", "plateau", "dexp", "polynomial", "cosine"),
+        "warmup_epochs": _at_least(0),
         "drop_epochs": _EPOCHS,
         "drop_factor": _ABOVE_0,
         "bias_drop_epochs": _EPOCHS,
@@ -157,6 +160,10 @@ _ALLOWED: dict[str, Any] = {
         "power": _at_least(0),
         "momentum": _between(0, 1),
         "weight_decay": _at_least(0),
+        "lars": _at_least(0),
+        "label_smoothing": _between(0, 1),
+        "ema_decay": _between(0, 1),
+        "accumulate": _count(1, 1_000_000),
         "rollbacks": _count(0, 1000),
     },
     "eval": {

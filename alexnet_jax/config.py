@@ -205,14 +205,26 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 # Fields that came later, and what a run does that was saved without them.
-_LATER = {"mesh.hybrid": False, "mesh.exchange_dtype": "float32", "train.rollbacks": 0}
+_LATER = {
+    "precision": "float32",
+    "data.cache": True,
+    "mesh.hybrid": False,
+    "mesh.exchange_dtype": "float32",
+    "train.warmup_epochs": 0.0,
+    "train.lars": 0.0,
+    "train.label_smoothing": 0.0,
+    "train.ema_decay": 0.0,
+    "train.accumulate": 1,
+    "train.rollbacks": 0,
+}
 
 
 def _with_later_fields(saved: dict[str, Any]) -> dict[str, Any]:
     for name, value in _LATER.items():
-        section, field = name.split(".")
-        if isinstance(saved.get(section), dict):
-            saved[section].setdefault(field, value)
+        section, _, field = name.rpartition(".")
+        here = saved.get(section) if section else saved
+        if isinstance(here, dict):
+            here.setdefault(field, value)
     return saved
 
 

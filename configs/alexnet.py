@@ -92,6 +92,9 @@ def base(data_name: str = "digits") -> ConfigDict:
     c.data = _data(data_name)
     c.model = _model()
     c.train = _train(_TRAIN.get(name, _OWN_PICTURES))
+    # What activations and exchanges are computed in: "float32", "bfloat16", or "auto": bfloat16 on GPUs, TPUs and CPUs
+    # with matrix units for it. Weights, momentum, statistics and the loss are float32 in any case.
+    c.precision = "auto"
     c.init_from = ""  # a workdir whose latest weights this run starts from; fc8 starts anew for other classes
     # ---- mesh: data x tower. tower: 0 puts the towers on different devices where the number of devices allows it.
     # hybrid: convolutions data parallel, fully connected layers split over all devices by units (One weird trick).
@@ -130,6 +133,7 @@ def _data(name: str) -> ConfigDict:
     c.threads = 0  # that read and decode, per process or worker; 0: by the number of cores
     c.workers = -1  # processes that read and decode; -1: none up to 16 cores, one per 8 cores beyond
     c.prefetch_batches = 4  # ready on the host; a batch of 128 is 19 MB
+    c.cache = True  # records of a packed set are kept in memory where all of them fit
     c.max_bad_records = 10  # that do not decode and are replaced; one more ends the run
     return c
 
@@ -172,7 +176,8 @@ def _train(fields: dict[str, Any]) -> ConfigDict:
     c.learning_rate = fields["learning_rate"]
     c.rates = ConfigDict()  # by layer: a factor on its learning rate, 1 for a layer not named here; 0 freezes it
     c.bias_rate = 2.0  # a factor on the learning rate of the biases
-    c.schedule = "steps"  # or constant, plateau, dexp, polynomial: each with its fields below
+    c.schedule = "steps"  # or constant, plateau, dexp, polynomial, cosine: each with its fields below
+    c.warmup_epochs = 0.0  # in which the rate rises from 0, in proportion to the step, to that of the schedule
     c.drop_epochs = fields["drop_epochs"]  # steps: where the learning rate is divided ...
     c.drop_factor = fields["drop_factor"]  # ... by this; plateau too
     c.bias_drop_epochs = fields.get("bias_drop_epochs", ())  # steps: where that of the biases is
@@ -183,6 +188,10 @@ def _train(fields: dict[str, Any]) -> ConfigDict:
     c.power = 1.0  # polynomial: (1 - step / steps) to this power
     c.momentum = 0.9
     c.weight_decay = 0.0005  # of the weights; biases have none
+    c.lars = 0.0  # trust coefficient of LARS; 0: the plain rule
+    c.label_smoothing = 0.0  # the share of a label that is spread over all classes
+    c.ema_decay = 0.0  # of a moving average of the weights, which is evaluated beside them; 0: none
+    c.accumulate = 1  # parts that a device computes its share of a batch in, one after the other, to save memory
     c.rollbacks = 0  # how often a loss that is not finite is answered by the last checkpoint, without the batches since
     return c
 
