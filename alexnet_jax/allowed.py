@@ -193,6 +193,11 @@ def check(config: ConfigDict) -> None:
             f"config.mesh.hybrid=True has all towers on every device, so config.mesh.tower={config.mesh.tower} is not "
             "possible: use 1, or 0."
         )
+    if config.mesh.hybrid and config.train.lars:
+        raise AlexNetError(
+            f"config.train.lars={config.train.lars} needs the norms of whole layers, and config.mesh.hybrid=True "
+            "splits them: use one of the two."
+        )
     if len(config.data.color_std) != len(config.data.color_vectors):
         raise AlexNetError("config.data.color_vectors must be () where config.data.color_std is, and only there.")
     if config.data.crop_pixels > config.data.resize_pixels:
@@ -259,6 +264,12 @@ def check_batches(config: ConfigDict, data_parallel: int) -> None:
                 f"config.{path}.batch_size={size} is not divisible by {data_parallel}, the size of the mesh axis data: "
                 f"use a multiple of {data_parallel}."
             )
+    parts = config.train.accumulate
+    if config.train.batch_size // data_parallel % parts:
+        raise AlexNetError(
+            f"config.train.accumulate={parts} does not divide {config.train.batch_size // data_parallel}, the images "
+            "of a batch that a device computes: use a divisor of it."
+        )
 
 
 def _leaves(config: ConfigDict, rules: dict[str, Any], path: str) -> Iterator[tuple[str, Any, _Rule]]:

@@ -1,8 +1,10 @@
 """From the config to the parts of a network and its data: the one reader of these sections. It changes no config."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -14,8 +16,8 @@ from alexnet_jax.network.preprocess import Input, Views, views_of
 
 
 def network(config: ConfigDict, classes: int) -> models.AlexNet:
-    """The network of the config's model section, with a share of the classes for each tower."""
-    c = config.model
+    """The network of the config's model section, with a share of the classes for each tower, for the devices here."""
+    c, dtype = config.model, compute_dtype(config)
     stack: list[models.ConvLayer | models.DenseLayer] = []
     for name in c.layers:
         fields = dict(c[name]) | {"name": name, "post_ops": tuple(c[name].post_ops.split())}
@@ -41,9 +43,30 @@ def network(config: ConfigDict, classes: int) -> models.AlexNet:
         batch_norm=models.BatchNorm(**c.batch_norm),
         pool=models.Pool(**c.pool),
         dropout=models.Dropout(**c.dropout),
-        exchange_dtype=config.mesh.exchange_dtype,
+        compute_dtype=dtype,
+        exchange_dtype=config.mesh.exchange_dtype if dtype == "float32" else dtype,
         hybrid=config.mesh.hybrid,
     )
+
+
+def compute_dtype(config: ConfigDict) -> str:
+    """What the devices here compute in by config.precision: "float32" or "bfloat16"."""
+    if config.precision != "auto":
+        return str(config.precision)
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return "bfloat16" if "amx_bf16" in _cpu_features() else "float32"
+    # GPUs before NVIDIA's Ampere compute bfloat16 as float32.
+    capability = getattr(device, "compute_capability", "8.0") if device.platform == "gpu" else "8.0"
+    return "bfloat16" if float(capability) >= 8.0 else "float32"
+
+
+@functools.cache
+def _cpu_features() -> frozenset[str]:
+    """What the kernel says that this CPU has; nothing where it does not say."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def mesh(config: ConfigDict) -> Mesh:

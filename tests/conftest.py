@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 # Most of the tests' time is compilation; this halves it. Before jax is imported.
@@ -14,6 +15,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
+from alexnet_jax import parts
 from alexnet_jax.commands import interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +36,7 @@ flags.FLAGS.mark_as_parsed()  # grain and orbax read absl flags, which only app.
 
 # Every layer of the network, a few maps wide, on images just large enough for it.
 SMALL = {
+    "precision": "float32",  # on every machine: figures and tolerances are of it
     "data.resize_pixels": 67,
     "data.crop_pixels": 67,
     "model.conv1.features": 3,
@@ -63,6 +66,14 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_watch", lambda: None)
     for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_cpu() -> Iterator[None]:
+    """config.precision=auto is float32, whatever CPU this is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "_cpu_features", frozenset)
+        yield
 
 
 @pytest.fixture

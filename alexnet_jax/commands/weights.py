@@ -93,7 +93,8 @@ def _first_state(config: ConfigDict, variables: dict[str, Any]) -> TrainState:
     params = variables["params"]
     optimizer, _ = build_optimizer(config, images=1, steps=1)
     _, key = jax.random.split(jax.random.key(config.train.seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params), key)
+    statistics, average = variables.get("batch_stats", {}), variables if config.train.ema_decay else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), average, key)
 
 
 def _write_run(

@@ -1,12 +1,12 @@
 """The operations that Flax lacks, or that XLA runs badly where the towers share a device.
 
-Shapes: `B` batch, `H W` space, `C` channels of one tower. Everything is float32 and written for
-one tower.
+Shapes: `B` batch, `H W` space, `C` channels of one tower. Everything is written for one tower. Activations are float32
+or bfloat16, and so is what is multiplied; parameters are float32, and so are sums.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -52,47 +52,64 @@ def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[i
 
 
 def _conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]) -> jax.Array:
-    """The convolution itself, with a kernel gradient that a CPU runs well."""
+    """The convolution itself, of x's type, and its gradients, in the forms that a CPU runs well.
+
+    XLA:CPU runs the kernel gradient as a convolution with a window as large as the image: four times slower than
+    matmuls for conv1 and half as fast for the others. It has no bfloat16 convolutions at all, but matmuls on the units
+    for it where a CPU has such (docs/speed.md has the figures).
+    """
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        kernel = kernel.astype(x.dtype)
         return lax.conv_general_dilated(x, kernel, (stride, stride), (padding, padding), dimension_numbers=_NHWC)
-
-    def forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return plain(x, kernel), (x, kernel)
 
     def kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda k: plain(x, k), kernel)(g)[0]
 
-    def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, kernel = saved
-        (dx,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(g)
-        by_matmul = functools.partial(_kernel_gradient_by_matmul, stride=stride, padding=padding)
-        dk = lax.platform_dependent(x, kernel, g, cpu=by_matmul, default=kernel_gradient)
-        return dx, dk
+    def input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda x: plain(x, kernel), x)(g)[0]
 
-    op = jax.custom_vjp(plain)
-    op.defvjp(forward, backward)
+    narrow = x.dtype == jnp.bfloat16
+    value_on_cpu: Callable[..., jax.Array] = plain
+    if narrow:
+        shape = _shape(plain, x, kernel)
+        value_on_cpu = functools.partial(_narrow_conv, stride=stride, before=padding[0], shape=shape)
+    dx_on_cpu: Callable[..., jax.Array] = input_gradient
+    if narrow and stride == 1:
+        dx_on_cpu = functools.partial(_narrow_input_gradient, before=padding[0])
+    kernel_gradient_on_cpu = _narrow_kernel_gradient if narrow else _kernel_gradient_by_matmul
+    dk_on_cpu = functools.partial(kernel_gradient_on_cpu, stride=stride, before=padding[0])
+
+    def value(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.platform_dependent(x, kernel, cpu=value_on_cpu, default=plain)
+
+    def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dx = lax.platform_dependent(*saved, g, cpu=dx_on_cpu, default=input_gradient)
+        return dx, lax.platform_dependent(*saved, g, cpu=dk_on_cpu, default=kernel_gradient)
+
+    op = jax.custom_vjp(value)
+    op.defvjp(lambda x, kernel: (value(x, kernel), (x, kernel)), backward)
     return op(x, kernel)
 
 
-def _kernel_gradient_by_matmul(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, *, stride: int, padding: tuple[int, int]
-) -> jax.Array:
+def _shape(conv: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> tuple[int, int]:
+    """Height and width of what a convolution gives."""
+    _, height, width, _ = jax.eval_shape(conv, x, kernel).shape
+    return height, width
+
+
+def _kernel_gradient_by_matmul(x: jax.Array, kernel: jax.Array, g: jax.Array, *, stride: int, before: int) -> jax.Array:
     """dL/dkernel [k, k, C, M] from x [B, H, W, C] and g [B, H', W', M], one matmul per offset.
 
-    XLA:CPU runs this gradient as a convolution with a window as large as the image: four times
-    slower than this for conv1 and half as fast for the others (benchmarks/step.py). A stride s
-    first becomes channels: s x s pixels are one pixel of s * s * C, and a kernel of 11 with stride
-    4 one of 3 with stride 1.
+    `before` is the padding at the top and left. A stride s first becomes channels: s x s pixels are one pixel of
+    s * s * C, and a kernel of 11 with stride 4 one of 3 with stride 1.
     """
     size, channels, features = kernel.shape[0], x.shape[-1], g.shape[-1]
     height, width = g.shape[1:3]
     blocks = -(-size // stride)  # the kernel's size in blocks of stride pixels
-    wanted = [(n - 1 + blocks) * stride for n in (height, width)]
-    edges = [(padding[0], w - n - padding[0], 0) for w, n in zip(wanted, x.shape[1:3], strict=True)]
-    x = lax.pad(x, 0.0, [(0, 0, 0), *edges, (0, 0, 0)])
-    x = x.reshape(-1, wanted[0] // stride, stride, wanted[1] // stride, stride, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, wanted[0] // stride, wanted[1] // stride, stride**2 * channels)
+    x = _padded(x, before, [(n - 1 + blocks) * stride for n in (height, width)])
+    x = x.reshape(-1, x.shape[1] // stride, stride, x.shape[2] // stride, stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], stride**2 * channels)
     flat_g = g.reshape(-1, features)
     dk = jnp.stack([
         x[:, i : i + height, j : j + width].reshape(-1, x.shape[-1]).T @ flat_g
@@ -101,6 +118,89 @@ def _kernel_gradient_by_matmul(
     ])  # fmt: skip
     dk = dk.reshape(blocks, blocks, stride, stride, channels, features).transpose(0, 2, 1, 3, 4, 5)
     return dk.reshape(blocks * stride, blocks * stride, channels, features)[:size, :size]
+
+
+def _padded(x: jax.Array, before: int, wanted: Sequence[int]) -> jax.Array:
+    """[B, H, W, C] with `before` zeros at the top and left, and as many after it as make H and W `wanted`."""
+    edges = [(before, w - n - before, 0) for w, n in zip(wanted, x.shape[1:3], strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+
+
+# ---------------------------------------------------------------- convolution in bfloat16 on a CPU
+#
+# One matmul of all patches of the images with the kernel. Neighbors in a row share most of their patches: a group of
+# them has one together, wide enough for all, and the kernel stands in it once for each, shifted. There is less to move
+# about, which is what takes the time, and more to multiply, half of it by zero.
+
+
+def _narrow_conv(x: jax.Array, kernel: jax.Array, *, stride: int, before: int, shape: tuple[int, int]) -> jax.Array:
+    """[B, H, W, C] and [k, k, C, M] -> [B, *shape, M], with `before` pixels of padding at the top and left."""
+    group = _group(kernel.shape[0], shape[1])
+    patches = _patches(x, kernel.shape[0], stride, before, shape, group)
+    y = _contract(patches, _wide_kernel(kernel.astype(x.dtype), stride, group), 1, 0).astype(x.dtype)
+    return y.reshape(x.shape[0], *shape, kernel.shape[-1])
+
+
+def _narrow_input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, *, before: int) -> jax.Array:
+    """dL/dx [B, H, W, C] of a convolution of stride 1: that of g [B, H', W', M] with the kernel turned around."""
+    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    _, height, width, _ = x.shape
+    return _narrow_conv(g, turned, stride=1, before=kernel.shape[0] - 1 - before, shape=(height, width))
+
+
+def _narrow_kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, *, stride: int, before: int) -> jax.Array:
+    """dL/dkernel [k, k, C, M], float32, from x [B, H, W, C] and g [B, H', W', M]."""
+    _, height, width, features = g.shape
+    group = _group(kernel.shape[0], width)
+    patches = _patches(x, kernel.shape[0], stride, before, (height, width), group)
+    # Only a left matrix whose rows are summed over runs on the units. XLA must not see that it is a transposed one.
+    rows = g.reshape(-1, height, width // group, group * features).transpose(3, 0, 1, 2).reshape(group * features, -1)
+    wide = lax.optimization_barrier(_contract(lax.optimization_barrier(rows), patches, 1, 0)).T
+    return jax.linear_transpose(lambda k: _wide_kernel(k, stride, group), kernel)(wide)[0]
+
+
+def _group(size: int, width: int) -> int:
+    """How many neighbors have a patch together: up to five, not more than the kernel is wide, without a rest."""
+    return max(n for n in range(1, min(size, 5) + 1) if width % n == 0)
+
+
+def _patches(x: jax.Array, size: int, stride: int, before: int, shape: tuple[int, int], group: int) -> jax.Array:
+    """[B, H, W, C] -> [B * H' * W' / group, size * wide * C], where `wide` pixels of a row are what a group sees."""
+    (height, width), channels = shape, x.shape[-1]
+    step, wide = stride * group, size + stride * (group - 1)
+    blocks = -(-wide // step)
+    x = _padded(_bits(x), before, (stride * (height - 1) + size, (width // group - 1 + blocks) * step))
+    x = x.reshape(*x.shape[:2], -1, step * channels)  # the pixels from one group to the next are neighbors in memory
+    parts = [
+        x[
+            :,
+            i : i + stride * (height - 1) + 1 : stride,
+            j : j + width // group,
+            : min(step, wide - j * step) * channels,
+        ]
+        for i in range(size)
+        for j in range(blocks)
+    ]
+    patches = jnp.concatenate(parts, axis=-1)
+    return _pixels(patches).reshape(-1, size * wide * channels)
+
+
+def _wide_kernel(kernel: jax.Array, stride: int, group: int) -> jax.Array:
+    """[k, k, C, M] -> [k * wide * C, group * M]: the kernel once for each of a group, over its part of the patch."""
+    wide = kernel.shape[1] + stride * (group - 1)
+    places = [(stride * i, wide - kernel.shape[1] - stride * i) for i in range(group)]
+    shifted = [jnp.pad(kernel, ((0, 0), place, (0, 0), (0, 0))) for place in places]
+    return jnp.stack(shifted, axis=3).reshape(-1, group * kernel.shape[-1])
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """bfloat16 as integers, to be moved about: XLA:CPU would move it as float32."""
+    return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+def _pixels(bits: jax.Array) -> jax.Array:
+    """What `_bits` was given."""
+    return lax.bitcast_convert_type(bits, jnp.bfloat16)
 
 
 class Conv(nn.Module):
@@ -121,11 +221,12 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = _weights(self, (self.kernel_size, self.kernel_size, x.shape[-1], self.features))
-        return tower_conv(x, kernel, stride=self.stride, padding=self.padding) + _last_axis(bias, x.ndim)
+        y = tower_conv(x, kernel, stride=self.stride, padding=self.padding).astype(jnp.float32)
+        return (y + _last_axis(bias, x.ndim)).astype(x.dtype)
 
 
 class Dense(nn.Module):
-    """A tower's fully connected layer with bias: [B, C] -> [B, features], before the nonlinearity.
+    """A tower's fully connected layer with bias: [B, C] -> [B, features] float32, before the nonlinearity.
 
     `init_kind` "normal": Gaussian weights with std `init_std`, not truncated, and the bias `init_bias`
     (2012 source, layers-145.cfg). "fan_in": both uniform within 1 / sqrt(fan-in), PyTorch's default
@@ -167,23 +268,44 @@ def _uniform(bound: float) -> Callable[..., jax.Array]:
 
 
 def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[B, C] @ [C, units] of one tower. Under `vmap` over towers it is one matmul per tower.
+    """[B, C] @ [C, units] of one tower -> float32. Under `vmap` over towers it is one matmul per tower.
 
     JAX would make one wide matmul where both towers read the same input, for which XLA:CPU first
-    transposes fc6's 75 MB of weights, and their gradient after it.
+    transposes fc6's 75 MB of weights, and their gradient after it. It has gradients only under such a `vmap`.
     """
 
     @custom_vmap
     def per_tower(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return x @ kernel
+        return _matmul(x, kernel)
 
     @per_tower.def_vmap
     def _(towers: int, batched: list[bool], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, bool]:
         x_differs, kernel_differs = batched
         assert kernel_differs, "every kernel belongs to a tower"
-        return jnp.stack([(x[t] if x_differs else x) @ kernel[t] for t in range(towers)]), True
+        return jnp.stack([_matmul(x[t] if x_differs else x, kernel[t]) for t in range(towers)]), True
 
     return per_tower(x, kernel)
+
+
+@jax.custom_vjp
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel, float32, of products of x's type. So are those of its gradients, which autodiff would widen."""
+    return _contract(x, kernel.astype(x.dtype), 1, 0)
+
+
+def _matmul_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    g = g.astype(x.dtype)
+    return _contract(g, kernel.astype(x.dtype), 1, 1).astype(x.dtype), _contract(x, g, 0, 0)
+
+
+_matmul.defvjp(lambda x, kernel: (_matmul(x, kernel), (x, kernel)), _matmul_backward)
+
+
+def _contract(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
+    """The sum over an axis of each of two matrices, float32."""
+    axes = (((left_axis,), (right_axis,)), ((), ()))
+    return lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
 
 
 def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:
@@ -278,6 +400,8 @@ def _response_norm(
 ) -> jax.Array:
     """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
+    d and what is computed from it is float32; the result and the gradients are of x's type.
+
     Its derivative is written out because the one that autodiff finds costs as much as conv2:
     dx = g d^-beta, dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
     """
@@ -285,15 +409,18 @@ def _response_norm(
 
 
 def _response_norm_forward(x, wide, window_sum, scale, beta, k):  # type: ignore[no-untyped-def]
-    d = k + scale * window_sum(wide * wide, False)
+    wide_32 = wide.astype(jnp.float32)
+    d = k + scale * window_sum(wide_32 * wide_32, False)
     power = _negative_power(d, beta)
-    return x * power, (x, wide, d, power)
+    return (x.astype(jnp.float32) * power).astype(x.dtype), (x, wide, d, power)
 
 
 def _response_norm_backward(window_sum, scale, beta, k, saved, g):  # type: ignore[no-untyped-def]
     x, wide, d, power = saved
-    g_power = g * power
-    return g_power, (-2.0 * beta * scale) * wide * window_sum(g_power * x / d, True)
+    g_power = g.astype(jnp.float32) * power
+    through_d = window_sum(g_power * x.astype(jnp.float32) / d, True)
+    dwide = (-2.0 * beta * scale) * wide.astype(jnp.float32) * through_d
+    return g_power.astype(x.dtype), dwide.astype(wide.dtype)
 
 
 _response_norm.defvjp(_response_norm_forward, _response_norm_backward)
@@ -322,6 +449,8 @@ def pool(x: jax.Array, *, kind: str, size: int, stride: int, ceil: bool) -> jax.
     slices: the gradient of `reduce_window`'s maximum is a select-and-scatter, four times slower on a
     CPU. Equal maxima share the gradient.
     """
+    dtype = x.dtype
+    x = x.astype(jnp.float32)  # the gradient of a maximum in bfloat16 takes a CPU six times as long
     for axis in (1, 2):
         length = x.shape[axis]
         windows = pooled_length(length, size, stride, ceil)
@@ -335,7 +464,7 @@ def pool(x: jax.Array, *, kind: str, size: int, stride: int, ceil: bool) -> jax.
         if kind == "avg":
             inside = np.minimum(np.arange(windows) * stride + size, length) - np.arange(windows) * stride
             x = x / inside.astype(np.float32).reshape(_along(axis, windows))
-    return x
+    return x.astype(dtype)
 
 
 def pooled_length(length: int, size: int, stride: int, ceil: bool) -> int:

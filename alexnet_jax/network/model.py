@@ -113,6 +113,9 @@ class AlexNet(nn.Module):
     the parameters are this device's share then, and the images its own. `exchange_dtype` is what exchanges carry,
     except that of the logits, whose ties would be counted as errors.
 
+    `compute_dtype` is that of all activations but the logits, and of what is multiplied: sums of products, the sums of
+    norms and the logits are float32, as the parameters and their gradients are.
+
     It must run under an axis named `tower` (`towers.over_towers`); `AllTowers` is the module for
     everybody else. The result of each operation can be read in the collection `seen` and shifted
     through the collection `perturbations`, under the paper's names: conv1_out (what the weights
@@ -130,6 +133,7 @@ class AlexNet(nn.Module):
     batch_norm: BatchNorm
     pool: Pool
     dropout: Dropout
+    compute_dtype: str = "float32"
     exchange_dtype: str = "float32"
     hybrid: bool = False
     data_axis: str | None = None
@@ -138,7 +142,7 @@ class AlexNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         _check_axis()
-        x, verbs, keys_of_all = images, moves(self), self._keys_of_all(keys_B)
+        x, verbs, keys_of_all = images.astype(self.compute_dtype), moves(self), self._keys_of_all(keys_B)
         for number, layer in enumerate(self.stack):
             if layer.name in verbs:
                 x = verbs[layer.name](x, layer.name, self.exchange_dtype)
@@ -171,7 +175,8 @@ class AlexNet(nn.Module):
         if self.splits(layer):
             options["features"] //= self.split_over
         if isinstance(layer, DenseLayer):
-            return layers.Dense(**options)(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
+            x = layers.Dense(**options)(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
+            return x if layer is self.stack[-1] else x.astype(self.compute_dtype)
         _check_fits(x, layer.name, window=layer.kernel_size, padding=sum(layer.padding))
         return layers.Conv(**options)(x)
 
@@ -189,7 +194,8 @@ class AlexNet(nn.Module):
             constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer.name)
             axis = None if self.splits(layer) else self.data_axis  # a split layer sees the whole batch
             with jax.named_scope(f"sum_{name}"):
-                return nn.BatchNorm(**constants, use_running_average=keys_B is None, axis_name=axis, name=name)(x)
+                norm = nn.BatchNorm(**constants, use_running_average=keys_B is None, axis_name=axis, name=name)
+                return norm(x).astype(x.dtype)
         if word == "pool":
             _check_fits(x, layer.name, window=self.pool.size, padding=0)
             return layers.pool(x, **dataclasses.asdict(self.pool))

@@ -47,13 +47,14 @@ def gather_towers(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array
 
 
 def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
-    """`all_gather` along `axis`, which carries `dtype` there and back."""
+    """`all_gather` along `axis`, which carries `dtype` there and back; x and the result are of one type."""
     if dtype == "float32":
         return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
     size = jax.lax.axis_size(axis_name)
 
     def forward(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        everyone = _widened(jax.lax.all_gather(_narrowed(x, dtype), axis_name, axis=axis, tiled=True), dtype)
+        bits = jax.lax.all_gather(_narrowed(x, dtype), axis_name, axis=axis, tiled=True)
+        everyone = _widened(bits, dtype, x.dtype)
         # A copy for each: towers that share a device would share it, and their gradients would be summed before they
         # are rounded.
         return jnp.where(index >= 0, everyone, 0.0), None
@@ -62,7 +63,7 @@ def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
         # What a reduce-scatter sends, but summed in float32, in the same order everywhere.
         for_each = jnp.stack(jnp.split(g, size, axis))
         from_each = jax.lax.all_to_all(_narrowed(for_each, dtype), axis_name, split_axis=0, concat_axis=0, tiled=True)
-        return _widened(from_each, dtype).sum(axis=0), None
+        return _widened(from_each, dtype, jnp.float32).sum(axis=0).astype(g.dtype), None
 
     gather = jax.custom_vjp(lambda x, index: forward(x, index)[0])
     gather.defvjp(forward, backward)
@@ -76,8 +77,8 @@ def _narrowed(x: jax.Array, dtype: str) -> jax.Array:
     return jax.lax.bitcast_convert_type(jax.lax.reduce_precision(x, bits.nexp, bits.nmant).astype(dtype), jnp.uint16)
 
 
-def _widened(bits: jax.Array, dtype: str) -> jax.Array:
-    return jax.lax.bitcast_convert_type(bits, dtype).astype(jnp.float32)
+def _widened(bits: jax.Array, dtype: str, wanted: Any) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, dtype).astype(wanted)
 
 
 # ---------------------------------------------------------------- what crosses the replicas, in the hybrid placement
@@ -105,9 +106,9 @@ def units_to_examples(x: jax.Array, layer: str, dtype: str = "float32") -> jax.A
     """[N * b, u] -> [b, N * u], for a whole layer, or the loss, after a split layer."""
 
     def swap(x: jax.Array, split: int) -> jax.Array:
-        x = x if dtype == "float32" else _narrowed(x, dtype)
-        x = jax.lax.all_to_all(x, DATA, split_axis=split, concat_axis=1 - split, tiled=True)
-        return x if dtype == "float32" else _widened(x, dtype)
+        carried = x if dtype == "float32" else _narrowed(x, dtype)
+        carried = jax.lax.all_to_all(carried, DATA, split_axis=split, concat_axis=1 - split, tiled=True)
+        return carried if dtype == "float32" else _widened(carried, dtype, x.dtype)
 
     there_and_back = jax.custom_vjp(lambda x: swap(x, 0))
     there_and_back.defvjp(lambda x: (swap(x, 0), None), lambda _, g: (swap(g, 1),))

@@ -296,13 +296,17 @@ def _path(path: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """The network of a workdir: its config, classes in label order, variables on a mesh, and the step they are from."""
+    """The network of a workdir: its config, classes in label order, variables on a mesh, and the step they are from.
+
+    `average` is the moving average of the variables that was trained beside them, {} without one.
+    """
 
     config: ConfigDict
     class_names: tuple[str, ...]
     model: models.AlexNet
     variables: dict[str, Any]
     step: int
+    average: dict[str, Any]
 
 
 def restore_network(
@@ -315,6 +319,7 @@ def restore_network(
 ) -> Restored:
     """The network of checkpoint `which` (latest, best or a step) of `workdir`, on `mesh` or on all devices.
 
+    With ":average" behind it, as in "best:average", the variables are the moving average of a run that had one.
     `latest` is the newest whole one; `say` is told where that is not the newest, and where a damaged config or list of
     classes was restored from a checkpoint. Raises AlexNetError where there is none, or another one is damaged.
     """
@@ -326,10 +331,19 @@ def restore_network(
     model = parts.network(config, len(class_names))
     mesh = mesh or parts.mesh(config)
     checkpoints = Checkpoints(workdir, read_only=True)
+    which, colon, part = which.partition(":")
+    averaged = config.train.ema_decay > 0
+    if colon and (part != "average" or not averaged):
+        raise AlexNetError(
+            f"checkpoint={which}:{part}: only :average may follow a checkpoint, and only one of a run with "
+            "config.train.ema_decay."
+        )
     step = told_by_first(lambda: checkpoints.find(which, say=say))
     assert step is not None
     names = {"params": "params", "batch_stats": "statistics"}
     shapes = placement.variables(model, config.data.crop_pixels)
     target = {names[name]: placement.on_mesh(model, tree, mesh) for name, tree in shapes.items()}
+    target |= {"average": placement.on_mesh(model, shapes, mesh)} if averaged else {}
     saved = checkpoints.restore(step, target)
-    return Restored(config, class_names, model, variables_of(saved["params"], saved.get("statistics")), step)
+    variables, average = variables_of(saved["params"], saved.get("statistics")), saved.get("average", {})
+    return Restored(config, class_names, model, average if part else variables, step, average)

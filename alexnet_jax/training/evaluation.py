@@ -25,17 +25,15 @@ from alexnet_jax.training.watch import Watch
 def evaluator(
     config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: feed.Split, inputs: Input, report: Report
 ) -> Callable[..., dict[str, Any]]:
-    """`evaluate(variables, last=False)` over the whole of `split`; it calls `check` with the number of each batch.
+    """`evaluate(variables, average, last=False)` over the whole of `split`; it calls `check` with each batch's number.
 
-    The last evaluation of a run has all views, unless config.eval.views says "center"; the others have the center.
+    `average` is the moving average of the variables, {} without one: it is evaluated too, as eval_average_top1 and so
+    on. The last evaluation of a run has all views, unless config.eval.views says "center"; the others have the center.
     It is compiled before the first batch is checked: several processes meet there, one of which may need longer.
     """
     steps: dict[Views, Any] = {}
 
-    def run(variables: Any, *, last: bool = False, check: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
-        views = parts.views(config)
-        views = views if last and config.eval.views == "all" else views[:1]
-
+    def once(variables: Any, views: Views, whose: str, check: Callable[[int], None]) -> dict[str, Any]:
         def checked(batches: Iterator[feed.Batch]) -> Iterator[feed.Batch]:
             for number, batch in enumerate(batches):
                 if views not in steps:
@@ -45,13 +43,24 @@ def evaluator(
                 yield batch
 
         batches = -(-len(split.source) // config.eval.batch_size)
-        what = f"evaluating {len(views)} views" if len(views) > 1 else "evaluating"
+        what = f"evaluating{whose}" + (f" {len(views)} views" if len(views) > 1 else "")
         watched = report.watch(parts.eval_batches(config, split, mesh, report.warn), total=batches, what=what)
 
         def step(*given: Any) -> Any:
             return steps[views](*given)
 
-        entry = evaluate(step, variables, checked(watched), mesh, split.class_names)
+        return evaluate(step, variables, checked(watched), mesh, split.class_names)
+
+    def run(
+        variables: Any, average: Any, *, last: bool = False, check: Callable[[int], None] = lambda _: None
+    ) -> dict[str, Any]:
+        views = parts.views(config)
+        views = views if last and config.eval.views == "all" else views[:1]
+        entry = once(variables, views, "", check)
+        if average:
+            of_average = once(average, views, " the average", check)
+            figures = [name for name in of_average if name.endswith(("top1", "top5", "loss"))]
+            entry |= {f"eval_average_{name.removeprefix('eval_')}": of_average[name] for name in figures}
         count = {"eval_views": len(views)} if len(views) > 1 else {}
         return entry | count | {"eval_split": f"{config.data.name} {split.name}"}
 
@@ -84,7 +93,7 @@ def evaluate_checkpoint(
     inputs = parts.inputs(config, folder=split.folder, workdir=workdir)
     with Report(workdir, main=jax.process_index() == 0) as report:
         run = evaluator(config, net.model, mesh, split, inputs, report)
-        entry = {"step": net.step, **run(net.variables, last=True, check=check), "mode": "eval"}
+        entry = {"step": net.step, **run(net.variables, net.average, last=True, check=check), "mode": "eval"}
         report.evaluation(entry)
         report.say(describe_classes(entry))
     return entry

@@ -53,7 +53,8 @@ def train(
     peers, watch = peers or processes.alone(), watch or Watch(0.0)
     watch.doing("opening the data")
     opened = open_parts(config, workdir)
-    processes.compare(peers, feed.fingerprint(opened.split) | feed.fingerprint(opened.eval_split))
+    precision = {"the precision": opened.model.compute_dtype}  # config.precision=auto may mean another one elsewhere
+    processes.compare(peers, feed.fingerprint(opened.split) | feed.fingerprint(opened.eval_split) | precision)
     if peers.main:
         files.make_folder(workdir)
     processes.same_folder(peers, workdir)
@@ -196,7 +197,7 @@ class Run:
         self._clock.restart(0)
         train_step = make_train_step(
             p.model, p.optimizer, p.mesh, p.shapes(), batch_size=p.plan.batch_size, inputs=p.inputs,
-            augmentation=plans.build_augmentation(p.config, images=p.plan.images),
+            augmentation=plans.build_augmentation(p.config, images=p.plan.images), rule=plans.learning_rule(p.config),
         )  # fmt: skip
         compiled = train_step.lower(state, towers.to_devices(batch, p.mesh)).compile()  # type: ignore[attr-defined]
         self.report.say(f"compiled in {self._clock.seconds_per_step(1):.0f} s")
@@ -279,7 +280,8 @@ class Run:
                 self.watch.doing("evaluating", f" at step {step}")
 
             self.watch.doing("compiling")
-            evaluated = self._evaluate_views(state.variables, last=step == self.parts.plan.steps, check=check)
+            last = step == self.parts.plan.steps
+            evaluated = self._evaluate_views(state.variables, state.average, last=last, check=check)
             entry = {"step": step, **evaluated}
             self.report.evaluation(entry)
         if self._plateau:

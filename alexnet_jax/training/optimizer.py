@@ -30,14 +30,25 @@ class State(NamedTuple):
     plateau: Plateau
 
 
-def sgd_2012(*, rate_of: RateOf, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+def sgd_2012(
+    *, rate_of: RateOf, momentum: float, weight_decay: float, lars: float = 0.0
+) -> optax.GradientTransformation:
     """V <- momentum V - weight_decay e W - e dL/dW;  W <- W + V (paper, section 5; weights.cu:146).
 
     e is `rate_of(layer, name)(step)` for the parameter `name` of a layer, times the plateau's scale.
     It goes *into* the velocity, so a drop leaves the old velocity as it is (as in Caffe; PyTorch's
     SGD scales it at once). Only kernels decay. Where e is 0 the parameter is frozen: it stands still
     at once, and its velocity is kept as it is (weights.cu, `if (getBaseRate() > 0)`).
+
+    With `lars`, the trust coefficient of You et al. 2017 (arXiv 1708.03888, equation 6 and algorithm 1), what e
+    multiplies is scaled first, for each parameter of each tower, to `lars` times the norm of the parameter: optax's
+    `scale_by_trust_ratio` over gradient and decay.
     """
+    # Each tower has weights of its own, wherever it is: the norms are of one tower's.
+    trust = optax.scale_by_trust_ratio(trust_coefficient=lars)
+
+    def scaled(decayed: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.vmap(lambda d, w: trust.update(d, trust.init(w), w)[0])(decayed, w) if lars else decayed
 
     def init(params: Any) -> State:
         zero = jnp.zeros((), jnp.int32)
@@ -54,7 +65,7 @@ def sgd_2012(*, rate_of: RateOf, momentum: float, weight_decay: float) -> optax.
         def new_velocity(path: Any, v: jax.Array, g: jax.Array, w: jax.Array) -> jax.Array:
             e = rate(path)
             decayed = g + weight_decay * w if path[-1].key == "kernel" else g
-            return jnp.where(e > 0, momentum * v - e * decayed, v)
+            return jnp.where(e > 0, momentum * v - e * scaled(decayed, w), v)
 
         def moved(path: Any, v: jax.Array) -> jax.Array:
             return jnp.where(rate(path) > 0, v, 0.0)
@@ -88,6 +99,18 @@ def dexp_schedule(*, learning_rate: float, factor: float, pieces: int, steps: in
 def polynomial_schedule(*, learning_rate: float, power: float, steps: int) -> optax.Schedule:
     """From the rate to 0 at `steps`, as (1 - step / steps) ** power (Caffe's policy "poly")."""
     return lambda step: learning_rate * jnp.maximum(0.0, 1.0 - step.astype(jnp.float32) / steps) ** power
+
+
+def cosine_schedule(*, learning_rate: float, steps: int) -> optax.Schedule:
+    """From the rate to 0 at `steps`, as half a cosine (Loshchilov and Hutter 2016, arXiv 1608.03983, equation 5)."""
+    return optax.cosine_decay_schedule(learning_rate, steps)
+
+
+def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """The schedule times (step + 1) / `steps` in the first of them (Goyal et al. 2017, arXiv 1706.02677, 2.2)."""
+    if not steps:
+        return schedule
+    return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / jnp.float32(steps))
 
 
 def frozen_from(schedule: optax.Schedule, step: int) -> optax.Schedule:

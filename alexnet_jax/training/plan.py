@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.network.model import operation_name
 from alexnet_jax.network.preprocess import Augmentation
 from alexnet_jax.training import optimizer as optimizers
+from alexnet_jax.training.step import Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,13 @@ def build_optimizer(
     """
     c = config.train
 
-    def steps_of(epochs: Sequence[int]) -> list[int]:
+    def steps_of(epochs: Sequence[float]) -> list[int]:
         return [step_of_epoch(epoch, images=images, batch_size=c.batch_size) for epoch in epochs]
 
     def schedule_of(layer: str, *, bias: bool) -> optax.Schedule:
+        return optimizers.warmed_up(cold_schedule_of(layer, bias=bias), *steps_of([c.warmup_epochs]))
+
+    def cold_schedule_of(layer: str, *, bias: bool) -> optax.Schedule:
         rate = c.learning_rate * (c.bias_rate if bias else 1.0)
         if c.schedule == "steps":
             drops = c.bias_drop_epochs if bias else c.own_drop_epochs.get(layer, c.drop_epochs)
@@ -65,6 +69,8 @@ def build_optimizer(
             return optimizers.dexp_schedule(learning_rate=rate, factor=factor, pieces=pieces, steps=steps)
         if c.schedule == "polynomial":
             return optimizers.polynomial_schedule(learning_rate=rate, power=c.power, steps=steps)
+        if c.schedule == "cosine":
+            return optimizers.cosine_schedule(learning_rate=rate, steps=steps)
         return optax.constant_schedule(rate)  # constant, or plateau, whose drops are in the optimizer's state
 
     # A batch norm learns like the layer that it follows.
@@ -77,8 +83,14 @@ def build_optimizer(
             schedule = optimizers.frozen_from(schedule, *steps_of([c.freeze_epochs[layer]]))
         return lambda step: factor * schedule(step)
 
-    optimizer = optimizers.sgd_2012(rate_of=rate_of, momentum=c.momentum, weight_decay=c.weight_decay)
+    optimizer = optimizers.sgd_2012(rate_of=rate_of, momentum=c.momentum, weight_decay=c.weight_decay, lars=c.lars)
     return optimizer, schedule_of("", bias=False)
+
+
+def learning_rule(config: ConfigDict) -> Rule:
+    """What the config's train section says of a step, beside the optimizer."""
+    c = config.train
+    return Rule(accumulate=c.accumulate, label_smoothing=c.label_smoothing, ema_decay=c.ema_decay)
 
 
 def plateau_rule(config: ConfigDict) -> optimizers.PlateauRule | None:

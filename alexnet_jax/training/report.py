@@ -239,6 +239,9 @@ def describe(entry: dict[str, Any]) -> str:
             f"; with {entry['eval_views']} views top-1 {entry['eval_views_top1']:.2f} %  "
             f"top-5 {entry['eval_views_top5']:.2f} %  loss {entry['eval_views_loss']:.4f}"
         )
+    if "eval_average_top1" in entry:
+        best = "eval_average_views_top1" if "eval_average_views_top1" in entry else "eval_average_top1"
+        views += f"; of the average of the weights top-1 {entry[best]:.2f} %"
     return (
         f"top-1 {entry['eval_top1']:.2f} % (weakest {name}: {percent:.1f} %)  top-5 {entry['eval_top5']:.2f} %  "
         f"loss {entry['eval_loss']:.4f}  "

@@ -36,9 +36,11 @@ class Parts:
 
     def new_state(self) -> TrainState:
         """The state at step 0, to be run under jit."""
+        c = self.config
         return make_state(
-            self.model, self.optimizer, seed=self.config.train.seed, image_pixels=self.config.data.crop_pixels
-        )
+            self.model, self.optimizer, seed=c.train.seed, image_pixels=c.data.crop_pixels,
+            averaged=c.train.ema_decay > 0,
+        )  # fmt: skip
 
     def shapes(self) -> Any:
         """The shapes of the state."""
