@@ -6,8 +6,8 @@ Images per second of net 145 with 1000 classes: forward, backward and update, on
 `--torch` names a Python that has PyTorch; its eager mode, channels_last and torch.compile are measured, each in float32
 and in bfloat16 (autocast). All run in turn, each in a process of its own, and so do the machine's own matmul and copy,
 so that a ratio is one of neighbors in time on a machine whose speed drifts. A turn's rate is the median of its steps
-but the first two. Then a table of the layers, each alone. The first turn starts with an empty compilation cache; the others
-find what it left there.
+but the first two. Then a table of the layers, each alone. The first turn starts with an empty compilation cache; the
+others find what it left there.
 """
 
 import argparse

@@ -336,6 +336,7 @@ def channel_norm(
     """
     # For an even size the window reaches one further to the left, as in cuda-convnet.
     before, after = (size // 2, size - 1 - size // 2)
+    dtype, x = x.dtype, x.astype(jnp.float32)
     wide, offset = (_with_neighbors(x, before, after, gather), before) if gather else (x, 0)
     low = np.arange(x.shape[-1]) + offset - before
     channel = np.arange(wide.shape[-1])[:, None]
@@ -346,7 +347,7 @@ def channel_norm(
         # unit nor a TPU's lanes do well.
         return jnp.matmul(x, band.T if transposed else band, precision=lax.Precision.HIGHEST)
 
-    return _response_norm(x, wide, window_sum, alpha / size if alpha_over_size else alpha, beta, k)
+    return _response_norm(x, wide, window_sum, alpha / size if alpha_over_size else alpha, beta, k).astype(dtype)
 
 
 def _with_neighbors(x: jax.Array, before: int, after: int, gather: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -386,7 +387,8 @@ def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
             )
         return x
 
-    return _response_norm(x, x, window_sum, alpha / size**2, beta, k)
+    wide = x.astype(jnp.float32)
+    return _response_norm(wide, wide, window_sum, alpha / size**2, beta, k).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -400,8 +402,6 @@ def _response_norm(
 ) -> jax.Array:
     """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
-    d and what is computed from it is float32; the result and the gradients are of x's type.
-
     Its derivative is written out because the one that autodiff finds costs as much as conv2:
     dx = g d^-beta, dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
     """
@@ -409,18 +409,15 @@ def _response_norm(
 
 
 def _response_norm_forward(x, wide, window_sum, scale, beta, k):  # type: ignore[no-untyped-def]
-    wide_32 = wide.astype(jnp.float32)
-    d = k + scale * window_sum(wide_32 * wide_32, False)
+    d = k + scale * window_sum(wide * wide, False)
     power = _negative_power(d, beta)
-    return (x.astype(jnp.float32) * power).astype(x.dtype), (x, wide, d, power)
+    return x * power, (x, wide, d, power)
 
 
 def _response_norm_backward(window_sum, scale, beta, k, saved, g):  # type: ignore[no-untyped-def]
     x, wide, d, power = saved
-    g_power = g.astype(jnp.float32) * power
-    through_d = window_sum(g_power * x.astype(jnp.float32) / d, True)
-    dwide = (-2.0 * beta * scale) * wide.astype(jnp.float32) * through_d
-    return g_power.astype(x.dtype), dwide.astype(wide.dtype)
+    g_power = g * power
+    return g_power, (-2.0 * beta * scale) * wide * window_sum(g_power * x / d, True)
 
 
 _response_norm.defvjp(_response_norm_forward, _response_norm_backward)

@@ -195,7 +195,7 @@ class AlexNet(nn.Module):
             axis = None if self.splits(layer) else self.data_axis  # a split layer sees the whole batch
             with jax.named_scope(f"sum_{name}"):
                 norm = nn.BatchNorm(**constants, use_running_average=keys_B is None, axis_name=axis, name=name)
-                return norm(x).astype(x.dtype)
+                return norm(x.astype(jnp.float32)).astype(x.dtype)
         if word == "pool":
             _check_fits(x, layer.name, window=self.pool.size, padding=0)
             return layers.pool(x, **dataclasses.asdict(self.pool))

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -42,8 +43,49 @@ def gather_towers(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array
     2012 source tried half precision and lost nothing (layer-params-170-quant.cfg: quantF, quantB; 40.52 % against
     40.53 % top-1 error). It rounds the same where towers share a device, and nothing where there is one tower.
     """
+    size = jax.lax.axis_size(TOWER)
     with jax.named_scope(f"exchange_{layer}"):
-        return _gather(x, TOWER, x.ndim - 1, dtype if jax.lax.axis_size(TOWER) > 1 else "float32")
+        if size == 1 or dtype == "float32":
+            return jax.lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
+        return _gather_rounded(x, size, dtype)
+
+
+def _gather_rounded(x: jax.Array, towers: int, dtype: str) -> jax.Array:
+    """The `all_gather` of `towers` that carries `dtype`, there and back.
+
+    Towers that share a device are computed here as one array, since JAX knows no named axis of a `vmap` in the gradient
+    of an operation that has one of its own.
+    """
+
+    def collective(x: jax.Array) -> jax.Array:
+        return _gather(x, TOWER, x.ndim - 1, dtype)
+
+    gather = custom_vmap(collective)
+
+    @gather.def_vmap
+    def _(size: int, batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+        x = x if batched[0] else jnp.stack([x] * size)
+        # Over a tower on a device of its own there is a vmap of size 1.
+        together = size == towers
+        return _gather_here(x, dtype) if together else jax.vmap(collective)(x), True
+
+    return gather(x)
+
+
+def _gather_here(x: jax.Array, dtype: str) -> jax.Array:
+    """`_gather` where all towers are here: [T, ..., C] -> [T, ..., T * C]."""
+
+    def forward(x: jax.Array) -> tuple[jax.Array, None]:
+        everyone = jnp.concatenate(list(_widened(_narrowed(x, dtype), dtype, x.dtype)), axis=-1)
+        return jnp.stack([everyone] * len(x)), None
+
+    def backward(_: None, g: jax.Array) -> tuple[jax.Array]:
+        from_each = jnp.stack(jnp.split(_widened(_narrowed(g, dtype), dtype, jnp.float32), len(g), -1))
+        return (from_each.sum(axis=1).astype(g.dtype),)
+
+    together = jax.custom_vjp(lambda x: forward(x)[0])
+    together.defvjp(forward, backward)
+    return together(x)
 
 
 def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
@@ -52,22 +94,19 @@ def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
         return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
     size = jax.lax.axis_size(axis_name)
 
-    def forward(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+    def forward(x: jax.Array) -> tuple[jax.Array, None]:
         bits = jax.lax.all_gather(_narrowed(x, dtype), axis_name, axis=axis, tiled=True)
-        everyone = _widened(bits, dtype, x.dtype)
-        # A copy for each: towers that share a device would share it, and their gradients would be summed before they
-        # are rounded.
-        return jnp.where(index >= 0, everyone, 0.0), None
+        return _widened(bits, dtype, x.dtype), None
 
-    def backward(_: None, g: jax.Array) -> tuple[jax.Array, None]:
+    def backward(_: None, g: jax.Array) -> tuple[jax.Array]:
         # What a reduce-scatter sends, but summed in float32, in the same order everywhere.
         for_each = jnp.stack(jnp.split(g, size, axis))
         from_each = jax.lax.all_to_all(_narrowed(for_each, dtype), axis_name, split_axis=0, concat_axis=0, tiled=True)
-        return _widened(from_each, dtype, jnp.float32).sum(axis=0).astype(g.dtype), None
+        return (_widened(from_each, dtype, jnp.float32).sum(axis=0).astype(g.dtype),)
 
-    gather = jax.custom_vjp(lambda x, index: forward(x, index)[0])
+    gather = jax.custom_vjp(lambda x: forward(x)[0])
     gather.defvjp(forward, backward)
-    return gather(x, jax.lax.axis_index(axis_name))
+    return gather(x)
 
 
 def _narrowed(x: jax.Array, dtype: str) -> jax.Array:

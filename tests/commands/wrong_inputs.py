@@ -307,7 +307,7 @@ def terminated(w: World, table: Table) -> None:
         before = w.files()
         ended = run(*command, after=random.uniform(0.3, 5.0), number=signal.SIGTERM)
         new = [p for p in w.files() if p not in before and not Path(p).name.startswith(".")]
-        halves = [p for p in new if "incomplete" not in p and "/." not in p] if ended.status else []
+        halves = [p for p in new if not re.search("incomplete|/[.]|/tensorboard/", p)] if ended.status else []
         quiet = ended.status in (0, -signal.SIGTERM, 143) and re.fullmatch(r"(interrupted.*\n)?", ended.err)
         problem = "" if quiet else f"{ended.status}, {ended.err!r}"
         table.add("SIGTERM", name, problem or (f"left {halves}" if halves else ""), f"status {ended.status}")
