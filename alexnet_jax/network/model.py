@@ -338,11 +338,11 @@ def training_program(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
 
 
 def seeing_program(model: AlexNet) -> Callable[..., dict[str, jax.Array]]:
-    """`program(variables, images)` of one tower -> {operation: its result, "logits": the logits}."""
+    """`program(variables, images)` of one tower -> {operation: its result, "logits": the logits}, all float32."""
 
     def program(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         logits, state = model.apply(variables, images, mutable=["seen"])
-        return dict(state["seen"]) | {"logits": logits}
+        return {name: value.astype(jnp.float32) for name, value in state["seen"].items()} | {"logits": logits}
 
     return program
 

@@ -103,14 +103,15 @@ def polynomial_schedule(*, learning_rate: float, power: float, steps: int) -> op
 
 def cosine_schedule(*, learning_rate: float, steps: int) -> optax.Schedule:
     """From the rate to 0 at `steps`, as half a cosine (Loshchilov and Hutter 2016, arXiv 1608.03983, equation 5)."""
-    return optax.cosine_decay_schedule(learning_rate, steps)
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
     """The schedule times (step + 1) / `steps` in the first of them (Goyal et al. 2017, arXiv 1706.02677, 2.2)."""
     if not steps:
         return schedule
-    return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / jnp.float32(steps))
+    return lambda step: schedule(step) * jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1.0) / steps)
 
 
 def frozen_from(schedule: optax.Schedule, step: int) -> optax.Schedule:

@@ -110,7 +110,12 @@ def test_activations_are_rounded_and_parameters_are_not(small_config: ConfigDict
     network = parts.network(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
     images = 50.0 * jax.random.normal(jax.random.key(1), (4, 67, 67, 3))
-    seen = towers.over_towers(models.seeing_program(network), out_axes=0)(variables, images)
+
+    def program(variables: Any, images: jax.Array) -> Any:
+        logits, state = network.apply(variables, images, mutable=["seen"])
+        return state["seen"] | {"logits": logits}
+
+    seen = towers.over_towers(program, out_axes=0)(variables, images)
     wide = {name for name, value in seen.items() if value.dtype != jnp.bfloat16}
     assert wide == {"fc8_out", "logits"}
     keys = jax.random.split(jax.random.key(2), 4)
