@@ -89,10 +89,10 @@ class Net:
         self.x = reduce(sliding_window_view(x, (size, size), (2, 3))[:, :, ::2, ::2], axis=(4, 5))
         return self
 
-    def batch_norm(self, name: str) -> "Net":
+    def batch_norm(self, name: str, epsilon: float = 1e-5) -> "Net":
         scale, bias, mean, var = (self.weights[f"{name}_{part}"] for part in ("scale", "bias", "mean", "var"))
         wide = (slice(None),) + (None,) * (self.x.ndim - 2)
-        self.x = (self.x - mean[wide]) / np.sqrt(var[wide] + 1e-5) * scale[wide] + bias[wide]
+        self.x = (self.x - mean[wide]) / np.sqrt(var[wide] + epsilon) * scale[wide] + bias[wide]
         return self
 
 
@@ -167,6 +167,25 @@ def alexnet_bn(n: Net) -> Net:
     n.conv("conv5", 1, 1, 1, groups=2).batch_norm("bn5").relu().pool()
     n.fc("fc6").batch_norm("bn6").relu().times(0.5).fc("fc7").batch_norm("bn7").relu().times(0.5)
     return n.fc("fc8")
+
+
+def alexnet_bn_large(n: Net) -> Net:
+    n.conv("conv1", 4, 0, 0).relu().pool().batch_norm("bn1", 1e-4)
+    _conv2(n).relu().pool().batch_norm("bn2", 1e-4)
+    n.conv("conv3", 1, 1, 1).relu().batch_norm("bn3", 1e-4)
+    n.conv("conv4", 1, 1, 1, groups=2).relu().batch_norm("bn4", 1e-4)
+    n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
+    return n.fc("fc6").relu().fc("fc7").relu().fc("fc8")
+
+
+def alexnet_bn_32k(n: Net) -> Net:
+    return alexnet_bn_large(n)
+
+
+def alexnet_modern(n: Net) -> Net:
+    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
+    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
 
 
 def alexnet_wn(n: Net) -> Net:
@@ -281,6 +300,7 @@ ORACLES: dict[str, Callable[[Net], Net]] = {
     f.__name__: f
     for f in (
         alexnet, alexnet_paper_text, alexnet_pool_lrn_relu, caffe_alexnet, caffenet, one_weird_trick, torchvision,
+        alexnet_bn_large, alexnet_bn_32k, alexnet_modern,
         alexnet_bn, alexnet_wn, half, no_lrn, no_spatial_norm, no_norm2, nonoverlap, avg_pool, no_communication,
         communicate_at_conv4, conv6, tanh, no_dropout, no_conv2, no_conv3, no_conv4, no_conv5,
     )
@@ -300,6 +320,9 @@ _TOP = "55x48 27x48 27x128 13x128"
 NUMBERS = {
     "alexnet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_bn": (60_984_360, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 2 x 9,568 channels and units
+    "alexnet_bn_32k": (60_967_464, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
+    "alexnet_bn_large": (60_967_464, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 2 x 1,120 channels
+    "alexnet_modern": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_paper_text": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_pool_lrn_relu": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_wn": (60_975_792, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 10,568 channels and units
@@ -461,6 +484,8 @@ def test_the_model_agrees_with_the_oracle(name: str) -> None:
     network = parts.network(config, 1000)
     pixels = config.data.crop_pixels
     variables = _random_variables(network, pixels)
+    small = config.data.std[0] if config.data.std[0] == 256.0 else 1.0  # else the biases would be all that is seen
+    variables["params"]["conv1"]["kernel"] *= small
     edge = (256 - pixels) // 2
     images = _photographs()[:, edge : edge + pixels, edge : edge + pixels]
     inputs, program = parts.inputs(config), models.tower_program(network)
@@ -468,9 +493,12 @@ def test_the_model_agrees_with_the_oracle(name: str) -> None:
     def logits_of(run_towers: Callable[..., jax.Array]) -> Any:
         return lambda variables, images: run_towers(variables, inputs.finished(inputs.centered(images)))
 
-    means = {"caffe_alexnet": (104, 117, 123), "caffenet": (104, 117, 123), "torchvision": (123.675, 116.28, 103.53)}
-    x = images.astype(np.float64)[..., ::-1] if name.startswith("caffe") else images.astype(np.float64)
-    x = (x - means.get(name, (127.3, 119.7, 104.9))) / ((58.395, 57.12, 57.375) if name == "torchvision" else 1)
+    of_caffe = name in ("caffe_alexnet", "caffenet", "alexnet_bn_large", "alexnet_bn_32k")
+    mean = {"torchvision": (123.675, 116.28, 103.53)}.get(name, (104, 117, 123) if of_caffe else (127.3, 119.7, 104.9))
+    x = images.astype(np.float64)[..., ::-1] if of_caffe else images.astype(np.float64)
+    x = (x - mean) / (
+        (58.395, 57.12, 57.375) if name == "torchvision" else 256 if name.startswith("alexnet_bn_") else 1
+    )
     arrays = _as_one_network(variables)
     assert sum(a.size for part, a in arrays.items() if part[-4:] not in ("mean", "_var")) == NUMBERS[name][0]
     wanted = ORACLES[name](Net(x.transpose(0, 3, 1, 2), arrays)).x

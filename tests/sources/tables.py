@@ -7,6 +7,7 @@ has the file and the line it stands in; a reader with the file open can check ea
     CC2      akrizhevsky/cuda-convnet2 at 3238bf03
     CAFFE    BVLC/caffe at 9b891540
     CVGJ     cvjena/cnn-models at a0ade4d5
+    NVCAFFE  borisgin/nvcaffe at 8896d330
     TV       torchvision 0.29.1 (pytorch/vision at 1f1a920d): torchvision/models/alexnet.py
     TV-REF   pytorch/vision, references/classification: README.md of 2022 or later, train.py at 017e9b99
 
@@ -470,6 +471,39 @@ ALEXNET_BN = Net(
     says={"top-1, top-5 error, one crop": (0.399, 0.181, "README.md:21")},
 )
 
+# LARS: a trust coefficient of 0.001 (solver_8K.prototxt:16-17; solver_32k.prototxt:18-19). Rates are those after warm-up,
+# 600 and 400 steps long (20; 22). Neither layer nor solver has an lr_mult or decay_mult, so that biases have the rate and
+# the decay of weights. A BatchNorm with nothing learned (101, 150, 187, 226). Pooling: pooling_layer.cpp:92-95, 169;
+# dropout: dropout_layer.cpp:16, 40.
+_BN_8K = Training(
+    10.0, 10.0, 10.0, 0.9, 0.0005, 0.0005, 8192, None, 1, "mean image, then divided by 256",
+    "solver_8K.prototxt:12, 25, 26; batch: train_val2_fp16.prototxt:29; mean and scale: 20, 23", blue_first=True,
+)  # fmt: skip
+ALEXNET_BN_LARGE = Net(
+    "NVCAFFE models/alexnet_bn/train_val2_fp16.prototxt", "NVCAFFE models/alexnet_bn/solver_8K.prototxt", 2, False, 227, "floor", "normal",
+    (
+        Layer("conv1", "57-75", 96, 11, 4, 0, (), "image", 0.01, 0.01, "relu pool batch_norm", "57-75", 1.0, 1.0),
+        Layer("conv2", "105-124", 256, 5, 1, 2, (), "own", 0.01, 0.01, "relu pool batch_norm", "105-124", 1.0, 1.0),
+        Layer("conv3", "154-172", 384, 3, 1, 1, (), "both", 0.01, 0.01, "relu batch_norm", "154-172", 1.0, 1.0),
+        Layer("conv4", "190-209", 384, 3, 1, 1, (), "own", 0.01, 0.01, "relu batch_norm", "190-209", 1.0, 1.0),
+        Layer("conv5", "229-248", 256, 3, 1, 1, (), "own", 0.01, 0.01, "relu pool", "229-248", 1.0, 1.0),
+        Layer("fc6", "266-282", 4096, 0, 0, 0, (), "both", 0.005, 0.1, "relu dropout", "266-282", 1.0, 1.0),
+        Layer("fc7", "298-314", 4096, 0, 0, 0, (), "both", 0.005, 0.1, "relu dropout", "298-314", 1.0, 1.0),
+        Layer("fc8", "330-346", 1000, 0, 0, 0, (), "both", 0.01, 0.01, "", "330-346", 1.0, 1.0),
+    ),
+    pool=Pool("max", 3, 2, "ceil", "first", "82-92, 131-141, 255-265"),
+    batch_norm={"momentum": 0.9, "epsilon": 1e-4, "learned": False, "of the input": False, "at": "93-103 and so on"},
+    dropout=Dropout(0.5, True, "289-297, 321-329"),
+    training=_BN_8K,
+    schedule={"kind": "poly", "power": 2.0, "total": 15_600 * 8192, "at": "solver_8K.prototxt:9, 22-23"},
+)
+ALEXNET_BN_32K = dataclasses.replace(
+    ALEXNET_BN_LARGE,
+    rates_file="NVCAFFE models/alexnet_bn/solver_32k.prototxt",
+    training=dataclasses.replace(_BN_8K, start_w=32.0, start_b=32.0, unit=32.0, batch=4 * 8192, at="solver_32k.prototxt:10, 14"),
+    schedule={"kind": "poly", "power": 2.0, "total": 4_000 * 4 * 8192, "at": "solver_32k.prototxt:9, 24-25"},
+)
+
 # The initialization is that of torch.nn. Dropout comes before the classifier's layers (38, 41), so it follows conv5's pool and
 # fc6. AdaptiveAvgPool2d (36) does nothing to 6 x 6. torch's SGD decays every parameter it is given: train.py gives it all.
 TORCHVISION = Net(
@@ -508,12 +542,15 @@ NETS = {
     "caffe_alexnet": CAFFE_ALEXNET,
     "caffenet": CAFFENET,
     "alexnet_bn": ALEXNET_BN,
+    "alexnet_bn_large": ALEXNET_BN_LARGE,
+    "alexnet_bn_32k": ALEXNET_BN_32K,
     "torchvision": TORCHVISION,
 }
 
 WITHOUT = {
     "alexnet_paper_text": "It follows sentences of the paper; its authors never ran it, so there is no file.",
     "alexnet_pool_lrn_relu": "It follows a description by somebody else, of which no code or result is known.",
+    "alexnet_modern": "The net of 2012 with a schedule of our own.",
     "alexnet_wn": "Weight normalization on AlexNet: the method is from a paper on other networks.",
     "avg_pool": "No net of the released logs changes the maximum for an average.",
     "tanh": "The paper compares tanh on a small network and CIFAR-10; the released logs have no such run.",
@@ -532,6 +569,15 @@ _MEAN = {"mean": "channel means, which need no file"}
 _CHUNK = {"crop_chunk": "crop and flip are drawn for each image"}
 _2012 = _TIE | _MEAN | _CHUNK
 _SCHEDULE = {"schedule": "the schedule of net 145, so that one thing changes"}
+
+_LARS = {
+    "batch_norm.learned": "scale and shift are learned",
+    "parameters": "of scale and shift",
+    "*.rate": "asked at the first step of warm-up",
+    "*.bias_rate": "as above",
+    "decay": "LARS scales what is left where the gradient is 0",
+    "decay_b": "biases do not decay",
+}
 
 # {recipe: {field, or a pattern of fields: why it is not compared}}. Each must differ indeed, or the test says so.
 DEPARTURES: dict[str, dict[str, str]] = {
@@ -569,4 +615,6 @@ DEPARTURES: dict[str, dict[str, str]] = {
         "color_noise": "color noise stays, to the end",
         "blue_first": "red first",
     },
+    "alexnet_bn_large": _TIE | _MEAN | _LARS,
+    "alexnet_bn_32k": _TIE | _MEAN | _LARS | {"schedule": "102 epochs for 4,000 steps, which are 102.3"},
 }  # fmt: skip

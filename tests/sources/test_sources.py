@@ -102,14 +102,14 @@ def _rates(config: Any, model: Any) -> tuple[dict[str, Any], Any]:
 
     steps = config.train.epochs * IMAGES // config.train.batch_size
     optimizer, _ = plan.build_optimizer(config, images=IMAGES, steps=steps)
-    zeros = {layer.name: {"kernel": jnp.zeros(()), "bias": jnp.zeros(())} for layer in model.stack}
+    zeros = {layer.name: {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)} for layer in model.stack}
     ones = jax.tree.map(jnp.ones_like, zeros)
     begin = optimizer.init(zeros)
 
     @functools.cache
     def moved(fraction: float) -> Any:
         state = begin._replace(updates=jnp.asarray(int(fraction * steps), jnp.int32))
-        return jax.tree.map(lambda update: -float(update), optimizer.update(ones, state, zeros)[0])
+        return jax.tree.map(lambda update: -update.item(), optimizer.update(ones, state, zeros)[0])
 
     decays = optimizer.update(zeros, begin, ones)[0]
     first, state = optimizer.update(ones, begin, zeros)
@@ -120,9 +120,9 @@ def _rates(config: Any, model: Any) -> tuple[dict[str, Any], Any]:
     for one in zeros:
         facts |= {f"{one}.rate": start[one]["kernel"], f"{one}.bias_rate": start[one]["bias"]}
     facts |= {
-        "momentum": float(second[layer]["kernel"] / first[layer]["kernel"]),
-        "decay": -float(decays[layer]["kernel"]) / start[layer]["kernel"],
-        "decay_b": -float(decays[layer]["bias"]) / start[layer]["bias"],
+        "momentum": (second[layer]["kernel"] / first[layer]["kernel"]).item(),
+        "decay": -decays[layer]["kernel"].item() / start[layer]["kernel"],
+        "decay_b": -decays[layer]["bias"].item() / start[layer]["bias"],
     }
     return facts, lambda layer, part, fraction: moved(fraction)[layer][part]
 
@@ -348,3 +348,5 @@ def test_total_of_passes() -> None:
     """Epochs, where a file counts images: 450,000 and 320,000 batches of 256."""
     assert round(NETS["caffe_alexnet"].schedule["total"] / IMAGES) == 90
     assert round(NETS["alexnet_bn"].schedule["total"] / IMAGES) == 64
+    assert round(NETS["alexnet_bn_large"].schedule["total"] / IMAGES) == 100
+    assert round(NETS["alexnet_bn_32k"].schedule["total"] / IMAGES) == 102

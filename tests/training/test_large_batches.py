@@ -90,9 +90,7 @@ def test_running_statistics_go_through_the_parts(small_config: ConfigDict) -> No
 def test_a_batch_that_cannot_be_cut_so_is_one_sentence() -> None:
     config = get_config()
     config.train.batch_size, config.train.accumulate = 12, 5
-    with pytest.raises(
-        AlexNetError, match=r"config\.train\.accumulate=5 does not divide 12, the images of a"
-    ):
+    with pytest.raises(AlexNetError, match=r"config\.train\.accumulate=5 does not divide 12, the images of a"):
         allowed.check_batches(config, 1)
     config.train.accumulate = 6
     allowed.check_batches(config, 1)
