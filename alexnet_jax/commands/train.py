@@ -41,6 +41,10 @@ flags.DEFINE_string("checkpoint", "latest", "With --mode=eval: latest, best or a
 flags.DEFINE_integer(
     "cpu_devices", None, "Run on this many virtual CPU devices", lower_bound=1, upper_bound=512, flag_values=_FLAGS
 )
+flags.DEFINE_string(
+    "compilation_cache", None, "The folder of compiled programs (default: in your own cache); empty: none",
+    flag_values=_FLAGS,
+)  # fmt: skip
 # Several processes: docs/clusters.md.
 flags.DEFINE_bool(
     "distributed", None, "Join the processes of a cluster: by default where there is one, --nodistributed: never",
@@ -77,7 +81,7 @@ def main(argv: list[str]) -> None:
     if _FLAGS.mode == "train":
         _train(argv, config, workdir or _default_workdir(_FLAGS.config, config.data.name))
         return
-    devices.settle(cpu_devices=_FLAGS.cpu_devices)
+    devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
     if _FLAGS.mode == "summary":
         from alexnet_jax.commands import summary
 
@@ -105,7 +109,7 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
 
     status = 0
     with cluster.joined(_FLAGS, argv, cluster.facts_of(config)) as peers:
-        devices.settle(cpu_devices=_FLAGS.cpu_devices)
+        devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         memory.check(config, training=True)
         try:
             loop.train(
@@ -130,7 +134,7 @@ def _evaluate(argv: list[str], overrides: list[str], workdir: Path | None) -> No
     sums.mend(workdir)
     config = configs.load(workdir, overrides)  # before the devices start: they take seconds
     with cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint)) as peers:
-        devices.settle(cpu_devices=_FLAGS.cpu_devices)
+        devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         memory.check(config, training=False)
         evaluation.evaluate_checkpoint(
             workdir, which=_FLAGS.checkpoint, overrides=overrides, peers=peers, watch=watch.Watch(_FLAGS.hang_timeout)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, ending, files, parts
+from alexnet_jax import config as configs, ending, files, memory, parts
 from alexnet_jax.data import feed, pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
-from alexnet_jax.training import left_out, peers as processes, plan as plans, provenance, start, sums
+from alexnet_jax.training import left_out, peers as processes, plan as plans, provenance, speed, start, sums
 from alexnet_jax.training.checkpoint import Checkpoints
 from alexnet_jax.training.clock import Clock
 from alexnet_jax.training.evaluation import evaluator
@@ -95,7 +95,8 @@ def _train(opened: Parts, workdir: Path, peers: Peers, watch: Watch, *, command:
         try:
             watch.doing("preparing the first step")
             peers.meet("the first state")
-            run.loop(start.first_state(opened, where, checkpoints, report), skipped=sum(s.batches for s in skips))
+            with memory.told("this run"):
+                run.loop(start.first_state(opened, where, checkpoints, report), skipped=sum(s.batches for s in skips))
         finally:
             watch.doing("saving a checkpoint")
             checkpoints.close()
@@ -142,6 +143,7 @@ class Run:
         )
         self._unseen: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the device
         self._clock = Clock()
+        self._peak = speed.Peak(0.0, "")
         self._saved = self.first_step
 
     def loop(self, state: TrainState, *, skipped: int = 0) -> None:
@@ -199,8 +201,16 @@ class Run:
             p.model, p.optimizer, p.mesh, p.shapes(), batch_size=p.plan.batch_size, inputs=p.inputs,
             augmentation=plans.build_augmentation(p.config, images=p.plan.images), rule=plans.learning_rule(p.config),
         )  # fmt: skip
-        compiled = train_step.lower(state, towers.to_devices(batch, p.mesh)).compile()  # type: ignore[attr-defined]
-        self.report.say(f"compiled in {self._clock.seconds_per_step(1):.0f} s")
+        with memory.told("compiling the step"):
+            compiled = train_step.lower(state, towers.to_devices(batch, p.mesh)).compile()  # type: ignore[attr-defined]
+        self.report.say(f"compiled in {self._clock.seconds_per_step(1):.1f} s")
+        rows = p.mesh.shape[towers.DATA] * p.config.train.accumulate
+        self.report.say(f"memory   {memory.check_step(compiled, batch_size=p.plan.batch_size, multiple=rows)}")
+        self._peak = speed.peak(p.model.compute_dtype)
+        self.report.say(
+            f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {p.model.compute_dtype}, "
+            f"{self._peak.source}"
+        )
         self.report.start(step=self.first_step, steps=p.plan.steps)
         self._clock.restart(self.first_step)
         return compiled
@@ -262,8 +272,18 @@ class Run:
             "images_per_second": plan.batch_size / seconds,
             "seconds_per_step": seconds,
             "data_wait": waited,
-        }
+        } | self._effort(plan.batch_size / seconds)
         self.report.step(entry, steps=plan.steps)
+
+    def _effort(self, images_per_second: float) -> dict[str, float]:
+        """What the devices do of what they could, and their memory."""
+        p = self.parts
+        teraflops = images_per_second * speed.flops_per_image(p.model, p.config.data.crop_pixels) / 1e12
+        return {
+            "teraflops_per_second": teraflops,
+            "share_of_peak": teraflops / (self._peak.teraflops * p.mesh.size),
+            "device_memory_gb": speed.memory_in_use(),
+        }
 
     def _evaluate(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """(the state with what the plateau schedule learns from it, the evaluation), made once per step.

@@ -160,7 +160,9 @@ class Report:
         text = (
             f"step {entry['step']}/{steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
             f"top-1 {entry['top1']:.1f} %  {entry['images_per_second']:.1f} images/s  "
-            f"waiting for data {100 * entry['data_wait']:.0f} %{f'  {_clock(left)} left' if left else ''}"
+            f"{entry['teraflops_per_second']:.3g} TFLOP/s, {100 * entry['share_of_peak']:.0f} % of peak  "
+            f"waiting for data {100 * entry['data_wait']:.0f} %  "
+            f"{entry['device_memory_gb']:.1f} GB{f'  {_clock(left)} left' if left else ''}"
         )
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s")

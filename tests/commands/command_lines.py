@@ -164,7 +164,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     ],
     "fields": [
         (f"{TRAIN} --config.data.bgr", r"--config\.data\.bgr has no value: write"),
-        (f"{TRAIN} --config.train.stepz=3", r"--config\.train has no field 'stepz'; it has batch_size,"),
+        (f"{TRAIN} --config.train.stepz=3", r"--config\.train has no field 'stepz'; it has accumulate, batch_size,"),
         (f"{TRAIN} --config.trian.steps=3", "has no field 'trian'; it has checkpoint,"),
         (f"{TRAIN} --config.train=3", r"--config\.train is a section: set one of its fields"),
         (f"{TRAIN} --config.train.steps.x=3", r"--config\.train\.steps is a single value"),
@@ -192,7 +192,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (f"{TRAIN} --config.train.drop_epochs='(True,5)'", "rising order"),
         (f"{TRAIN} --config.model.layers=conv1", "must be a tuple"),
         (f'{TRAIN} --config.model.layers=\'("conv1","fc9")\'', "there is no --config.model.fc9"),
-        (f"{TRAIN} --config.train.schedule=cosine", "must be one of 'steps'"),
+        (f"{TRAIN} --config.train.schedule=sine", "must be one of 'steps'"),
         (f"{TRAIN} --config.model.conv1.post_ops='relu sigmoid'", "words of: "),
         (f"{TRAIN} --config.train.rates.conv9=1", "has no field 'conv9'; it has conv1"),
         (f"{TRAIN} --config.eval.views=ten", "must be one of 'all', 'center'"),

@@ -25,6 +25,9 @@ _NEW = {
     "top1": 0.0,
     "images_per_second": 1.0,
     "seconds_per_step": 1.0,
+    "teraflops_per_second": 1.0,
+    "share_of_peak": 0.5,
+    "device_memory_gb": 1.0,
     "data_wait": 0.0,
 }
 
