@@ -3,6 +3,7 @@
 Seen by a profiler, in the order of their first call, while one batch is loaded and the training step is traced.
 """
 
+import itertools
 import sys
 import threading
 from pathlib import Path
@@ -49,7 +50,9 @@ def files() -> list[str]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
-    return list(seen)[: list(seen).index("alexnet_jax/training/optimizer.py")]  # the update follows the loss
+    # The metrics and the update follow the loss.
+    after = ("alexnet_jax/network/ranking.py", "alexnet_jax/training/optimizer.py")
+    return list(itertools.takewhile(lambda path: path not in after, seen))
 
 
 if __name__ == "__main__":

@@ -177,4 +177,5 @@ def test_a_batch_walks_through_few_files() -> None:
         "alexnet_jax/network/preprocess.py",
         "alexnet_jax/network/model.py",
         "alexnet_jax/network/layers.py",
+        "alexnet_jax/network/products.py",
     ]

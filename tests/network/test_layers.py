@@ -1,4 +1,4 @@
-"""Each operation of `layers.py` against its definition, written out in NumPy and float64."""
+"""Each operation of `layers.py` and `products.py` against its definition, written out in NumPy and float64."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import layers, towers
+from alexnet_jax.network import layers, products, towers
 
 Array = np.ndarray
 
@@ -81,12 +81,12 @@ def _convolve(x: Array, kernel: Array, g: Array | None, stride: int, padding: tu
 def test_tower_conv_and_its_gradients(case: tuple[Any, ...], platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output, input gradient and kernel gradient are the sums of the definition, on a CPU and as elsewhere."""
     # Off a CPU the kernel gradient takes another path, which a CPU can run too.
-    monkeypatch.setattr(layers.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
+    monkeypatch.setattr(products.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
     height, width, channels, maps, size, stride, padding = case
     x, kernel = _normal(0, 2, height, width, channels), _normal(1, size, size, channels, maps)
     g = _normal(2, *_convolve(x, kernel, None, stride, padding)[0].shape)
 
-    conv = functools.partial(layers.tower_conv, stride=stride, padding=padding)
+    conv = functools.partial(products.tower_conv, stride=stride, padding=padding)
     # It has gradients only under a vmap over towers, which is how towers.py always runs it.
     results = _value_and_gradients(jax.vmap(conv), (_f32(x[None]), _f32(kernel[None])), _f32(g[None]))
     for got, wanted in zip(results, _convolve(x, kernel, g, stride, padding), strict=True):
@@ -103,7 +103,7 @@ def test_tower_conv_under_vmap(towers: int, shared: bool) -> None:
     g = _normal(2, towers, 2, 4, 3, 4)
     if shared:
         x = x[0]
-    one = functools.partial(layers.tower_conv, stride=stride, padding=padding)
+    one = functools.partial(products.tower_conv, stride=stride, padding=padding)
     conv = jax.vmap(one, in_axes=(None if shared else 0, 0))
     results = _value_and_gradients(conv, (_f32(x), _f32(kernel)), _f32(g))
     each = [_convolve(x if shared else x[t], kernel[t], g[t], stride, padding) for t in range(towers)]
