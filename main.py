@@ -1,6 +1,6 @@
 """Trains, evaluates or describes AlexNet.
 
-python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|probe|summary|traffic|bench_input]
+python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=MODE]
 
 The flags and what they do are in alexnet_jax/commands/train.py; `alexnet train` is the same wherever the package is
 installed.

@@ -1,6 +1,7 @@
 """Train, evaluate, probe or describe AlexNet; python main.py and alexnet train take the same flags.
 
-python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=train|eval|probe|summary|traffic|bench_input]
+python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=MODE]
+    MODE: train (default), eval, probe, summary, traffic, profile, bench_input
 alexnet train --config=alexnet:my_pictures --config.train.epochs=5
 alexnet train --mode=eval --workdir=runs/alexnet-my_pictures --config.data.eval_split=test --config.eval.views=center
 """
@@ -18,7 +19,7 @@ from alexnet_jax.commands import devices
 from alexnet_jax.commands.overrides import split_overrides
 from alexnet_jax.errors import AlexNetError
 
-_MODES = ("train", "eval", "probe", "summary", "traffic", "bench_input")
+_MODES = ("train", "eval", "probe", "summary", "traffic", "profile", "bench_input")
 _FLAGS = flags.FlagValues()
 _KINDS = {
     "cpu_devices": "a whole number from 1 to 512",
@@ -97,6 +98,10 @@ def main(argv: list[str]) -> None:
         from alexnet_jax.training import start
 
         print(start.probe_start(config))
+    elif _FLAGS.mode == "profile":
+        from alexnet_jax.commands import profile
+
+        print(profile.profile(config, workdir or _default_workdir(_FLAGS.config, config.data.name)))
     else:
         from alexnet_jax.commands import bench_input
 

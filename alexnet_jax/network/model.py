@@ -152,7 +152,9 @@ class AlexNet(nn.Module):
             keys = keys_of_all if self.splits(layer) else keys_B
             keys = None if keys is None else _layer_keys(keys, number)
             for word in layer.post_ops:
-                x = self._see(operation_name(word, layer.name), self._apply(word, layer, x, keys))
+                name = operation_name(word, layer.name)
+                with jax.named_scope(name):  # what a profile calls it
+                    x = self._see(name, self._apply(word, layer, x, keys))
         if LOGITS in verbs:
             x = verbs[LOGITS](x, LOGITS)
         return gather_towers(x, LOGITS)[:, : self.classes]

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, ending, files, memory, parts
+from alexnet_jax import config as configs, ending, files, memory
 from alexnet_jax.data import feed, pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
@@ -24,7 +23,7 @@ from alexnet_jax.training.report import Report, describe
 from alexnet_jax.training.resume import Resume, resume
 from alexnet_jax.training.setup import Parts, open_parts
 from alexnet_jax.training.signals import Interrupted, StopRequest
-from alexnet_jax.training.step import TrainState, make_train_step
+from alexnet_jax.training.step import TrainState
 from alexnet_jax.training.watch import Watch
 
 
@@ -154,7 +153,7 @@ class Run:
             state, _ = self._evaluate(state)  # the run may have been stopped right before it
         if step == p.plan.steps:
             return
-        batches = self._batches(step + skipped)
+        batches = p.batches(step + skipped, self.report.warn)
         first = next(batches)
         train_step = self._compiled(state, first)
         batches = itertools.chain([first], batches)
@@ -197,12 +196,8 @@ class Run:
         self.report.say("compiling the step ...")
         self.watch.doing("compiling")
         self._clock.restart(0)
-        train_step = make_train_step(
-            p.model, p.optimizer, p.mesh, p.shapes(), batch_size=p.plan.batch_size, inputs=p.inputs,
-            augmentation=plans.build_augmentation(p.config, images=p.plan.images), rule=plans.learning_rule(p.config),
-        )  # fmt: skip
         with memory.told("compiling the step"):
-            compiled = train_step.lower(state, towers.to_devices(batch, p.mesh)).compile()  # type: ignore[attr-defined]
+            compiled = p.train_step().lower(state, towers.to_devices(batch, p.mesh)).compile()
         self.report.say(f"compiled in {self._clock.seconds_per_step(1):.1f} s")
         rows = p.mesh.shape[towers.DATA] * p.config.train.accumulate
         self.report.say(f"memory   {memory.check_step(compiled, batch_size=p.plan.batch_size, multiple=rows)}")
@@ -227,18 +222,6 @@ class Run:
         if len(self._unseen) > 2:  # two steps ahead of the device, so that stopping does not wait for more
             jax.block_until_ready(self._unseen[-3][1])
         self.report.tick()
-
-    def _batches(self, number: int) -> Iterator[feed.Batch]:
-        p, c = self.parts, self.parts.config.data
-        return feed.train_batches(
-            p.split,
-            feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk),
-            parts.make_feed(p.config, self.report.warn),
-            batch_size=p.plan.batch_size,
-            seed=p.config.train.seed,
-            step=number,
-            share=towers.feed_share(p.mesh),
-        )
 
     def _look(self) -> dict[str, Any]:
         """The last step's metrics on the host, after all unseen losses were found to be finite."""

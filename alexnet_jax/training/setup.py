@@ -1,6 +1,7 @@
 """What a run consists of, made from its config."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ from ml_collections import ConfigDict
 from alexnet_jax import parts
 from alexnet_jax.allowed import check_batches
 from alexnet_jax.data import feed
-from alexnet_jax.network import model as models
+from alexnet_jax.network import model as models, towers
 from alexnet_jax.network.preprocess import Input
-from alexnet_jax.network.towers import DATA
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.plan import Plan
-from alexnet_jax.training.step import TrainState, make_state
+from alexnet_jax.training.step import TrainState, make_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +46,32 @@ class Parts:
         """The shapes of the state."""
         return jax.eval_shape(self.new_state)
 
+    def train_step(self) -> Any:
+        """The jitted step, not compiled yet."""
+        return make_train_step(
+            self.model, self.optimizer, self.mesh, self.shapes(), batch_size=self.plan.batch_size, inputs=self.inputs,
+            augmentation=plans.build_augmentation(self.config, images=self.plan.images),
+            rule=plans.learning_rule(self.config),
+        )  # fmt: skip
+
+    def batches(self, number: int, say: Callable[[str], None]) -> Iterator[feed.Batch]:
+        """The batches of training from `number` on, on the host; `say` is told what the feed finds."""
+        c = self.config.data
+        return feed.train_batches(
+            self.split,
+            feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk),
+            parts.make_feed(self.config, say),
+            batch_size=self.plan.batch_size,
+            seed=self.config.train.seed,
+            step=number,
+            share=towers.feed_share(self.mesh),
+        )
+
 
 def open_parts(config: ConfigDict, workdir: Path) -> Parts:
     """Opens the data and builds everything a run of `config` needs; writes nothing. Raises AlexNetError."""
     mesh = parts.mesh(config)
-    check_batches(config, mesh.shape[DATA])
+    check_batches(config, mesh.shape[towers.DATA])
     split = parts.open_split(config, config.data.train_split)
     eval_split = parts.open_split(config, config.data.eval_split)
     config = parts.with_statistics(config, split.folder)

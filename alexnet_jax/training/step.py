@@ -106,11 +106,15 @@ def make_train_step(
         def learn(statistics: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any, dict[str, jax.Array]]:
             """(gradients, running statistics, metrics) of a part of the batch."""
             keys_B = fold_in_each(step_key, batch["place"])
-            images = augmentation(batch["image"], inputs, step=state.step, step_key=step_key, place_B=batch["place"])
+            with jax.named_scope("images"):
+                images = augmentation(
+                    batch["image"], inputs, step=state.step, step_key=step_key, place_B=batch["place"]
+                )
 
             def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
                 logits_BK, new_statistics = run(variables_of(params, statistics), images, keys_B)
-                losses_B = rule.losses(logits_BK, batch["label"])
+                with jax.named_scope("loss"):
+                    losses_B = rule.losses(logits_BK, batch["label"])
                 # Every tower that has its own device computes this loss from the gathered logits, and the
                 # transpose of all_gather adds up what all of them ask for: each asks for its part.
                 return losses_B.sum() / (batch_size * mesh.shape[TOWER]), (logits_BK, new_statistics)
@@ -124,9 +128,10 @@ def make_train_step(
 
         gradients, statistics, metrics = _in_parts(learn, state.statistics, batch, rule.accumulate)
         gradients = towers.sum_over_data(gradients, mesh, "gradients", spec.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = rule.averaged(state.average, variables_of(params, statistics), state.step)
+        with jax.named_scope("update"):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            average = rule.averaged(state.average, variables_of(params, statistics), state.step)
         state = TrainState(state.step + 1, params, statistics, opt_state, average, state.key)
         return state, towers.sum_over_data(metrics, mesh, "metrics") | {"rate_scale": opt_state.plateau.scale}
 
