@@ -159,7 +159,7 @@ def layer_times(batch: int, dtype: str) -> dict[str, dict[str, float]]:
     import jax.numpy as jnp
 
     from alexnet_jax import config as configs, parts
-    from alexnet_jax.network import layers, placement, table
+    from alexnet_jax.network import placement, products, table
     from alexnet_jax.network.model import ConvLayer
 
     config = configs.load_recipe("alexnet:imagenet2012", [f"precision={dtype}"])
@@ -177,8 +177,8 @@ def layer_times(batch: int, dtype: str) -> dict[str, dict[str, float]]:
         def product(x: jax.Array, kernel: jax.Array, layer: Any = layer, shared: bool = shared) -> jax.Array:
             def of_tower(x: jax.Array, kernel: jax.Array) -> jax.Array:
                 if isinstance(layer, ConvLayer):
-                    return layers.tower_conv(x, kernel, stride=layer.stride, padding=layer.padding)
-                return layers.tower_matmul(x, kernel).astype(dtype)
+                    return products.tower_conv(x, kernel, stride=layer.stride, padding=layer.padding)
+                return products.tower_matmul(x, kernel).astype(dtype)
 
             return jax.vmap(of_tower, in_axes=(None if shared else 0, 0))(x, kernel)
 
