@@ -112,6 +112,7 @@ _ALLOWED: dict[str, Any] = {
         "threads": _count(0, 256),
         "workers": _count(-1, 256),
         "prefetch_batches": _count(1, 1000),
+        "cache": _FLAG,
         "max_bad_records": _count(0),
     },
     "model": {

@@ -207,6 +207,7 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
 # Fields that came later, and what a run does that was saved without them.
 _LATER = {
     "precision": "float32",
+    "data.cache": True,
     "mesh.hybrid": False,
     "mesh.exchange_dtype": "float32",
     "train.warmup_epochs": 0.0,

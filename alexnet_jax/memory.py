@@ -91,10 +91,11 @@ def _left() -> int:
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    return min(_free_of_machine(), *_free_of_limits())
+    return min(free_of_machine(), *_free_of_limits())
 
 
-def _free_of_machine() -> int:
+def free_of_machine() -> int:
+    """Bytes of the machine's memory that nothing uses, or that hold what can be read again."""
     path = Path("/proc/meminfo")
     lines = path.read_text().splitlines() if path.exists() else []
     line = next((line for line in lines if line.startswith("MemAvailable")), "")

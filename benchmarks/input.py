@@ -1,12 +1,13 @@
 """The feed's speed on this machine, beside PyTorch's DataLoader and tf.data over the same photographs.
 
-    python benchmarks/input.py --photographs=FOLDER [--torch=PYTHON] [--tensorflow=PYTHON]
+    python benchmarks/input.py --photographs=FOLDER [--torch=PYTHON] [--tensorflow=PYTHON] [--json=FILE]
 
-Images per second from JPEG bytes to batches of 224 x 224 uint8 crops, with as many threads or workers
-for each, from the originals and from what `prepare --pack=256` makes of them. FOLDER has JPEGs, in
-folders or not; they are repeated until they are a thousand. `--torch` and `--tensorflow` name Pythons
-that have these. All run in turn, each in a process of its own, so that a ratio is one of neighbors in
-time on a machine whose speed drifts; batches made ahead before the clock starts are not counted.
+Images per second from stored bytes to batches of 224 x 224 uint8 crops, with as many threads or workers
+for each, from the originals and from what `prepare --pack=256` makes of them, as JPEGs and as pixels
+(`--raw`). FOLDER has JPEGs, in folders or not; they are repeated until they are a thousand. `--torch` and
+`--tensorflow` name Pythons that have these. All run in turn, each in a process of its own, so that a ratio
+is one of neighbors in time on a machine whose speed drifts; batches made ahead before the clock starts are
+not counted. At the end: how many cores such rates need to feed a device.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import datetime
 import importlib.metadata
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -31,6 +33,12 @@ LOADERS = {
     "torch-pillow": "PyTorch DataLoader, Pillow",
     "tensorflow": "tf.data",
 }
+LAYOUTS = {
+    "originals": [],
+    "packed, short side 256": ["--pack=256"],
+    "pixels, 256 x 256": ["--pack=256", "--raw"],
+}
+TARGETS = (5_000, 10_000, 20_000)  # images/s
 Batches = Iterator[Any]
 
 
@@ -146,8 +154,8 @@ def measure(loader: str, where: Path, workers: int, batch: int, count: int) -> f
     return count * batch / (time.perf_counter() - start)
 
 
-def lay_out(photographs: Path, where: Path, pack: int) -> None:
-    """`data`: the prepared set; `loose`: the same pictures' bytes as files."""
+def lay_out(photographs: Path, where: Path, layout: list[str]) -> None:
+    """`data`: the prepared set; `loose`: the same pictures' bytes as files, of JPEGs."""
     from alexnet_jax.commands import prepare
     from alexnet_jax.data import sources
 
@@ -162,10 +170,12 @@ def lay_out(photographs: Path, where: Path, pack: int) -> None:
         link = where / "pictures" / "val" / f"class{i}" / "0.jpg"
         link.parent.mkdir(parents=True)
         link.symlink_to(paths[0].absolute())
-    options = [f"--from={where / 'pictures'}", "--name=photographs", f"--data_dir={where / 'data'}", f"--pack={pack}"]
+    options = [f"--from={where / 'pictures'}", "--name=photographs", f"--data_dir={where / 'data'}", *layout]
     prepare.main(["folder", *options])
+    if "--raw" in layout:
+        return
     (where / "loose").mkdir()
-    name = f"photographs_pack{pack}" if pack else "photographs"
+    (name,) = (path.name for path in (where / "data").iterdir())
     source = sources.open_split(name, "train", str(where / "data")).source
     for i in range(len(source)):
         (where / "loose" / f"{i:05}.jpg").write_bytes(source[i]["image"])
@@ -198,6 +208,26 @@ def table(rates: dict[str, list[float]], workers: int) -> str:
     return "\n".join(lines)
 
 
+def cores_table(rates: dict[str, dict[str, list[float]]], workers: int) -> str:
+    """Markdown: computed from the medians of this feed, as if cores added up."""
+    a_core = {title: statistics.median(seen["feed"]) / workers for title, seen in rates.items()}
+    lines = [
+        "| images/s | " + " | ".join(f"cores, {title}" for title in a_core) + " |",
+        "| --- |" + " --- |" * len(a_core),
+    ]
+    for target in TARGETS:
+        cells = [f"{target / rate:,.1f}" for rate in a_core.values()]
+        lines.append(f"| {target:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{name or platform.processor()}, {os.cpu_count()} cores"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, help="a folder of JPEGs")
@@ -207,6 +237,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--batches", type=int, default=30, help="counted in a turn (%(default)s)")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="where the rates are kept")
     parser.add_argument("--only", choices=list(LOADERS), help="measure here and print JSON")
     parser.add_argument("--where", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -218,15 +249,22 @@ def main() -> None:
     pythons = {"feed": sys.executable, "bare": sys.executable}
     pythons |= {name: args.torch for name in LOADERS if args.torch and name.startswith("torch")}
     pythons |= {"tensorflow": args.tensorflow} if args.tensorflow else {}
-    for title, pack in (("originals", 0), ("packed, short side 256", 256)):
+    rates: dict[str, dict[str, list[float]]] = {}
+    for title, layout in LAYOUTS.items():
+        here = {"feed": sys.executable} if "--raw" in layout else pythons  # the others read files of JPEGs
         with tempfile.TemporaryDirectory() as folder:
-            lay_out(args.photographs, Path(folder), pack)
-            rates = compare(pythons, Path(folder), args)
-        print(f"\n{title}, {args.workers} threads or workers each:\n\n{table(rates, args.workers)}\n", flush=True)
+            lay_out(args.photographs, Path(folder), layout)
+            rates[title] = compare(here, Path(folder), args)
+        print(
+            f"\n{title}, {args.workers} threads or workers each:\n\n{table(rates[title], args.workers)}\n", flush=True
+        )
+    print(f"cores needed, computed from these rates:\n\n{cores_table(rates, args.workers)}\n")
     versions = [
         f"{name} {importlib.metadata.version(name)}" for name in ("simplejpeg", "opencv-python-headless", "grain")
     ]
-    print(f"{os.cpu_count()} cores, {datetime.date.today()}, {', '.join(versions)}")
+    print(f"{processor()}, {datetime.date.today()}, {', '.join(versions)}")
+    if args.json:
+        args.json.write_text(json.dumps({"processor": processor(), "workers": args.workers, "turns": rates}, indent=1))
 
 
 if __name__ == "__main__":

@@ -288,8 +288,8 @@ def table(found: dict[str, list[Any]], tops: list[dict[str, float]], gflop: floa
         for dtype in DTYPES
     }  # fmt: skip
     lines = [
-        "| | images/s | share of the ceiling | against the best PyTorch of its type | memory, GB | first step, s |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| | images/s | TFLOP/s | share of the ceiling | against the best PyTorch | memory, GB | first step, s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in found.items():
         dtype, rates = name.split(" ")[-1], [row["rate"] for row in rows]
@@ -301,7 +301,8 @@ def table(found: dict[str, list[Any]], tops: list[dict[str, float]], gflop: floa
             f", {statistics.median(row['first_step'] for row in rows[1:]):.1f} warm" if rows[1:] else ""
         )
         memory = statistics.median(row["memory"] for row in rows)
-        lines.append(f"| {name} | {_middle(rates)} | {_middle(shares, 2)} | {against} | {memory:.1f} | {first} |")
+        cells = (_middle(rates), f"{statistics.median(rates) * gflop / 1e3:.3g}", _middle(shares, 2), against)
+        lines.append(f"| {name} | {' | '.join(cells)} | {memory:.1f} | {first} |")
     return "\n".join(lines)
 
 
@@ -321,13 +322,10 @@ def layers_table(times: dict[str, dict[str, float]], top: float) -> str:
 
 
 def gflop_per_image() -> float:
-    """Forward and backward of one image, 2 for each multiply-add; the image itself needs no gradient."""
     from alexnet_jax import config as configs, parts
-    from alexnet_jax.network import table
+    from alexnet_jax.training import speed
 
-    rows = table.rows(parts.network(configs.load_recipe("alexnet:imagenet2012"), CLASSES), PIXELS)
-    macs = [row.macs for row in rows if row.macs]
-    return 2e-9 * (3 * sum(macs) - macs[0])
+    return 1e-9 * speed.flops_per_image(parts.network(configs.load_recipe("alexnet:imagenet2012"), CLASSES), PIXELS)
 
 
 def describe_machine() -> dict[str, str]:

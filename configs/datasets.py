@@ -32,7 +32,7 @@ _FACTS: dict[str, dict[str, Any]] = {
 
 
 def base_name(data_name: str) -> str:
-    """The name of the set that a packed one, NAME_pack256 or NAME_pack256_long, was made from."""
+    """The name of the set that a packed one, NAME_pack256 (or with _long or _raw behind it), was made from."""
     return data_name.partition("_pack")[0]
 
 

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Most of the tests' time is compilation; this halves it. Before jax is imported.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
@@ -66,6 +67,11 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_watch", lambda: None)
     for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))
+
+
+def without_speed(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl without what differs from run to run."""
+    return {k: v for k, v in entry.items() if not any(part in k for part in ("second", "wait", "peak", "memory"))}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -395,6 +395,15 @@ def test_module_and_apply_are_the_network(net: Classifier, images: np.ndarray) -
         _near(found, expected)
 
 
+def test_numbers_are_float32_whatever_the_recipe_trains_in(folder: Path, images: np.ndarray) -> None:
+    narrow, wide = (alexnet.build(_recipe(folder, precision=dtype), classes=3) for dtype in ("bfloat16", "float32"))
+    np.testing.assert_array_equal(narrow.logits(images), wide.logits(images))
+    module = wide.module.clone(compute_dtype="bfloat16", exchange_dtype="bfloat16")
+    logits = np.asarray(module.apply(wide.variables, wide.inputs(images)))
+    wanted = np.asarray(wide.module.apply(wide.variables, wide.inputs(images)))
+    assert 0.0 < np.abs(logits - wanted).max() <= 0.02 * np.abs(wanted).max()
+
+
 def test_gradients_of_apply(net: Classifier, images: np.ndarray) -> None:
     """By the variables and by float images, against finite differences; under vmap the same."""
     floats = jnp.asarray(images, jnp.float32)

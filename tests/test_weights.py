@@ -610,7 +610,7 @@ def _run_with(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> di
     variables = _random(parts.network(config, len(classes)), config.data.crop_pixels)
     params, statistics = variables["params"], variables.get("batch_stats", {})
     optimizer, _ = plans.build_optimizer(config, images=1, steps=1)
-    state = TrainState(jax.numpy.zeros((), "int32"), params, statistics, optimizer.init(params), jax.random.key(0))
+    state = TrainState(jax.numpy.zeros((), "int32"), params, statistics, optimizer.init(params), {}, jax.random.key(0))
     workdir.mkdir()
     configs.save(config, classes, workdir)
     checkpoints = Checkpoints(workdir)

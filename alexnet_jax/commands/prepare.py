@@ -38,6 +38,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         help="bring the short side to this; 2012: 256",
     )
     writing.add_argument("--keep_long_side", action="store_true", help="with --pack: keep more than the center square")
+    writing.add_argument("--raw", action="store_true", help="with --pack: store pixels, ten times as large as JPEGs")
     writing.add_argument("--quality", type=whole(1, 100), default=90, help="with --pack: of the JPEG (%(default)s)")
     writing.add_argument(
         "--images_per_shard", type=whole(1, 1_000_000), default=1000, help="what a kill costs (%(default)s)"
@@ -94,8 +95,10 @@ def main(argv: list[str]) -> None:
     if options.source == "statistics":
         compute_statistics(options.name, options.data_dir, options.threads)
         return
+    if options.raw and (not options.pack or options.keep_long_side):
+        raise AlexNetError("--raw stores squares of equal size: give --pack=256, and leave --keep_long_side out.")
     print("listing the pictures ...", flush=True)
-    layout = Layout(options.pack, options.keep_long_side, options.quality, options.images_per_shard)
+    layout = Layout(options.pack, options.keep_long_side, options.quality, options.images_per_shard, options.raw)
     preparation = Preparation(_originals(options), layout, options.data_dir, options.threads)
     for split, source in preparation.data.splits.items():
         print(f"{split:10} {len(source):10,} pictures of {len(preparation.data.class_names):,} classes", flush=True)

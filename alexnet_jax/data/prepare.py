@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alexnet_jax import files
 from alexnet_jax.data import augment, originals, pixel_statistics, sources
 from alexnet_jax.data.originals import Originals
@@ -71,11 +73,28 @@ class Preparation:
             self._check_same(plan, fingerprint)
         (self.unfinished / "parts").mkdir(parents=True, exist_ok=True)
         replace(plan, json.dumps({"fingerprint": fingerprint}).encode())
+        self._check_room()
         self.shards.write()
         self._finish(fingerprint)
         print(f"done in {time.monotonic() - start:.0f} s: {self.folder}")
         option = "" if self.data_dir == default_dir() else f" --config.data.data_dir={self.data_dir}"
         print(f"train on it with: alexnet train --config=alexnet:{self.name}{option}")
+
+    def _check_room(self) -> None:
+        """Of pixels it is known before what they take."""
+        if not self.layout.raw:
+            return
+        images = sum(len(source) for source in self.data.splits.values())
+        size = images * self.layout.pack**2 * 3
+        there = sum(path.stat().st_size for path in self.unfinished.glob("*.array_record*"))
+        free = shutil.disk_usage(self.unfinished).free
+        print(f"{images:,} pictures of {self.layout.pack} x {self.layout.pack} pixels take {size / 1e9:,.3f} GB")
+        if size - there > free:
+            raise AlexNetError(
+                f"{self.data_dir} has {free / 1e9:,.3f} GB free, and {self.name} takes {(size - there) / 1e9:,.3f} GB"
+                f"{' more' * bool(there)}: make room, use another --data_dir=FOLDER, or leave --raw out, for JPEGs of "
+                "a tenth of that."
+            )
 
     def _fingerprint(self) -> str:
         """Of the originals and of the layout: only the same preparation is resumed."""
@@ -143,7 +162,7 @@ def _write_info(shards: Shards, parts: dict[str, Any], fingerprint: str, refused
 
     features = tfds.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format=None if shards.data.own else "jpeg"),
+            "image": _image_feature(shards),
             "label": tfds.features.ClassLabel(names=shards.data.class_names),
             "file_name": tfds.features.Text(),
         }
@@ -183,6 +202,16 @@ def _write_info(shards: Shards, parts: dict[str, Any], fingerprint: str, refused
             }
         ),
     )
+
+
+def _image_feature(shards: Shards) -> Any:
+    """What TFDS reads the images as: encoded ones, or an array of pixels."""
+    import tensorflow_datasets as tfds
+
+    if shards.layout.raw:
+        shape = (shards.layout.pack, shards.layout.pack, 3)
+        return tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
+    return tfds.features.Image(shape=(None, None, 3), encoding_format=None if shards.data.own else "jpeg")
 
 
 # ---------------------------------------------------------------- statistics of what is there

@@ -20,16 +20,21 @@ from alexnet_jax.data.originals import Originals
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What is written of each picture: the file as it is, or resized to a short side of `pack` pixels."""
+    """What is written of each picture: the file as it is, or resized to a short side of `pack` pixels.
+
+    With `raw` the pixels of its center square, uint8 [pack, pack, 3], instead of a JPEG of them.
+    """
 
     pack: int = 0
     keep_long_side: bool = False
     quality: int = 90
     images_per_shard: int = 1000
+    raw: bool = dataclasses.field(default=False, repr=False)  # the set's name says it
 
     def suffix(self) -> str:
         """What a packed set's name ends with."""
-        return f"_pack{self.pack}{'_long' if self.keep_long_side else ''}" if self.pack else ""
+        ending = "_long" if self.keep_long_side else "_raw" if self.raw else ""
+        return f"_pack{self.pack}{ending}" if self.pack else ""
 
     def picture(self, data: bytes, *, own: bool) -> tuple[bytes, np.ndarray]:
         """The bytes to store and the pixels in them (before their compression). Raises ValueError."""
@@ -38,14 +43,15 @@ class Layout:
             pixels = augment.resize_short_side(pixels, self.pack)
             if not self.keep_long_side:
                 pixels = augment.crop_resized(pixels, self.pack, self.pack, None)
-            data = pictures.encode(pixels, quality=self.quality)
+            data = pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality)
         return data, pixels
 
     def __str__(self) -> str:
         if not self.pack:
             return "Pictures as they are."
         shape = "the long side kept" if self.keep_long_side else f"the center {self.pack} x {self.pack}"
-        return f"Short side {self.pack} pixels, {shape}, JPEG of quality {self.quality}."
+        stored = "uint8 pixels" if self.raw else f"JPEG of quality {self.quality}"
+        return f"Short side {self.pack} pixels, {shape}, {stored}."
 
 
 class Stopped(Exception):

@@ -112,6 +112,8 @@ def as_originals(name: str, data_dir: str) -> Originals:
         raise AlexNetError(f"{name} lies in no folder, so there is nothing to pack.")
     builder, _, _ = tfds_classification(name, data_dir)
     splits = {split: open_split(name, split, data_dir) for split in builder.info.splits or ("train",)}
+    if not isinstance(next(iter(splits.values())).source[0]["image"], bytes):
+        raise AlexNetError(f"{name} holds pixels, not pictures: pack the set that it was made from.")
     class_names = next(iter(splits.values())).class_names
     about = f"{builder.info.full_name}."
     return Originals(
@@ -157,13 +159,16 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
         raise AlexNetError(f"The split {split!r} of {name} cannot be read: {why} ({builder.data_path}).") from error
     key = next((k for k in ("file_name", "filename", "id") if k in builder.info.features), None)
     class_names = tuple(builder.info.features[label].names)
-    return Split(_Examples(serialized, split, image, label, key), split, class_names, Path(builder.data_path))
+    feature = builder.info.features[image]
+    shape = None if isinstance(feature, tfds.features.Image) else feature.shape
+    return Split(_Examples(serialized, split, image, shape, label, key), split, class_names, Path(builder.data_path))
 
 
 def _how_to_prepare(name: str, where: str, builder: Any = None) -> str:
     """What to run to have the data set; `builder` is TFDS's definition of it, if it has one."""
     base, packed, layout = name.partition("_pack")
-    pack = f" --pack={layout.removesuffix('_long')}{' --keep_long_side' * layout.endswith('_long')}" if packed else ""
+    size, _, kind = layout.partition("_")
+    pack = f" --pack={size}{ {'long': ' --keep_long_side', 'raw': ' --raw'}.get(kind, '') }" if packed else ""
     command = "run alexnet prepare"
     if base == "imagenet2012":
         return f"{command} imagenet2012 --from=FOLDER_OF_THE_TARS --data_dir={where}{pack}"
@@ -200,12 +205,23 @@ def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
             raise AlexNetError(f"{path.parent} is damaged ({why}): remove it and prepare it again.") from error
         raise AlexNetError(f"There is no data set {name!r} under {where}: {_how_to_prepare(name, where)}.") from error
     features = builder.info.features or {}
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    images = [key for key, feature in features.items() if _is_image(feature)]
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     image, label = builder.info.supervised_keys or ((images or [None])[0], (labels or [None])[0])
     if image not in images or label not in labels:
         raise AlexNetError(f"{name} is not an image classification set: its features are {', '.join(features)}.")
     return builder, image, label
+
+
+def _is_image(feature: Any) -> bool:
+    """An encoded image, or an array of pixels as `prepare --raw` writes it."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Image):
+        return True
+    if not isinstance(feature, tfds.features.Tensor) or feature.np_dtype != np.uint8:
+        return False
+    return feature.shape[2:] in ((1,), (3,)) and feature.to_json_content().encoding == "bytes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +231,7 @@ class _Examples:
     serialized: Any  # len and [i] -> bytes
     split: str
     image: str
+    shape: tuple[int, ...] | None  # of the pixels, where they are stored as such
     label: str
     key: str | None
 
@@ -226,8 +243,9 @@ class _Examples:
         from tensorflow_datasets.proto import tf_example_pb2
 
         features = tf_example_pb2.Example.FromString(self.serialized[i]).features.feature
+        image = features[self.image].bytes_list.value[0]
         return {
-            "image": features[self.image].bytes_list.value[0],
+            "image": image if self.shape is None else np.frombuffer(image, np.uint8).reshape(self.shape),
             "label": features[self.label].int64_list.value[0],
             "key": _text(features[self.key]) if self.key else f"{self.split}[{i}]",
         }

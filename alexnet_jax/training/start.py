@@ -9,8 +9,8 @@ import jax
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from alexnet_jax import parts
-from alexnet_jax.data import feed
+from alexnet_jax import memory, parts
+from alexnet_jax.data import cache, feed
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import model as models, placement, probe, towers
 from alexnet_jax.network.preprocess import Input
@@ -34,6 +34,7 @@ def introduction(opened: Parts, where: Resume, workdir: Path) -> list[str]:
         f"{len(opened.eval_split.source):,} of {opened.eval_split.name} for evaluation",
         f"classes  {model.classes:,}: {some_of(opened.split.class_names)}",
         f"feed     {_feed_in_words(opened)}",
+        *_cached(opened),
         f"network  {model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
         f"mesh     data {rows} x tower {tower} on {devices}: {placement.in_a_line(model, mesh)}",
         *(f"{'' if number else 'map':9}{line}" for number, line in enumerate(placement.map_of(mesh))),
@@ -56,6 +57,14 @@ def _feed_in_words(opened: Parts) -> str:
     size = mine.batches_in_memory * share * pixels**2 * 3 / 1e6
     where = f"{mine.workers} worker(s) of {mine.threads} thread(s)" if mine.workers else f"{mine.threads} thread(s)"
     return f"{where} per process, at most {mine.batches_in_memory} batches ({size:,.0f} MB) in its memory"
+
+
+def _cached(opened: Parts) -> list[str]:
+    """Starts to read the data set into memory, where it is to be there, and says so."""
+    if not opened.config.data.cache:
+        return []
+    said = cache.read_ahead(opened.split.folder, free=memory.free_of_machine())
+    return [f"cache    {said}"] if said else []
 
 
 def first_state(opened: Parts, where: Resume, checkpoints: Checkpoints, report: Report) -> TrainState:

@@ -245,7 +245,7 @@ def test_ctrl_c_while_the_program_is_imported_is_one_line_and_status_130() -> No
     """In the middle of the imports of a command, over which many a library puts an except of its own."""
     for seconds in (0.1, 0.25, 0.4):
         with subprocess.Popen(
-            [sys.executable, "-m", "alexnet_jax", "recipes"], cwd=ROOT, text=True,
+            [sys.executable, "-m", "alexnet_jax", "summary", "alexnet"], cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
             time.sleep(seconds)

@@ -6,11 +6,13 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tarfile
+import types
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,7 @@ from PIL import Image
 from tensorflow_datasets.core import hashing
 
 from alexnet_jax.commands import prepare as cli
-from alexnet_jax.data import augment, originals, pixel_statistics, shards, sources
+from alexnet_jax.data import augment, feed, originals, pictures, pixel_statistics, shards, sources
 from alexnet_jax.errors import AlexNetError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -193,6 +195,43 @@ def test_packed_pictures_are_those_of_2012(tars: Path, imagenet: Path, tmp_path:
     _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--keep_long_side")
     for record in _read("imagenet2012_pack48_long", "validation", tmp_path).values():
         assert min(augment.decode(record["image"]).shape[:2]) == 48
+
+
+def test_raw_pictures_are_the_pixels_before_their_jpeg(imagenet: Path, tmp_path: Path) -> None:
+    """TFDS reads them too; nothing is decoded, and a batch of the feed holds crops of them to the bit."""
+    arguments = ("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--raw")
+    _prepare(*arguments)
+    raw, whole = _read("imagenet2012_pack48_raw", "train", tmp_path), _read("imagenet2012", "train", imagenet)
+    assert raw.keys() == whole.keys()
+    for key, record in raw.items():
+        _, pixels = pictures.checked(whole[key]["image"], own=False)
+        wanted = augment.crop_resized(augment.resize_short_side(pixels, 48), 48, 48, None)
+        np.testing.assert_array_equal(record["image"], wanted)
+        assert record["label"] == whole[key]["label"]
+    folder = tmp_path / "imagenet2012_pack48_raw" / "5.1.0"
+    for record in tfds.builder_from_directory(folder).as_data_source("train"):
+        np.testing.assert_array_equal(record["image"], raw[record["file_name"].decode()]["image"])
+    mean = pixel_statistics.mean_of(folder, "imagenet2012_pack48_raw")
+    np.testing.assert_allclose(mean, np.mean([r["image"] for r in raw.values()], axis=(0, 1, 2)), atol=0.01)
+
+    split = sources.open_split("imagenet2012_pack48_raw", "validation", str(tmp_path))
+    batches = feed.eval_batches(split, feed.Images(48, 40), feed.Feed(1), batch_size=12, share=(0, 1))
+    centers = [split.source[i]["image"][4:44, 4:44] for i in range(12)]
+    np.testing.assert_array_equal(next(batches)["image"], centers)
+    with pytest.raises(AlexNetError, match="imagenet2012_pack48_raw holds pixels, not pictures: pack the set that"):
+        _prepare("tfds", "imagenet2012_pack48_raw", f"--data_dir={tmp_path}", "--pack=32")
+
+
+def test_a_disk_that_is_too_small_for_pixels_is_told_before(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=700_000))
+    with pytest.raises(
+        AlexNetError, match=r"has 0\.001 GB free, and imagenet2012_pack48_raw takes 0\.001 GB: make room"
+    ):
+        _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--raw")
+    assert "104 pictures of 48 x 48 pixels take 0.001 GB" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*record*"))
 
 
 def test_prepared_twice_is_prepared_and_otherwise_is_another(tars: Path, imagenet: Path, capsys: Any) -> None:
@@ -409,6 +448,11 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown split": (("imagenet2012", "--from=.", "--splits=train,test"), "--splits=train,test: it must be of"),
     "tfds without packing": (("tfds", "cifar10"), "cifar10 is read as it is: give --pack=256"),
     "a set that is not there": (("tfds", "pets", "--pack=9"), "no data set 'pets'.*prepare folder"),
+    "raw without packing": (("folder", "--from=.", "--name=pets", "--raw"), "--raw stores squares .* give --pack=256"),
+    "raw with long sides": (
+        ("folder", "--from=.", "--name=pets", "--pack=9", "--raw", "--keep_long_side"),
+        "--raw stores squares .* leave --keep_long_side out",
+    ),
     "statistics of digits": (("statistics", "digits"), "digits lies in no folder"),
 }
 

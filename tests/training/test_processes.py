@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import without_speed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -25,7 +26,7 @@ def _metrics(workdir: Path, small_flags: list[str], *place: str) -> list[dict[st
     assert ended.returncode == 0, ended.stderr
     assert not ended.stderr.strip(), ended.stderr
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if "second" not in k and k != "data_wait"} for line in lines]
+    return [without_speed(line) for line in lines]
 
 
 @pytest.mark.parametrize(
