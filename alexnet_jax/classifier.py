@@ -138,11 +138,9 @@ class Classifier:
         mesh: Mesh | None = None,
     ) -> None:
         self.config, self.class_names, self.inputs = config, class_names, inputs
-        # Whatever it was trained in and on: numbers to compare are float32, and features are read operation by
-        # operation, so all units are on every device.
-        self.tower = parts.network(config, len(class_names)).clone(
-            compute_dtype="float32", exchange_dtype=config.mesh.exchange_dtype, hybrid=False
-        )
+        # Whatever it was trained in and on, its numbers are float32, and each operation is whole on every device.
+        own = {"compute_dtype": "float32", "exchange_dtype": config.mesh.exchange_dtype, "hybrid": False}
+        self.tower = parts.network(config, len(class_names)).clone(**own)
         self._operations = _operations(self.tower, self.image_pixels)
         self.mesh = mesh or _one_device(config)
         towers.check_mesh(self.mesh, towers=self.tower.towers)

@@ -59,7 +59,7 @@ class Images:
 
     def __call__(self, image: bytes | np.ndarray, place: np.ndarray | None, out: np.ndarray) -> None:
         """Fills `out`, [crop, crop, 3]. `place` is as in `augment.crop_resized`. Raises ValueError."""
-        pixels = augment.decode(image, at_least=self.resize_pixels)
+        pixels = augment.decode(image, at_least=self.resize_pixels, for_now=True)
         augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out, in_center=self.square)
 
 

@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.training import left_out, loop
+from alexnet_jax.training import left_out, loop, setup
 from alexnet_jax.training.left_out import LeftOut
 
 
@@ -38,11 +38,11 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[int]]
     there = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: there)
     used: list[int] = []
-    batches = loop.Run._batches
+    batches = setup.Parts.batches
 
     def poison(numbers: set[int]) -> list[int]:
-        def _batches(run: loop.Run, number: int) -> Any:
-            for i, batch in enumerate(batches(run, number), number):
+        def counted(parts: setup.Parts, number: int, say: Any) -> Any:
+            for i, batch in enumerate(batches(parts, number, say), number):
                 used.append(i)
                 yield batch
 
@@ -59,7 +59,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[int]]
 
             return poisoning
 
-        monkeypatch.setattr(loop.Run, "_batches", _batches)
+        monkeypatch.setattr(setup.Parts, "batches", counted)
         monkeypatch.setattr(loop.Run, "_compiled", _compiled)
         return used
 
