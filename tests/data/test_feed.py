@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,23 @@ def test_evaluation_has_every_record_once_in_order(records: int, count: int) -> 
 
 def _encoded(kind: str, image: np.ndarray) -> bytes:
     return bytes(cv2.imencode(kind, image[:, :, ::-1] if image.ndim == 3 else image)[1].tobytes())
+
+
+def test_decoding_into_kept_memory_is_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was decoded before, in a thread that is another one's neighbor, and beyond what is kept."""
+    rng = np.random.default_rng(0)
+    shapes = [(40, 60), (300, 200), (8, 8), (200, 300), (64, 64)]
+    encoded = [_encoded(".jpg", rng.integers(0, 256, (*shape, 3), np.uint8)) for shape in shapes]
+    monkeypatch.setattr(augment, "_MOST_KEPT", 3 * 64 * 64)  # two of them are larger
+
+    def all_of_them(_: int) -> list[np.ndarray]:
+        return [augment.decode(data, at_least=5, for_now=True).copy() for data in encoded]
+
+    wanted = [augment.decode(data, at_least=5) for data in encoded]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(all_of_them, range(20)):
+            for one, other in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(one, other)
 
 
 def test_decode_gives_rgb_of_every_kind_of_image() -> None:
