@@ -346,4 +346,4 @@ def restore_network(
     target |= {"average": placement.on_mesh(model, shapes, mesh)} if averaged else {}
     saved = checkpoints.restore(step, target)
     variables, average = variables_of(saved["params"], saved.get("statistics")), saved.get("average", {})
-    return Restored(config, class_names, model, average if part else variables, step, average)
+    return Restored(config, class_names, model, average if part else variables, step, {} if part else average)
