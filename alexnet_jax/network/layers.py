@@ -37,7 +37,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = _weights(self, (self.kernel_size, self.kernel_size, x.shape[-1], self.features))
-        y = tower_conv(x, kernel, stride=self.stride, padding=self.padding).astype(jnp.float32)
+        y = tower_conv(x, kernel, stride=self.stride, padding=self.padding)
         return (y + _last_axis(bias, x.ndim)).astype(x.dtype)
 
 

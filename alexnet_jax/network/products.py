@@ -19,7 +19,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]) -> jax.Array:
-    """Convolution of one tower: [B, H, W, C] and [k, k, C, M] -> [B, H', W', M].
+    """Convolution of one tower: [B, H, W, C] and [k, k, C, M] -> [B, H', W', M] float32.
 
     `padding` is (top and left, bottom and right), in pixels.
 
@@ -46,7 +46,7 @@ def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[i
 
 
 def _conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]) -> jax.Array:
-    """The convolution itself, of x's type, and its gradients, in the forms that a CPU runs well.
+    """The convolution itself, of products of x's type, and its gradients, in the forms that a CPU runs well.
 
     XLA:CPU runs the kernel gradient as a convolution with a window as large as the image: four times slower than
     matmuls for conv1 and half as fast for the others. It has no bfloat16 convolutions at all, but matmuls on the units
@@ -74,10 +74,14 @@ def _conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, i
     kernel_gradient_on_cpu = _narrow_kernel_gradient if narrow else _kernel_gradient_by_matmul
     dk_on_cpu = functools.partial(kernel_gradient_on_cpu, stride=stride, before=padding[0])
 
+    def rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return plain(x, kernel).astype(jnp.float32)
+
     def value(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.platform_dependent(x, kernel, cpu=value_on_cpu, default=plain)
+        return lax.platform_dependent(x, kernel, cpu=value_on_cpu, default=rounded)
 
     def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        g = g.astype(saved[0].dtype)
         dx = lax.platform_dependent(*saved, g, cpu=dx_on_cpu, default=input_gradient)
         return dx, lax.platform_dependent(*saved, g, cpu=dk_on_cpu, default=kernel_gradient)
 
@@ -128,10 +132,10 @@ def _padded(x: jax.Array, before: int, wanted: Sequence[int]) -> jax.Array:
 
 
 def _narrow_conv(x: jax.Array, kernel: jax.Array, *, stride: int, before: int, shape: tuple[int, int]) -> jax.Array:
-    """[B, H, W, C] and [k, k, C, M] -> [B, *shape, M], with `before` pixels of padding at the top and left."""
+    """[B, H, W, C] and [k, k, C, M] -> [B, *shape, M] float32, with `before` pixels of padding at the top and left."""
     group = _group(kernel.shape[0], shape[1])
     patches = _patches(x, kernel.shape[0], stride, before, shape, group)
-    y = _contract(patches, _wide_kernel(kernel.astype(x.dtype), stride, group), 1, 0).astype(x.dtype)
+    y = _contract(patches, _wide_kernel(kernel.astype(x.dtype), stride, group), 1, 0)
     return y.reshape(x.shape[0], *shape, kernel.shape[-1])
 
 
@@ -139,7 +143,8 @@ def _narrow_input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, *, bef
     """dL/dx [B, H, W, C] of a convolution of stride 1: that of g [B, H', W', M] with the kernel turned around."""
     turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
     _, height, width, _ = x.shape
-    return _narrow_conv(g, turned, stride=1, before=kernel.shape[0] - 1 - before, shape=(height, width))
+    dx = _narrow_conv(g, turned, stride=1, before=kernel.shape[0] - 1 - before, shape=(height, width))
+    return dx.astype(x.dtype)
 
 
 def _narrow_kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, *, stride: int, before: int) -> jax.Array:

@@ -15,6 +15,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from conftest import without_speed
 from ml_collections import ConfigDict
 
 from alexnet_jax import allowed, config as configs
@@ -423,10 +424,7 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     left, right = (_state_of(setup.open_parts(small_config, workdir), workdir, 80) for workdir in (undisturbed, killed))
     for name, leaf in left.items():
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
-    timeless = [
-        [{k: v for k, v in entry.items() if "second" not in k and k != "data_wait"} for entry in _lines(workdir)]
-        for workdir in (undisturbed, killed)
-    ]
+    timeless = [[without_speed(entry) for entry in _lines(workdir)] for workdir in (undisturbed, killed)]
     assert timeless[0] == timeless[1]
     assert calm.stdout.splitlines()[-1].split(";")[0] == last.stdout.splitlines()[-1].split(";")[0]
 
