@@ -19,7 +19,7 @@ def decode(image: bytes | np.ndarray, *, at_least: int = 0, for_now: bool = Fals
     faster. Raises ValueError for bytes that are not a whole image.
     """
     if isinstance(image, np.ndarray):
-        return np.broadcast_to(image, (*image.shape[:2], 3))
+        return image if image.shape[2] == 3 else np.broadcast_to(image, (*image.shape[:2], 3))
     if image[:2] == b"\xff\xd8":
         try:
             size = at_least or 1 << 16

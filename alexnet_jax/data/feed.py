@@ -195,7 +195,7 @@ class _LoadInOrder:
         batch = _empty(len(numbers), self.images)
         for i, record in enumerate(numbers):
             if record >= len(self.split.source):
-                batch["label"][i] = -1
+                batch["label"][i], batch["image"][i] = -1, 0
             elif not _load(self.split, self.images, record, None, batch, i):
                 batch["bad"][i] = record  # and its image stays black
         return batch
@@ -208,22 +208,26 @@ def _order(seed: int, epoch: int, records: int) -> np.ndarray:
 
 
 def _empty(size: int, images: Images) -> Batch:
-    """A batch to be filled; `bad` is the number of the record that was to stand there and did not load, or -1."""
+    """A batch to be filled, its images with whatever is in memory: to clear them takes as long as to crop them.
+
+    `bad` is the number of the record that was to stand there and did not load, or -1.
+    """
     return {
-        "image": np.zeros((size, images.crop_pixels, images.crop_pixels, 3), np.uint8),
+        "image": np.empty((size, images.crop_pixels, images.crop_pixels, 3), np.uint8),
         "label": np.zeros(size, np.int32),
         "bad": np.full(size, -1, np.int64),
     }
 
 
 def _load(split: Split, images: Images, number: int, place: np.ndarray | None, batch: Batch, i: int) -> bool:
-    """Puts a record into place i of the batch; False where it is bad. `_fault` says why, when somebody asks."""
+    """Puts a record into place i of the batch; False, and a black image, where it is bad. `_fault` says why."""
     try:
         record = split.source[number]
         batch["label"][i] = record["label"]
         images(record["image"], place, batch["image"][i])
     except Exception:
         # Whatever the reader raises: a worker must not die of one record, and `_fault` reads it again.
+        batch["image"][i] = 0
         return False
     return bool(0 <= record["label"] < len(split.class_names))
 
