@@ -263,6 +263,9 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (f"{TRAIN} --config=alexnet:cut_statistics --config.data.data_dir=W/data", "statistics.json is not whole JSON"),
         (f"{PROBE} --config=alexnet:nowhere", "no data set 'nowhere'"),
         ("train --mode=bench_input --config=alexnet:nowhere", "no data set 'nowhere'"),
+        ("train --mode=profile --config=alexnet:nowhere", "no data set 'nowhere'"),
+        ("train --mode=profile --workdir=W/empty.json", "empty.json"),
+        ("prepare folder --from=W/pictures --name=some --data_dir=W/new --raw", "--raw stores squares of equal size"),
         ("summary alexnet:nowhere", "no data set 'nowhere'"),
     ],
     "prepare": [
