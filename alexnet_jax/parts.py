@@ -57,8 +57,8 @@ def compute_dtype(config: ConfigDict) -> str:
     if device.platform == "cpu":
         return "bfloat16" if "amx_bf16" in _cpu_features() else "float32"
     # GPUs before NVIDIA's Ampere compute bfloat16 as float32.
-    capability = getattr(device, "compute_capability", "8.0") if device.platform == "gpu" else "8.0"
-    return "bfloat16" if float(capability) >= 8.0 else "float32"
+    generation, dot, _ = str(getattr(device, "compute_capability", "")).partition(".")  # "7.5"; of AMD's "gfx942"
+    return "float32" if dot and int(generation) < 8 else "bfloat16"
 
 
 @functools.cache

@@ -4,8 +4,8 @@
 #     benchmarks/gpu.sh                  # needs jax, flax, optax, orbax-checkpoint, grain and torch; fetches nothing
 #     PYTHON=python3 TORCH=python3 WHEELS=folder OUT=gpu BATCHES="128 512 2048" TURNS=5 STEPS=20 benchmarks/gpu.sh
 #
-# What is missing is installed from WHEELS, a folder of wheels, into OUT. Without a GPU it runs all the same, as a
-# rehearsal: BATCHES=4 TURNS=1 STEPS=1 benchmarks/gpu.sh takes a few minutes on a CPU.
+# TORCH= leaves PyTorch out. What is missing is installed from WHEELS, a folder of wheels, into OUT. Without a GPU it
+# runs all the same, as a rehearsal: BATCHES=4 TURNS=1 STEPS=1 benchmarks/gpu.sh takes a few minutes on a CPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} OUT=${OUT:-gpu} BATCHES=${BATCHES:-128 256 512 1024 2048 4096} TURNS=${TURNS:-5} STEPS=${STEPS:-20}

@@ -11,42 +11,30 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import parts
-from alexnet_jax.allowed import check_batches
 from alexnet_jax.data import augment, feed as data
 from alexnet_jax.network import placement, towers
-from alexnet_jax.training import plan as plans
-from alexnet_jax.training.step import make_state, make_train_step
+from alexnet_jax.training.setup import Parts, open_parts
 
 _SECONDS = 2.0  # for each stage
 
 
 def bench_input(config: ConfigDict) -> str:
     """The report, in images/s. Reads training records in the order of training; writes nothing."""
-    mesh = parts.mesh(config)
-    check_batches(config, mesh.shape[towers.DATA])
-    split = parts.open_split(config, config.data.train_split)
-    feed = parts.make_feed(config, print)
-    config = parts.with_statistics(config, split.folder)
-    c = config.data
-    images = data.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk)
+    opened = open_parts(config)
+    mesh, split, feed = opened.mesh, opened.split, parts.make_feed(config, print)
+    images = data.Images(config.data.resize_pixels, config.data.crop_pixels)
     _, count = towers.feed_share(mesh)
-
-    def batches(feed: data.Feed) -> Iterable[data.Batch]:
-        return data.train_batches(
-            split, images, feed, batch_size=config.train.batch_size, seed=config.train.seed, step=0,
-            share=towers.feed_share(mesh),
-        )  # fmt: skip
 
     print(f"timing the feed of {config.data.name} ({len(split.source):,} images of {split.name}) ...", flush=True)
     per_batch = config.train.batch_size // count
     microseconds = _stages(split, images)
-    alone = _rate(batches(data.Feed(threads=0, prefetch_batches=0)), per_batch)
+    alone = _rate(opened.batches(0, data.Feed(threads=0, prefetch_batches=0)), per_batch)
     microseconds["batch"] = max(0.0, 1e6 / alone - sum(microseconds.values()))
-    whole = _rate(batches(feed), per_batch, skip=feed.batches_in_memory)
-    batch = next(iter(batches(data.Feed(threads=0, prefetch_batches=0))))
+    whole = _rate(opened.batches(0, feed), per_batch, skip=feed.batches_in_memory)
+    batch = next(opened.batches(0, data.Feed(threads=0, prefetch_batches=0)))
     microseconds["transfer"] = _transfer(batch, mesh) / per_batch
     print("timing the step: compiling it ...", flush=True)
-    step = _step_rate(config, split, batch, mesh) / count
+    step = _step_rate(opened, batch) / count
     cores = feed.threads * max(1, feed.workers)
     return "\n".join(
         [*_table(microseconds, alone, whole, cores, step, mesh), "", *_verdict(microseconds, whole, cores, step)]
@@ -101,29 +89,19 @@ def _transfer(batch: data.Batch, mesh: Mesh) -> float:
     return _microseconds(lambda b: jax.block_until_ready(towers.to_devices(b, mesh)), [batch])
 
 
-def _step_rate(config: ConfigDict, split: data.Split, batch: data.Batch, mesh: Mesh) -> float:
+def _step_rate(opened: Parts, batch: data.Batch) -> float:
     """Images/s of the training step alone, over all devices, on one batch that lies there already."""
-    model = parts.network(config, len(split.class_names))
-    optimizer, _ = plans.build_optimizer(config, images=len(split.source), steps=1000)
-
-    def init() -> Any:
-        return make_state(model, optimizer, seed=0, image_pixels=config.data.crop_pixels)
-
-    shapes = jax.eval_shape(init)
-    state = jax.jit(init, out_shardings=placement.shardings(model, shapes, mesh))()
-    step = make_train_step(
-        model, optimizer, mesh, shapes, batch_size=config.train.batch_size,
-        inputs=parts.inputs(config, folder=split.folder),
-        augmentation=plans.build_augmentation(config, images=len(split.source)),
-    )  # fmt: skip
-    there = towers.to_devices(batch, mesh)
+    shardings = placement.shardings(opened.model, opened.shapes(), opened.mesh)
+    state = jax.jit(opened.new_state, out_shardings=shardings)()
+    step = opened.train_step()
+    there = towers.to_devices(batch, opened.mesh)
     seconds: list[float] = []
     while len(seconds) < 4 or sum(seconds[1:]) < _SECONDS:
         since = time.perf_counter()
         state, metrics = step(state, there)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - since)
-    return config.train.batch_size / float(np.median(seconds[1:]))  # the first compiles
+    return opened.plan.batch_size / float(np.median(seconds[1:]))  # the first compiles
 
 
 def _table(

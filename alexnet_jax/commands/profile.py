@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from alexnet_jax import files, memory
+from alexnet_jax import files, memory, parts
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import model as models, placement, towers
 from alexnet_jax.training import speed
@@ -27,7 +27,7 @@ def profile(config: ConfigDict, workdir: Path) -> str:
     opened = open_parts(config, workdir)
     folder = workdir / "profile"
     files.make_folder(folder)
-    batch = towers.to_devices(next(opened.batches(0, print)), opened.mesh)
+    batch = towers.to_devices(next(opened.batches(0, parts.make_feed(config, print))), opened.mesh)
     print("compiling the step ...", flush=True)
     shardings = placement.shardings(opened.model, opened.shapes(), opened.mesh)
     since = time.perf_counter()

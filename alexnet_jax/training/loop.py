@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, ending, files, memory
+from alexnet_jax import config as configs, ending, files, memory, parts
 from alexnet_jax.data import feed, pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
@@ -88,7 +88,8 @@ def _train(opened: Parts, workdir: Path, peers: Peers, watch: Watch, *, command:
         _write_start(opened, workdir, where, command)
     ending.note(lambda: f"{_saved_in_words(checkpoints.folder)}; to resume: {command}")
     with Report(workdir, main=peers.main, first_step=where.first_step) as report:
-        for line in (*start.introduction(opened, where, workdir), *told, *where.changed, *map(str, skips)):
+        introduction = (*start.introduction(opened, where, workdir), *start.read_ahead(opened))
+        for line in (*introduction, *told, *where.changed, *map(str, skips)):
             report.say(line)
         run = Run(opened, workdir, checkpoints, report, where, command=command, peers=peers, watch=watch)
         try:
@@ -153,7 +154,7 @@ class Run:
             state, _ = self._evaluate(state)  # the run may have been stopped right before it
         if step == p.plan.steps:
             return
-        batches = p.batches(step + skipped, self.report.warn)
+        batches = p.batches(step + skipped, parts.make_feed(p.config, self.report.warn))
         first = next(batches)
         train_step = self._compiled(state, first)
         batches = itertools.chain([first], batches)

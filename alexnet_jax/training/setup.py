@@ -1,7 +1,7 @@
 """What a run consists of, made from its config."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,13 @@ class Parts:
             rule=plans.learning_rule(self.config),
         )  # fmt: skip
 
-    def batches(self, number: int, say: Callable[[str], None]) -> Iterator[feed.Batch]:
-        """The batches of training from `number` on, on the host; `say` is told what the feed finds."""
+    def batches(self, number: int, reader: feed.Feed) -> Iterator[feed.Batch]:
+        """The batches of training from `number` on, on the host, as `reader` computes them."""
         c = self.config.data
         return feed.train_batches(
             self.split,
             feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk),
-            parts.make_feed(self.config, say),
+            reader,
             batch_size=self.plan.batch_size,
             seed=self.config.train.seed,
             step=number,
@@ -68,7 +68,7 @@ class Parts:
         )
 
 
-def open_parts(config: ConfigDict, workdir: Path) -> Parts:
+def open_parts(config: ConfigDict, workdir: Path | None = None) -> Parts:
     """Opens the data and builds everything a run of `config` needs; writes nothing. Raises AlexNetError."""
     mesh = parts.mesh(config)
     check_batches(config, mesh.shape[towers.DATA])

@@ -34,7 +34,6 @@ def introduction(opened: Parts, where: Resume, workdir: Path) -> list[str]:
         f"{len(opened.eval_split.source):,} of {opened.eval_split.name} for evaluation",
         f"classes  {model.classes:,}: {some_of(opened.split.class_names)}",
         f"feed     {_feed_in_words(opened)}",
-        *_cached(opened),
         f"network  {model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
         f"mesh     data {rows} x tower {tower} on {devices}: {placement.in_a_line(model, mesh)}",
         *(f"{'' if number else 'map':9}{line}" for number, line in enumerate(placement.map_of(mesh))),
@@ -59,8 +58,8 @@ def _feed_in_words(opened: Parts) -> str:
     return f"{where} per process, at most {mine.batches_in_memory} batches ({size:,.0f} MB) in its memory"
 
 
-def _cached(opened: Parts) -> list[str]:
-    """Starts to read the data set into memory, where it is to be there, and says so."""
+def read_ahead(opened: Parts) -> list[str]:
+    """Starts to read the data set into memory where config.data.cache says so; a line about it."""
     if not opened.config.data.cache:
         return []
     said = cache.read_ahead(opened.split.folder, free=memory.free_of_machine())

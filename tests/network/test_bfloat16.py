@@ -174,7 +174,13 @@ def test_auto_is_bfloat16_where_a_cpu_has_units_for_it(
 
 @pytest.mark.parametrize(
     ("platform", "capability", "wanted"),
-    [("gpu", "9.0", "bfloat16"), ("gpu", "8.0", "bfloat16"), ("gpu", "7.5", "float32"), ("tpu", None, "bfloat16")],
+    [
+        ("gpu", "9.0", "bfloat16"),
+        ("gpu", "8.0", "bfloat16"),
+        ("gpu", "7.5", "float32"),
+        ("gpu", "gfx942", "bfloat16"),
+        ("tpu", None, "bfloat16"),
+    ],
 )
 def test_auto_is_bfloat16_on_accelerators_that_have_it(
     platform: str, capability: str | None, wanted: str, small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
