@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts, weights
+from alexnet_jax import answers, config as configs, parts, weights
 from alexnet_jax.configs import datasets
 from alexnet_jax.data import images as pictures
 from alexnet_jax.data.images import Picture
@@ -210,30 +210,13 @@ class Classifier:
         ~/tensorflow_datasets. With views="all" also eval_views_top1, ... Raises AlexNetError, also where its classes
         are not the network's.
         """
-        from alexnet_jax import evaluate as evaluation
-        from alexnet_jax.data import feed, sources
+        return self.answers(data, split=split, data_dir=data_dir, views=views).evaluation
 
-        chosen, c = self._views(views), self.config.data
-        data_dir = data_dir or (c.data_dir if data == c.name else "")
-        opened = sources.open_split(data, split, str(data_dir))
-        for label, (theirs, ours) in enumerate(itertools.zip_longest(opened.class_names, self.class_names)):
-            if theirs != ours:
-                raise AlexNetError(
-                    f"Label {label} is {theirs!r} in {data} and {ours!r} in the network: evaluate it on the classes "
-                    "that it was trained on."
-                )
-        step = evaluation.make_eval_step(self.tower, self.mesh, inputs=self.inputs, views=chosen)
-        # Threads alone: worker processes would start a script again that has no main guard.
-        threads, _ = feed.parallelism(c.threads, 0)
-        say = functools.partial(warnings.warn, stacklevel=2)
-        batches = feed.eval_batches(
-            opened,
-            feed.Images(c.resize_pixels, c.resize_pixels),
-            feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, say),
-            batch_size=_BATCH * self.mesh.shape[DATA],
-            share=towers.feed_share(self.mesh),
-        )
-        return evaluation.evaluate(step, self.variables, batches, self.mesh, self.class_names)
+    def answers(
+        self, data: str, *, split: str = "", data_dir: str | Path = "", views: str = "center"
+    ) -> answers.Answers:
+        """What the network says of each image, and `evaluate`'s result of it as `.evaluation`; arguments as there."""
+        return _answers(self, data, split, data_dir, self._views(views))
 
     def save(self, path: str | Path) -> None:
         """Writes a .safetensors or .npz that `load` reads, with its recipe, classes and preprocessing.
@@ -315,6 +298,36 @@ class Classifier:
             specs = (placement.specs(self.tower, self.variables, self.mesh), PER_EXAMPLE)
             self._compiled[what, views] = towers.sharded(step, mesh=self.mesh, in_specs=specs, out_specs=PER_EXAMPLE)
         return self._compiled[what, views]
+
+
+def _answers(net: Classifier, data: str, split: str, data_dir: str | Path, views: Views) -> answers.Answers:
+    """`Classifier.answers`."""
+    from alexnet_jax import evaluate as evaluation
+    from alexnet_jax.data import feed, sources
+
+    c = net.config.data
+    data_dir = data_dir or (c.data_dir if data == c.name else "")
+    opened = sources.open_split(data, split, str(data_dir))
+    for label, (theirs, ours) in enumerate(itertools.zip_longest(opened.class_names, net.class_names)):
+        if theirs != ours:
+            raise AlexNetError(
+                f"Label {label} is {theirs!r} in {data} and {ours!r} in the network: evaluate it on the classes "
+                "that it was trained on."
+            )
+    step = evaluation.make_eval_step(net.tower, net.mesh, inputs=net.inputs, views=views)
+    # Threads alone: worker processes would start a script again that has no main guard.
+    threads, _ = feed.parallelism(c.threads, 0)
+    say = functools.partial(warnings.warn, stacklevel=2)
+    batches = feed.eval_batches(
+        opened,
+        feed.Images(c.resize_pixels, c.resize_pixels),
+        feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, say),
+        batch_size=_BATCH * net.mesh.shape[DATA],
+        share=towers.feed_share(net.mesh),
+    )
+    collector = answers.Collector()
+    found = evaluation.evaluate(step, net.variables, batches, net.mesh, net.class_names, each=collector)
+    return collector.answers(opened, found)
 
 
 def _operations(tower: models.AlexNet, image_pixels: int) -> dict[str, tuple[str, tuple[int, ...]]]:

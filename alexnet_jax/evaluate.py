@@ -16,29 +16,38 @@ from alexnet_jax.network.ranking import is_among_best
 from alexnet_jax.network.towers import DATA, EVERYWHERE, PER_EXAMPLE
 
 Counts = dict[str, jax.Array]
-EvalStep = Callable[[Any, dict[str, jax.Array]], Counts]
+PerImage = dict[str, Any]  # what `make_eval_step` gives for each image
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, PerImage]]
+
+BEST = 5  # so many answers of an image are kept
 
 
 def make_eval_step(model: AlexNet, mesh: Mesh, *, inputs: Input, views: Views) -> EvalStep:
-    """The jitted `step(variables, batch)` -> sums over the whole batch, by class: images [K], and for the
-    center crop and for all views: loss, top1 [K], top5 [K]. The variables lie as `placement.specs` says.
+    """The jitted `step(variables, batch)` -> (sums over the whole batch, what is said of each image).
+
+    The sums are by class: images [K], answered [K] (how often the class is the center crop's best), and for the center
+    crop and for all views: loss, top1 [K], top5 [K]. With one view there are no sums of "views". For each image, by the
+    center crop: best [B, 5] int32 and odds [B, 5], the most probable classes in order, and right [B], the probability
+    of its label. The variables lie as `placement.specs` says.
 
     The images of a batch are squares that all views fit into; the probabilities of the views are
-    averaged (2012 source, `layer.cu`:1804). With one view there are no sums of "views".
+    averaged (2012 source, `layer.cu`:1804).
     """
     run, specs = _placed(model, mesh, inputs)
 
-    def step(variables: Any, batch: dict[str, jax.Array]) -> Counts:
+    def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Counts, PerImage]:
         real_B = batch["label"] >= 0
         labels_B = jnp.where(real_B, batch["label"], 0)
         probabilities = probabilities_of_views(run, variables, batch["image"], inputs, views)
-        sums = _sums(probabilities[0], labels_B, real_B, "")
+        sums, classes = _sums(probabilities[0], labels_B, real_B, ""), probabilities.shape[-1]
         if len(views) > 1:
             sums |= _sums(probabilities.mean(axis=0), labels_B, real_B, "views_")
-        sums["images"] = _by_class(real_B, labels_B, probabilities.shape[-1])
-        return towers.sum_over_data(sums, mesh, "metrics")
+        odds, best = jax.lax.top_k(probabilities[0], min(BEST, classes))  # of equal ones the first class, as above
+        sums |= {"images": _by_class(real_B, labels_B, classes), "answered": _by_class(real_B, best[:, 0], classes)}
+        right = jnp.take_along_axis(probabilities[0], labels_B[:, None], axis=1)[:, 0]
+        return towers.sum_over_data(sums, mesh, "metrics"), {"best": best, "odds": odds, "right": right}
 
-    return towers.sharded(step, mesh=mesh, in_specs=(specs, PER_EXAMPLE), out_specs=EVERYWHERE)
+    return towers.sharded(step, mesh=mesh, in_specs=(specs, PER_EXAMPLE), out_specs=(EVERYWHERE, PER_EXAMPLE))
 
 
 def make_probabilities_step(
@@ -87,30 +96,63 @@ def _by_class(counted_B: jax.Array, labels_B: jax.Array, classes: int) -> jax.Ar
 
 
 def evaluate(
-    step: EvalStep, variables: Any, batches: Iterable[Batch], mesh: Mesh, class_names: tuple[str, ...]
+    step: EvalStep,
+    variables: Any,
+    batches: Iterable[Batch],
+    mesh: Mesh,
+    class_names: tuple[str, ...],
+    *,
+    each: Callable[[PerImage], None] | None = None,
 ) -> dict[str, Any]:
-    """{eval_top1, eval_top5 (percent), eval_loss (nats), eval_images, eval_classes} over all the batches.
+    """{eval_top1, eval_top5 (percent), eval_loss (nats), eval_images, ...} over all the batches.
 
-    With several views also eval_views_top1, eval_views_top5 and eval_views_loss. `eval_classes` is
-    {name: top-1 in percent} of every class that has images.
+    With several views also eval_views_top1, eval_views_top5 and eval_views_loss; all else is of the center crop.
+    `eval_classes` is {name: top-1 in percent} of every class that has images. `eval_by_class` is {name: images, top1,
+    top5, precision} of all, in percent: `top1` is the class's recall, and `precision` the share of images that are
+    called so and are, 0 where none is called so. eval_recall and eval_precision are their means over the classes that
+    have images. `each` is given what the step says of the images of every batch, with their labels; in one process.
     """
     total: dict[str, Any] = {}
-    pending: list[Counts] = []
-    for batch in batches:
-        pending.append(step(variables, towers.to_devices(batch, mesh)))
-        if len(pending) > 1:  # one batch ahead of the device, and no more in its memory
-            _add(total, pending.pop(0))
-    for counts in pending:
+    pending: list[tuple[Batch, Counts, PerImage]] = []
+
+    def take(batch: Batch, counts: Counts, images: PerImage) -> None:
         _add(total, counts)
+        if each is not None:
+            real = batch["label"] >= 0
+            each({name: np.asarray(value)[real] for name, value in (images | {"label": batch["label"]}).items()})
+
+    for batch in batches:
+        pending.append((batch, *step(variables, towers.to_devices(batch, mesh))))
+        if len(pending) > 1:  # one batch ahead of the device, and no more in its memory
+            take(*pending.pop(0))
+    for waiting in pending:
+        take(*waiting)
     images = int(total["images"].sum())
     entry: dict[str, Any] = {}
     for prefix in ("", "views_") if "views_loss" in total else ("",):
         for k in ("top1", "top5"):
             entry[f"eval_{prefix}{k}"] = 100.0 * int(total[prefix + k].sum()) / images
         entry[f"eval_{prefix}loss"] = float(total[prefix + "loss"]) / images
-    each = zip(class_names, total["top1"].tolist(), total["images"].tolist(), strict=True)
-    by_class = {name: 100.0 * right / of for name, right, of in each if of}
-    return entry | {"eval_images": images, "eval_classes": by_class}
+    return entry | {"eval_images": images} | _of_classes(total, class_names)
+
+
+def _of_classes(total: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:
+    counts = zip(*(total[name].tolist() for name in ("images", "top1", "top5", "answered")), strict=True)
+    by_class = {
+        name: {
+            "images": images,
+            "top1": 100.0 * right / images if images else 0.0,
+            "top5": 100.0 * among / images if images else 0.0,
+            "precision": 100.0 * right / answered if answered else 0.0,
+        }
+        for name, (images, right, among, answered) in zip(class_names, counts, strict=True)
+    }
+    present = {name: row for name, row in by_class.items() if row["images"]}
+    means = {name: sum(row[of] for row in present.values()) / len(present) for name, of in _MEANS.items()}
+    return means | {"eval_classes": {name: row["top1"] for name, row in present.items()}, "eval_by_class": by_class}
+
+
+_MEANS = {"eval_recall": "top1", "eval_precision": "precision"}
 
 
 def _add(total: dict[str, Any], counts: Counts) -> None:

@@ -1,5 +1,6 @@
 """Views, ensembles and the probe."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ import numpy as np
 import pytest
 from conftest import SMALL
 from ml_collections import ConfigDict
+from sklearn import metrics
 
-from alexnet_jax import config as configs, evaluate, parts
+from alexnet_jax import answers, config as configs, evaluate, parts
 from alexnet_jax.commands import ensemble
 from alexnet_jax.data import pixel_statistics
 from alexnet_jax.data.feed import Split
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import model as models, placement, preprocess, probe, towers
 from alexnet_jax.network.preprocess import Input
-from alexnet_jax.training import evaluation, loop, plan as plans
+from alexnet_jax.training import evaluation, loop, plan as plans, report
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
@@ -45,7 +47,7 @@ def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> 
     inputs, views = Input(67, np.asarray([100.0, 90.0, 80.0])), preprocess.views_of(75, 67, flip=True)
     program = models.tower_program(network)
     step = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)
-    sums = jax.device_get(step(variables, towers.to_devices({"image": images, "label": labels}, mesh)))
+    sums, each = jax.device_get(step(variables, towers.to_devices({"image": images, "label": labels}, mesh)))
     one = jax.jit(towers.over_towers(program))
     by_hand = []
     for top, left, mirror in views:
@@ -61,6 +63,10 @@ def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> 
             hits = (wanted[:3] > right[:, None]).sum(1) < k
             assert sums[f"{prefix}top{k}"].sum() == hits.sum()
     assert sums["images"].sum() == 3
+    np.testing.assert_array_equal(each["best"][:3], np.argsort(-by_hand[0][:3], kind="stable")[:, :5])
+    np.testing.assert_allclose(each["odds"][:3], -np.sort(-by_hand[0][:3])[:, :5], rtol=1e-4)
+    np.testing.assert_allclose(each["right"][:3], by_hand[0][np.arange(3), labels[:3]], rtol=1e-4)
+    np.testing.assert_array_equal(sums["answered"], np.bincount(each["best"][:3, 0], minlength=10))
 
 
 @pytest.mark.parametrize("recipe", ["alexnet_bn", "one_weird_trick"])
@@ -82,7 +88,7 @@ def test_the_hybrid_placement_counts_as_one_device_does(recipe: str) -> None:
             out_shardings=placement.shardings(network, shapes, mesh),
         )()
         on_device = towers.to_devices(batch, mesh)
-        sums = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)(variables, on_device)
+        sums, _ = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)(variables, on_device)
         step = evaluate.make_probabilities_step(network, mesh, inputs=inputs, views=views)
         results.append(jax.device_get((sums, step(variables, on_device))))
     (one, odds), (four, same_odds) = results
@@ -91,6 +97,73 @@ def test_the_hybrid_placement_counts_as_one_device_does(recipe: str) -> None:
         check = np.testing.assert_allclose if "loss" in name else np.testing.assert_array_equal
         check(four[name], value, **({"rtol": 1e-5} if "loss" in name else {}), err_msg=name)
     np.testing.assert_allclose(same_odds, odds, rtol=1e-4, atol=1e-7)
+
+
+# ---------------------------------------------------------------- by class, and image by image
+
+
+def _answers(images: int, classes: int) -> answers.Answers:
+    """Answers that are right half of the time; the last class but one has no images, the last is never an answer."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice([k for k in range(classes) if k != classes - 2], images).astype(np.int32)
+    odds = rng.dirichlet(np.full(classes, 0.2), images).astype(np.float32)
+    half = np.arange(images) % 2 == 0
+    odds[half, labels[half]] += 1
+    odds[:, -1] = 0
+    odds /= odds.sum(1, keepdims=True)
+    best = np.argsort(-odds, axis=1, kind="stable")[:, :5].astype(np.int32)
+    names = tuple(f"class {k}" for k in range(classes))
+    split = Split([{"key": f"{i}.jpg", "label": int(k)} for i, k in enumerate(labels)], "test", names)
+    is_right = best[:, 0] == labels
+    counts = {
+        "images": np.bincount(labels, minlength=classes),
+        "answered": np.bincount(best[:, 0], minlength=classes),
+        "top1": np.bincount(labels[is_right], minlength=classes),
+        "top5": np.bincount(labels[(best == labels[:, None]).any(1)], minlength=classes),
+        "loss": np.zeros(()),
+    }
+    step: Any = lambda *_: (counts, {  # noqa: E731
+        "best": best, "odds": np.take_along_axis(odds, best, 1), "right": odds[np.arange(images), labels],
+    })  # fmt: skip
+    collector, mesh = answers.Collector(), towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:1])
+    entry = evaluate.evaluate(step, {}, [{"label": labels}], mesh, names, each=collector)
+    return collector.answers(split, entry)
+
+
+def test_precision_and_recall_are_those_of_scikit_learn() -> None:
+    """Of a class without images, and of one that is never the answer, too."""
+    found = _answers(300, 8)
+    labels, given = found.labels, found.best[:, 0]
+    numbers = metrics.precision_recall_fscore_support(labels, given, labels=range(8), zero_division=0.0)
+    by_class = found.evaluation["eval_by_class"]
+    assert [row["images"] for row in by_class.values()] == numbers[3].tolist()
+    np.testing.assert_allclose([row["precision"] for row in by_class.values()], 100 * numbers[0])
+    np.testing.assert_allclose([row["top1"] for row in by_class.values()], 100 * numbers[1])
+    present = numbers[3] > 0
+    assert found.evaluation["eval_precision"] == pytest.approx(100 * numbers[0][present].mean())
+    assert found.evaluation["eval_recall"] == pytest.approx(100 * numbers[1][present].mean())
+    assert "class 6" not in report.describe_classes(found.evaluation)
+    np.testing.assert_array_equal(found.confusion(), metrics.confusion_matrix(labels, given, labels=range(8)))
+    label, called, count = found.most_confused(1)[0]
+    off = found.confusion() * (1 - np.eye(8, dtype=int))
+    assert count == off.max() == off[int(label[-1]), int(called[-1])]
+
+
+def test_the_worst_mistakes_come_first(tmp_path: Path) -> None:
+    """Mistakes before what is right, each by the probability of the label."""
+    found = _answers(300, 8)
+    found.write_csv(tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["image"] for row in rows) == sorted(f"{i}.jpg" for i in range(300))
+    wrong = [row for row in rows if row["is_right"] == "0"]
+    assert rows[: len(wrong)] == wrong
+    assert len(wrong) == 300 * (1 - found.evaluation["eval_top1"] / 100)
+    for part in (wrong, rows[len(wrong) :]):
+        assert [float(row["probability"]) for row in part] == sorted(float(row["probability"]) for row in part)
+    for row in rows:
+        assert (row["class"] == row["answer_1"]) == (row["is_right"] == "1")
+        assert row["class"] == f"class {found.labels[int(row['image'].removesuffix('.jpg'))]}"
 
 
 # ---------------------------------------------------------------- ensembles

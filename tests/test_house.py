@@ -94,7 +94,7 @@ FLOORS = (
     ("alexnet_jax.classifier",),
     ("alexnet_jax.training",),
     ("alexnet_jax.weights", "alexnet_jax.weight_layout", "alexnet_jax.weight_files"),
-    ("alexnet_jax.evaluate", "alexnet_jax.memory"),
+    ("alexnet_jax.answers", "alexnet_jax.evaluate", "alexnet_jax.memory"),
     ("alexnet_jax.catalog",),
     ("alexnet_jax.parts",),
     ("alexnet_jax.config", "alexnet_jax.allowed"),

@@ -93,7 +93,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 # Arguments of the library that are flags of a command.
 _FLAGS = (
     "config|workdir|checkpoint|coordinator|num_processes|process_id|start_timeout|data_dir|input|output|classes|channels"
-    "|views|recipe|top"
+    "|views|recipe|top|predictions"
 )
 
 

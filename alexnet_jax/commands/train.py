@@ -39,6 +39,10 @@ flags.DEFINE_string(
 flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/<config>-<data>)", flag_values=_FLAGS)
 flags.DEFINE_enum("mode", "train", _MODES, "What to do", flag_values=_FLAGS)
 flags.DEFINE_string("checkpoint", "latest", "With --mode=eval: latest, best or a step", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "predictions", None, "With --mode=eval: a CSV of every image's answers, the worst mistakes first",
+    flag_values=_FLAGS,
+)  # fmt: skip
 flags.DEFINE_integer(
     "cpu_devices", None, "Run on this many virtual CPU devices", lower_bound=1, upper_bound=512, flag_values=_FLAGS
 )
@@ -78,6 +82,8 @@ def main(argv: list[str]) -> None:
     if _FLAGS.mode == "eval":
         _evaluate(argv, overrides, workdir)
         return
+    if _FLAGS.predictions is not None:
+        raise AlexNetError("--predictions belongs to --mode=eval: add it, or leave --predictions out.")
     config = configs.load_recipe(_FLAGS.config, overrides)
     if _FLAGS.mode == "train":
         _train(argv, config, workdir or _default_workdir(_FLAGS.config, config.data.name))
@@ -142,7 +148,12 @@ def _evaluate(argv: list[str], overrides: list[str], workdir: Path | None) -> No
         devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         memory.check(config, training=False)
         evaluation.evaluate_checkpoint(
-            workdir, which=_FLAGS.checkpoint, overrides=overrides, peers=peers, watch=watch.Watch(_FLAGS.hang_timeout)
+            workdir,
+            which=_FLAGS.checkpoint,
+            overrides=overrides,
+            predictions=Path(_FLAGS.predictions) if _FLAGS.predictions is not None else None,
+            peers=peers,
+            watch=watch.Watch(_FLAGS.hang_timeout),
         )
 
 

@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs, parts
 from alexnet_jax.allowed import check_batches
+from alexnet_jax.answers import Collector
 from alexnet_jax.data import feed
-from alexnet_jax.evaluate import evaluate, make_eval_step
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evaluate import PerImage, evaluate, make_eval_step
 from alexnet_jax.network import model as models, towers
 from alexnet_jax.network.preprocess import Input, Views
 from alexnet_jax.network.towers import DATA
@@ -21,11 +23,15 @@ from alexnet_jax.training.peers import Peers
 from alexnet_jax.training.report import Report, describe_classes
 from alexnet_jax.training.watch import Watch
 
+Each = Callable[[PerImage], None]
+
 
 def evaluator(
     config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: feed.Split, inputs: Input, report: Report
 ) -> Callable[..., dict[str, Any]]:
     """`evaluate(variables, average, last=False)` over the whole of `split`; it calls `check` with each batch's number.
+
+    `each` is as in `evaluate`, for the variables themselves.
 
     `average` is the moving average of the variables, {} without one: it is evaluated too, as eval_average_top1 and so
     on. The last evaluation of a run has all views, unless config.eval.views says "center"; the others have the center.
@@ -33,7 +39,9 @@ def evaluator(
     """
     steps: dict[Views, Any] = {}
 
-    def once(variables: Any, views: Views, whose: str, check: Callable[[int], None]) -> dict[str, Any]:
+    def once(
+        variables: Any, views: Views, whose: str, check: Callable[[int], None], each: Each | None
+    ) -> dict[str, Any]:
         def checked(batches: Iterator[feed.Batch]) -> Iterator[feed.Batch]:
             for number, batch in enumerate(batches):
                 if views not in steps:
@@ -49,16 +57,23 @@ def evaluator(
         def step(*given: Any) -> Any:
             return steps[views](*given)
 
-        return evaluate(step, variables, checked(watched), mesh, split.class_names)
+        return evaluate(step, variables, checked(watched), mesh, split.class_names, each=each)
 
     def run(
-        variables: Any, average: Any, *, last: bool = False, check: Callable[[int], None] = lambda _: None
+        variables: Any,
+        average: Any,
+        *,
+        last: bool = False,
+        check: Callable[[int], None] = lambda _: None,
+        each: Each | None = None,
     ) -> dict[str, Any]:
         views = parts.views(config)
         views = views if last and config.eval.views == "all" else views[:1]
-        entry = once(variables, views, "", check)
+        entry = once(variables, views, "", check, each)
+        if not last:
+            del entry["eval_by_class"]  # of 1,000 classes, 100 kB per evaluation
         if average:
-            of_average = once(average, views, " the average", check)
+            of_average = once(average, views, " the average", check, None)
             figures = [name for name in of_average if name.endswith(("top1", "top5", "loss"))]
             entry |= {f"eval_average_{name.removeprefix('eval_')}": of_average[name] for name in figures}
         count = {"eval_views": len(views)} if len(views) > 1 else {}
@@ -68,13 +83,24 @@ def evaluator(
 
 
 def evaluate_checkpoint(
-    workdir: Path, *, which: str, overrides: Sequence[str] = (), peers: Peers | None = None, watch: Watch | None = None
+    workdir: Path,
+    *,
+    which: str,
+    overrides: Sequence[str] = (),
+    predictions: Path | None = None,
+    peers: Peers | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Evaluates checkpoint `which` (latest, best or a step) of `workdir` on the devices that are there.
 
-    The config is the one saved beside it, with `overrides` ("section.field=value") set in it. Raises AlexNetError
-    where there is no such checkpoint, or one of another network.
+    The config is the one saved beside it, with `overrides` ("section.field=value") set in it. What is said of each
+    image goes to `predictions`, a CSV; in one process. Raises AlexNetError where there is no such checkpoint, or one of
+    another network.
     """
+    if predictions and jax.process_count() > 1:
+        raise AlexNetError(f"predictions={predictions} is written in one process: evaluate without --distributed.")
+    if predictions and (predictions.is_dir() or not predictions.absolute().parent.is_dir()):
+        raise AlexNetError(f"predictions={predictions} cannot be written: name a file in a folder that is there.")
     peers, watch = peers or processes.alone(), watch or Watch(0.0)
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     mesh = parts.mesh(config)
@@ -93,7 +119,12 @@ def evaluate_checkpoint(
     inputs = parts.inputs(config, folder=split.folder, workdir=workdir)
     with Report(workdir, main=jax.process_index() == 0) as report:
         run = evaluator(config, net.model, mesh, split, inputs, report)
-        entry = {"step": net.step, **run(net.variables, net.average, last=True, check=check), "mode": "eval"}
+        each = Collector()
+        found = run(net.variables, net.average, last=True, check=check, each=each if predictions else None)
+        entry = {"step": net.step, **found, "mode": "eval"}
         report.evaluation(entry)
         report.say(describe_classes(entry))
+        if predictions:
+            each.answers(split, entry).write_csv(predictions)
+            report.say(f"wrote {predictions}: every image with its five best answers, the worst mistakes first")
     return entry

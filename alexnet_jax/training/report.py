@@ -252,12 +252,27 @@ def describe(entry: dict[str, Any]) -> str:
 
 
 def describe_classes(entry: dict[str, Any]) -> str:
-    """The accuracy of each class of an evaluation, the weakest first; twenty of them at most."""
-    weakest = sorted(entry["eval_classes"].items(), key=lambda item: item[1])
-    width = max(len(name) for name, _ in weakest[:20])
-    lines = [f"  {name:{width}}  {percent:6.2f} %" for name, percent in weakest[:20]]
+    """The table of the classes of an evaluation, the weakest first, twenty of them at most, and their means."""
+    present = {name: row for name, row in entry["eval_by_class"].items() if row["images"]}
+    weakest = sorted(present.items(), key=lambda item: item[1]["top1"])
+    shown = [(shortened(name, _CLASS_COLUMNS), row) for name, row in weakest[:20]]
+    width = max(len("mean of the classes"), *(len(name) for name, _ in shown))
+    head = f"  {'by class, in percent':{width}}  {'images':>7}  {'top-1':>6}  {'top-5':>6}  {'precision':>9}"
+    lines = [
+        f"  {name:{width}}  {row['images']:7,}  {row['top1']:6.2f}  {row['top5']:6.2f}  {row['precision']:9.2f}"
+        for name, row in shown
+    ]
     more = [f"  ... and {len(weakest) - 20:,} more in {METRICS}"] if len(weakest) > 20 else []
-    return "\n".join(["top-1 by class, the weakest first:", *lines, *more])
+    mean = f"  {'mean of the classes':{width}}  {'':7}  {entry['eval_recall']:6.2f}"
+    return "\n".join([head, *lines, *more, f"{mean}  {'':6}  {entry['eval_precision']:9.2f}"])
+
+
+_CLASS_COLUMNS = 40  # of a class name in the table, which fits a terminal of 80
+
+
+def shortened(text: str, columns: int) -> str:
+    """The text, cut to `columns` characters where it is longer."""
+    return text if len(text) <= columns else f"{text[: columns - 3]}..."
 
 
 def fitted(text: str) -> str:
