@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, Any
 from alexnet_jax.errors import AlexNetError
 
 if TYPE_CHECKING:
+    from alexnet_jax import figures
     from alexnet_jax.catalog import recipes
     from alexnet_jax.classifier import Classifier, build, load
 
 __version__ = "0.2.0"
-__all__ = ["AlexNetError", "Classifier", "__version__", "build", "load", "recipes"]
+__all__ = ["AlexNetError", "Classifier", "__version__", "build", "figures", "load", "recipes"]
 
 _HOMES = {"Classifier": "classifier", "build": "classifier", "load": "classifier", "recipes": "catalog"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return importlib.import_module(f"{__name__}.figures")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, "figures"})

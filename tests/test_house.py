@@ -91,6 +91,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 FLOORS = (
     ("main", "alexnet_jax.__main__"),
     ("alexnet_jax.commands",),
+    ("alexnet_jax.figures",),
+    ("alexnet_jax.features",),
     ("alexnet_jax.classifier",),
     ("alexnet_jax.training",),
     ("alexnet_jax.weights", "alexnet_jax.weight_layout", "alexnet_jax.weight_files"),
@@ -100,6 +102,7 @@ FLOORS = (
     ("alexnet_jax.config", "alexnet_jax.allowed"),
     ("alexnet_jax.network", "alexnet_jax.data"),
     ("alexnet_jax.configs",),
+    ("alexnet_jax.extras",),
     ("alexnet_jax.files",),
     ("alexnet_jax.errors", "alexnet_jax.ending", "alexnet_jax"),
 )
@@ -149,7 +152,7 @@ def _python(code: str) -> str:
 
 def test_importing_and_building_need_nothing_heavy() -> None:
     """No Orbax, Grain, TensorBoard, TFDS or progress bars before something asks for them."""
-    heavy = "orbax", "grain", "tensorboardX", "tqdm", "tensorflow_datasets", "tensorflow", "sklearn"
+    heavy = "orbax", "grain", "matplotlib", "tensorboardX", "tqdm", "tensorflow_datasets", "tensorflow", "sklearn"
     seen = _python(
         f"""
         import sys

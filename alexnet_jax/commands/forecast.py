@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax import files
+from alexnet_jax.figures import drawing
 from alexnet_jax.network import model as models, traffic
 from alexnet_jax.network.traffic import Layout
 
@@ -133,9 +134,7 @@ def plot(forecast: Forecast, path: Path) -> None:
 
     Raises AlexNetError where it cannot be written.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window, no state
-
-    figure = Figure(figsize=(12, 7.5), layout="constrained")
+    figure = drawing.new(7.5, width=12)
     panels = list(figure.subplots(2, 3).flat)
     for panel, link in zip(panels, LINKS, strict=False):
         _times(panel, forecast, link)

@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
 
 
 def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
-    from alexnet_jax.commands import cluster
+    from alexnet_jax.commands import cluster, report
     from alexnet_jax.training import loop, signals, watch
 
     status = 0
@@ -123,12 +123,13 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
         devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         memory.check(config, training=True)
         try:
-            loop.train(
+            run = loop.train(
                 config, workdir,
                 command=f"{program()} {shlex.join(argv)}",
                 eval_command=f"{program()} --mode=eval --workdir={shlex.quote(str(workdir))}",
                 peers=peers, watch=watch.Watch(_FLAGS.hang_timeout),
             )  # fmt: skip
+            report.after(run)
         except signals.Interrupted as stop:
             status = 128 + stop.signal
     if status:

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs, ending, files, memory, parts
+from alexnet_jax.answers import Answers, Collector
 from alexnet_jax.data import feed, pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
@@ -145,6 +146,7 @@ class Run:
         self._clock = Clock()
         self._peak = speed.Peak(0.0, "")
         self._saved = self.first_step
+        self.answers: Answers | None = None  # of the last evaluation, image by image; in one process
 
     def loop(self, state: TrainState, *, skipped: int = 0) -> None:
         """From the first step to the last; `skipped` batches are left out. Raises Interrupted or AlexNetError."""
@@ -284,10 +286,12 @@ class Run:
                 self.watch.doing("evaluating", f" at step {step}")
 
             self.watch.doing("compiling")
-            last = step == self.parts.plan.steps
-            evaluated = self._evaluate_views(state.variables, state.average, last=last, check=check)
+            last, collector = step == self.parts.plan.steps, Collector()
+            each = collector if last and jax.process_count() == 1 else None
+            evaluated = self._evaluate_views(state.variables, state.average, last=last, check=check, each=each)
             entry = {"step": step, **evaluated}
             self.report.evaluation(entry)
+            self.answers = collector.answers(self.parts.eval_split, entry) if each else None
         if self._plateau:
             plateau = self._plateau.after(state.opt_state.plateau, step=step, error=100.0 - entry["eval_top1"])
             state = state.replace(

@@ -1,0 +1,19 @@
+"""Packages that only a part of the project needs: told in one sentence where they are missing."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+from alexnet_jax.errors import AlexNetError
+
+
+def module(name: str, *, extra: str, what: str) -> Any:
+    """The module `name`, which `what` needs and the extra `extra` installs. Raises AlexNetError without it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+        raise AlexNetError(
+            f"{what} needs {error.name}, which is not installed: pip install 'alexnet_jax[{extra}]'."
+        ) from None

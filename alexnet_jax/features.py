@@ -1,0 +1,315 @@
+"""A layer's activations of many pictures in one file, computed in blocks, resumed after a kill; and nearest neighbours.
+
+The file is an .npz: `features` float32 [N, ...], `names` [N] as people name the pictures, `numbers` int64 [N] (which
+picture of the source), and for a split `labels` int32 [N] and `classes`; `about` is JSON of the network, layer and
+source.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xxhash
+
+from alexnet_jax import files
+from alexnet_jax.classifier import Classifier
+from alexnet_jax.data import feed, images
+from alexnet_jax.errors import AlexNetError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 128  # pictures between two marks; a multiple of what the network computes at once
+_READ_BYTES = 128 * 1024**2  # of features in memory at a time
+
+
+Read = Callable[[int], tuple[str, Array]]  # number -> (name, uint8 [S, S, 3]); raises AlexNetError or ValueError
+Block = tuple[list[int], list[str], Array]  # numbers, names, uint8 [n, S, S, 3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What features are computed of: `count` pictures, which `read` gives one by one.
+
+    `about` says which they are, so that a resumed command is of the same ones.
+    """
+
+    count: int
+    read: Read
+    about: dict[str, Any]
+    labels: Array | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def of_files(paths: Sequence[Path], net: Classifier) -> Pictures:
+    """Picture files, in the order of `paths`."""
+    pixels = net.config.data.resize_pixels
+
+    def read(number: int) -> tuple[str, Array]:
+        return str(paths[number]), images.square(paths[number], pixels)
+
+    digest = xxhash.xxh3_64_hexdigest("\0".join(map(str, paths)).encode("utf-8", "surrogateescape"))
+    return Pictures(len(paths), read, {"files": len(paths), "digest": digest})
+
+
+def of_split(split: feed.Split, net: Classifier, data: str) -> Pictures:
+    """A split of the prepared data set `data`."""
+    pixels = net.config.data.resize_pixels
+    cropped = feed.Images(pixels, pixels)
+
+    def read(number: int) -> tuple[str, Array]:
+        record, out = split.source[number], np.empty((pixels, pixels, 3), np.uint8)
+        cropped(record["image"], None, out)
+        return str(record["key"]), out
+
+    labels = np.asarray([int(split.source[i]["label"]) for i in range(len(split.source))], np.int32)
+    about = {"data": data, "split": split.name, **feed.fingerprint(split)}
+    return Pictures(len(split.source), read, about, labels, split.class_names)
+
+
+def blocks(pictures: Pictures, first: int, warn: Callable[[str], None], threads: int) -> Iterator[Block]:
+    """The pictures from number `first` on, BLOCK at a time and a block ahead; what cannot be read is told to `warn`."""
+
+    def read(number: int) -> tuple[int, str, Array | None]:
+        try:
+            return number, *pictures.read(number)
+        except (AlexNetError, ValueError) as error:
+            return number, str(error), None
+
+    starts = range(first, pictures.count, BLOCK)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: list[list[Future[tuple[int, str, Array | None]]]] = []
+        for start in [*starts, None]:
+            if start is not None:
+                numbers = range(start, min(start + BLOCK, pictures.count))
+                waiting.append([pool.submit(read, number) for number in numbers])
+            if len(waiting) > 1 or (start is None and waiting):
+                found = [future.result() for future in waiting.pop(0)]
+                for number, words, square in found:
+                    if square is None:
+                        warn(f"picture {number:,} is left out: {words}")
+                good = [(number, name, square) for number, name, square in found if square is not None]
+                if good:
+                    yield [n for n, _, _ in good], [name for _, name, _ in good], np.stack([s for _, _, s in good])
+
+
+# ---------------------------------------------------------------- computed and written
+
+
+def write(
+    net: Classifier,
+    pictures: Pictures,
+    layer: str,
+    output: Path,
+    *,
+    warn: Callable[[str], None] = print,
+    watch: Callable[[Iterator[Block], int, int], Iterator[Block]] = lambda blocks, *_: blocks,
+) -> int:
+    """Writes the features of all pictures to `output` (.npz) and returns how many there are.
+
+    What is done lies in OUTPUT.parts meanwhile, and the same call resumes there after a kill, with the same result to
+    the bit. Pictures that cannot be read are told to `warn` and left out. `watch` is given the blocks of pictures, how
+    many pictures are done and how many there are. Raises AlexNetError.
+    """
+    if output.suffix != ".npz" or output.is_dir():
+        raise AlexNetError(f"output={output} must be a file whose name ends in .npz.")
+    if layer not in net.layers:
+        net.features(np.zeros((8, 8, 3), np.uint8), layer)  # which says what there is
+    about = {"layer": layer, "shape": list(net.layers[layer]), "network": digest(net), **pictures.about}
+    parts = Parts.open(output.with_name(output.name + ".parts"), about)
+    threads, _ = feed.parallelism(net.config.data.threads, 0)
+    left = blocks(pictures, parts.pictures, warn, threads)
+    for numbers, names, squares in watch(left, parts.pictures, pictures.count):
+        seen = min(pictures.count, (numbers[-1] // BLOCK + 1) * BLOCK)
+        parts.add(net.features(squares, layer), numbers, names, pictures=seen)
+    if not parts.rows:
+        shutil.rmtree(parts.folder)
+        raise AlexNetError("None of the pictures could be read.")
+    parts.finish(output, about, pictures)
+    return parts.rows
+
+
+def digest(net: Classifier) -> str:
+    """A name for the network's numbers, by which features of two files are known to be of one network."""
+    hashed = xxhash.xxh3_64()
+    for leaf in jax.tree.leaves(jax.device_get(net.variables)):
+        hashed.update(np.ascontiguousarray(leaf).data)
+    return hashed.hexdigest()
+
+
+class Parts:
+    """Features on their way: raw numbers, the names, and how far they go, in a folder beside the output."""
+
+    def __init__(self, folder: Path, shape: Sequence[int]) -> None:
+        self.folder, self._row_bytes = folder, 4 * int(np.prod(shape))
+        self._state = files.read_json(folder / "state.json") if (folder / "state.json").exists() else {}
+        self.pictures, self.rows = self._state.get("pictures", 0), self._state.get("rows", 0)
+        # What was written after the last mark is written again.
+        for name, size in (("features", self.rows * self._row_bytes), ("names", self._state.get("names", 0))):
+            with files.named(folder / name, "written"), (folder / name).open("ab") as file:
+                file.truncate(size)
+
+    @classmethod
+    def open(cls, folder: Path, about: dict[str, Any]) -> "Parts":
+        """The parts of a call that was killed, or none yet. Raises AlexNetError where they are of another call."""
+        files.make_folder(folder)
+        if not (folder / "about.json").exists():
+            files.write_text(folder / "about.json", json.dumps(about))
+        if files.read_json(folder / "about.json") != json.loads(json.dumps(about)):
+            raise AlexNetError(f"{folder} holds the beginning of other features: remove it, or name another output.")
+        return cls(folder, about["shape"])
+
+    def add(self, features: Array, numbers: list[int], names: list[str], *, pictures: int) -> None:
+        """Appends a block; the first `pictures` have been looked at then."""
+        lines = "".join(json.dumps([n, name]) + "\n" for n, name in zip(numbers, names, strict=True)).encode()
+        for name, content in (("features", np.ascontiguousarray(features, np.float32).data), ("names", lines)):
+            with files.named(self.folder / name, "written"), (self.folder / name).open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        self.rows, self.pictures = self.rows + len(numbers), pictures
+        self._state = {
+            "pictures": pictures, "rows": self.rows, "names": self._state.get("names", 0) + len(lines),
+        }  # fmt: skip
+        files.write_text(self.folder / "state.json", json.dumps(self._state))
+
+    def finish(self, output: Path, about: dict[str, Any], pictures: Pictures) -> None:
+        """Makes the .npz of it and removes the folder."""
+        rows = [json.loads(line) for line in files.read_text(self.folder / "names").splitlines()]
+        numbers = np.asarray([number for number, _ in rows], np.int64)
+        small: dict[str, Array] = {
+            "names": np.asarray([name for _, name in rows], np.str_),
+            "numbers": numbers,
+            "about": np.asarray(json.dumps(about)),
+        }
+        if pictures.labels is not None:
+            small |= {"labels": pictures.labels[numbers], "classes": np.asarray(pictures.class_names, np.str_)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *about["shape"])}
+
+        def writer(growing: Path) -> None:
+            with zipfile.ZipFile(growing, "w", allowZip64=True) as archive:
+                for name, array in small.items():
+                    with archive.open(f"{name}.npy", "w") as out:
+                        np.lib.format.write_array(out, array, allow_pickle=False)
+                # Not through NumPy, which would hold all of it in memory.
+                with archive.open("features.npy", "w", force_zip64=True) as out:
+                    np.lib.format.write_array_header_1_0(out, header)
+                    with (self.folder / "features").open("rb") as file:
+                        shutil.copyfileobj(file, out, 16 * 1024**2)
+
+        files.make_folder(output.absolute().parent)
+        files.write(output, writer)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- read again
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureFile:
+    """A file that `write` made. `shape` is that of one picture; the features are read in blocks."""
+
+    path: Path
+    names: Array
+    numbers: Array
+    labels: Array | None
+    class_names: tuple[str, ...]
+    about: dict[str, Any]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def label(self, i: int) -> str:
+        """The class of picture `i`; "" where nobody knows."""
+        return "" if self.labels is None else self.class_names[int(self.labels[i])]
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """(the first row, float32 [rows, D]) one block after the other. Raises AlexNetError for a damaged file."""
+        width = int(np.prod(self.shape))
+        rows = max(1, _READ_BYTES // (4 * width))
+        with _whole(self.path), zipfile.ZipFile(self.path) as archive, archive.open("features.npy") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            for first in range(0, len(self), rows):
+                count = min(rows, len(self) - first)
+                content = file.read(4 * count * width)
+                if len(content) != 4 * count * width:
+                    raise ValueError("it ends early")
+                yield first, np.frombuffer(content, "<f4").reshape(count, width)
+
+
+def read(path: Path) -> FeatureFile:
+    """Opens a file of features; not its features. Raises AlexNetError."""
+    with files.named(path, "read"):
+        path.open("rb").close()
+    with _whole(path), np.load(path, allow_pickle=False) as found:
+        labels = np.asarray(found["labels"]) if "labels" in found.files else None
+        classes = tuple(map(str, found["classes"])) if "classes" in found.files else ()
+        about = json.loads(str(found["about"]))
+        shape = tuple(int(side) for side in about["shape"])
+        return FeatureFile(path, found["names"], found["numbers"], labels, classes, about, shape)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, OSError) as error:
+        raise AlexNetError(
+            f"{path} is not a whole file of features ({str(error).strip() or type(error).__name__}): make it again "
+            "with alexnet features."
+        ) from error
+
+
+def nearest(
+    queries: Array, found: FeatureFile, *, top: int, without: Sequence[str] | None = None
+) -> tuple[Array, Array]:
+    """(rows [Q, top] int64, distances [Q, top] float64) of the closest pictures by Euclidean distance, closest first.
+
+    Exact: every distance, in float64; of equal ones the first row. `queries` are [Q, ...] features of the same layer;
+    `without` are Q paths, and the picture that is named so, or by the end of the path ("cat/7.jpg" of "val/cat/7.jpg"),
+    is left out for its query. Memory holds one block of the file in
+    float64, 256 MB, and Q x 4,096 distances or so, however many pictures there are. Source: the paper, section 6.1,
+    on the last 4096-dimensional hidden layer.
+    """
+    flat = np.asarray(queries, np.float64).reshape(len(queries), -1)
+    if flat.shape[1] != int(np.prod(found.shape)):
+        raise AlexNetError(f"{found.path} holds features of the shape {found.shape}, not of {queries.shape[1:]}.")
+    best = np.full((len(flat), 0), np.inf)
+    rows = np.zeros((len(flat), 0), np.int64)
+    for first, block in found.blocks():
+        there = _distances(flat, block.astype(np.float64))
+        if without is not None:
+            names = found.names[first : first + len(block)]
+            for row, path in zip(there, without, strict=True):
+                row[np.isin(names, _ends(path))] = np.inf
+        best = np.concatenate([best, there], axis=1)
+        numbers = np.broadcast_to(np.arange(first, first + len(block)), there.shape)
+        rows = np.concatenate([rows, numbers], axis=1)
+        order = np.argsort(best, axis=1, kind="stable")[:, :top]
+        best, rows = (np.take_along_axis(array, order, axis=1) for array in (best, rows))
+    return rows, best
+
+
+def _ends(path: str) -> list[str]:
+    """A path and its ends: a/b/c.jpg, b/c.jpg, c.jpg."""
+    return [path, *("/".join(path.split("/")[i:]) for i in range(1, path.count("/") + 1))]
+
+
+def _distances(queries: Array, block: Array) -> Array:
+    """[Q, D] and [R, D] -> [Q, R]; by the square of a difference, of which nothing is lost to cancellation at 0."""
+    squared = (queries**2).sum(1)[:, None] + (block**2).sum(1)[None] - 2.0 * queries @ block.T
+    # Where the two nearly meet the difference of large numbers is all rounding: those are computed one by one.
+    close = squared < 1e-6 * ((queries**2).sum(1)[:, None] + 1e-30)
+    for q, r in zip(*np.nonzero(close), strict=True):
+        squared[q, r] = ((queries[q] - block[r]) ** 2).sum()
+    return np.sqrt(np.maximum(squared, 0.0))
