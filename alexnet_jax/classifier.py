@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import answers, config as configs, parts, weights
+from alexnet_jax import answers, bars, config as configs, parts, weights
 from alexnet_jax.configs import datasets
 from alexnet_jax.data import images as pictures
 from alexnet_jax.data.images import Picture
@@ -326,7 +326,9 @@ def _answers(net: Classifier, data: str, split: str, data_dir: str | Path, views
         share=towers.feed_share(net.mesh),
     )
     collector = answers.Collector()
-    found = evaluation.evaluate(step, net.variables, batches, net.mesh, net.class_names, each=collector)
+    total = -(-len(opened.source) // (_BATCH * net.mesh.shape[DATA]))
+    watched = bars.watched(batches, total=total, what="evaluating")
+    found = evaluation.evaluate(step, net.variables, watched, net.mesh, net.class_names, each=collector)
     return collector.answers(opened, found)
 
 

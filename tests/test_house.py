@@ -102,7 +102,7 @@ FLOORS = (
     ("alexnet_jax.config", "alexnet_jax.allowed"),
     ("alexnet_jax.network", "alexnet_jax.data"),
     ("alexnet_jax.configs",),
-    ("alexnet_jax.extras",),
+    ("alexnet_jax.extras", "alexnet_jax.bars"),
     ("alexnet_jax.files",),
     ("alexnet_jax.errors", "alexnet_jax.ending", "alexnet_jax"),
 )

@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import bars, config as configs, parts
 from alexnet_jax.allowed import check_batches
 from alexnet_jax.commands import border
 from alexnet_jax.data import feed
@@ -125,11 +124,8 @@ def member(
     predict = make_probabilities_step(net.model, mesh, inputs=inputs, views=parts.views(config))
     labels, found = [], []
     total = -(-len(own.source) // config.eval.batch_size)
-    for batch in tqdm(
-        parts.eval_batches(config, own, mesh, print), total=total, desc=str(workdir), unit="batch", disable=None,
-        dynamic_ncols=True, leave=False,
-        bar_format="{percentage:3.0f}%|{bar}| {desc}, batch {n_fmt}/{total_fmt}, {remaining} left",
-    ):  # fmt: skip
+    read = parts.eval_batches(config, own, mesh, bars.write)
+    for batch in bars.watched(read, total=total, what=str(workdir)):
         real = batch["label"] >= 0
         found.append(np.asarray(predict(net.variables, towers.to_devices(batch, mesh)))[:, real])
         labels.append(batch["label"][real])

@@ -5,9 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
-from alexnet_jax import features
+from alexnet_jax import bars, features
 from alexnet_jax.commands import border, networks
 from alexnet_jax.errors import AlexNetError
 
@@ -37,19 +35,16 @@ def main(argv: list[str]) -> None:
 
 
 def _warn(words: str) -> None:
-    tqdm.write(f"warning: {networks.text(' '.join(words.splitlines()))}", file=sys.stderr)
+    bars.write(f"warning: {networks.text(' '.join(words.splitlines()))}", file=sys.stderr)
 
 
 def _watched(blocks: Iterator[features.Block], done: int, count: int) -> Iterator[features.Block]:
     if done:
         print(f"resuming after {done:,} of {count:,} pictures", flush=True)
-    with tqdm(
-        total=count, initial=done, unit="picture", disable=None, dynamic_ncols=True, leave=False,
-        bar_format="{percentage:3.0f}%|{bar}| picture {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}",
-    ) as bar:  # fmt: skip
+    with bars.bar(total=count, done=done, unit="picture") as shown:
         for block in blocks:
             yield block
-            bar.update(len(block[0]))
+            shown.update(len(block[0]))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from alexnet_jax import bars
 from alexnet_jax.commands import border, networks
 from alexnet_jax.commands.networks import shown, text
 from alexnet_jax.data import images
 from alexnet_jax.errors import AlexNetError
 
 Prediction = tuple[Path, list[tuple[str, float]]]
-_MANY = 32  # pictures from which on a progress bar is worth its line
 _COLUMNS = 80
 
 
@@ -51,12 +50,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _readable(paths: list[Path], good: list[Path], *, at_least: int) -> Iterator[np.ndarray]:
     """The pictures that can be read, whose paths go to `good`; a warning on stderr for each of the others."""
-    bar = tqdm(paths, unit="picture", disable=None if len(paths) >= _MANY else True, dynamic_ncols=True, leave=False)
-    for path in bar:
+    for path in bars.watched(paths, total=len(paths), unit="picture"):
         try:
             picture = images.read(path, at_least=at_least)
         except AlexNetError as error:
-            bar.write(f"warning: {text(' '.join(str(error).splitlines()))}", file=sys.stderr)
+            bars.write(f"warning: {text(' '.join(str(error).splitlines()))}", file=sys.stderr)
             continue
         good.append(path)
         yield picture

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from alexnet_jax import bars
 from alexnet_jax.data import augment, originals, pictures, pixel_statistics
 from alexnet_jax.data.originals import Originals
 
@@ -170,7 +170,7 @@ def _sha256(path: Path) -> str:
 def bar(total: int, done: int, name: str) -> Iterator[Callable[[], None]]:
     """A progress bar on a terminal, else a line every ten seconds; yields what to call after each image."""
     lock, count, said = threading.Lock(), done, time.monotonic()
-    with tqdm(total=total, initial=done, desc=name, unit=" images", disable=None, dynamic_ncols=True) as bar:
+    with bars.bar(total=total, done=done, what=name, unit="image") as bar:
 
         def tick() -> None:
             nonlocal count, said

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -196,10 +197,11 @@ class Run:
     def _compiled(self, state: TrainState, batch: feed.Batch) -> Any:
         """The step, compiled before the first of it: processes that need longer than others are waited for."""
         p = self.parts
-        self.report.say("compiling the step ...")
+        last = _last_compilation(self.workdir)
+        self.report.say(f"compiling the step ...{f' ({last:.1f} s the last time)' if last else ''}")
         self.watch.doing("compiling")
         self._clock.restart(0)
-        with memory.told("compiling the step"):
+        with memory.told("compiling the step"), self.report.waiting("compiling the step", last):
             compiled = p.train_step().lower(state, towers.to_devices(batch, p.mesh)).compile()
         self.report.say(f"compiled in {self._clock.seconds_per_step(1):.1f} s")
         rows = p.mesh.shape[towers.DATA] * p.config.train.accumulate
@@ -306,6 +308,13 @@ class Run:
             raise self._divergence("The parameters are no longer finite", step, step)
         self.checkpoints.save(step, state, evaluation)
         self._saved = step
+
+
+def _last_compilation(workdir: Path) -> float | None:
+    """The seconds that the last start in this workdir compiled for, None where none has."""
+    log = workdir / "train.log"
+    found = re.findall(rb"compiled in ([0-9.]+) s\n", log.read_bytes()) if log.exists() else []
+    return float(found[-1]) if found else None
 
 
 @jax.jit

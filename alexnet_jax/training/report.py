@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,12 +14,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
-from alexnet_jax import files
+from alexnet_jax import bars, files
 from alexnet_jax.errors import AlexNetError
 
 METRICS, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
+_TICK = 0.25  # seconds
 T = TypeVar("T")
 
 
@@ -103,7 +104,7 @@ class Report:
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in train.log."""
         if self._main:
-            tqdm.write(fitted(text), file=self._out)
+            bars.write(fitted(text), file=self._out)
             self._out.flush()
             self._note(text)
             if self._out.is_gone() and self._log_path not in self._unwritten:
@@ -125,11 +126,7 @@ class Report:
     def start(self, *, step: int, steps: int) -> None:
         """Shows the progress bar, on a terminal only, until the last step."""
         if self._main and step < steps:
-            self._bar = tqdm(
-                total=steps, initial=step, unit="step", file=self._err, disable=None, dynamic_ncols=True,
-                smoothing=0.1, leave=False,
-                bar_format="{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {remaining} left{postfix}",
-            )  # fmt: skip
+            self._bar = bars.bar(total=steps, done=step, unit="step", file=self._err, delay=0.0)
 
     def tick(self) -> None:
         """One step was started."""
@@ -143,13 +140,28 @@ class Report:
         if not self._main:
             yield from batches
             return
-        with tqdm(
-            total=total, desc=what, unit="batch", file=self._err, disable=None, dynamic_ncols=True, leave=False,
-            bar_format="{percentage:3.0f}%|{bar}| {desc}, batch {n_fmt}/{total_fmt}, {remaining} left",
-        ) as bar:  # fmt: skip
-            for batch in batches:
-                yield batch
-                bar.update()
+        yield from bars.watched(batches, total=total, what=what, file=self._err)
+
+    @contextlib.contextmanager
+    def waiting(self, what: str, last_seconds: float | None) -> Iterator[None]:
+        """While something runs that cannot be counted: a bar that fills in the time that it took last."""
+        if not self._main or last_seconds is None:
+            yield
+            return
+        done = threading.Event()
+        with bars.bar(total=last_seconds, what=what, file=self._err) as shown:
+
+            def fill() -> None:
+                while not done.wait(_TICK):
+                    shown.update(min(_TICK, shown.total - shown.n))
+
+            ticking = threading.Thread(target=fill, daemon=True)
+            ticking.start()
+            try:
+                yield
+            finally:
+                done.set()
+                ticking.join()
 
     def step(self, entry: dict[str, Any], *, steps: int) -> None:
         """A training line: `step`, `loss`, `images_per_second`, ..."""
