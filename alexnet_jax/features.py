@@ -250,8 +250,8 @@ class FeatureFile:
 def read(path: Path) -> FeatureFile:
     """Opens a file of features; not its features. Raises AlexNetError."""
     with files.named(path, "read"):
-        path.open("rb").close()
-    with _whole(path), np.load(path, allow_pickle=False) as found:
+        file = path.open("rb")
+    with file, _whole(path), np.load(file, allow_pickle=False) as found:
         labels = np.asarray(found["labels"]) if "labels" in found.files else None
         classes = tuple(map(str, found["classes"])) if "classes" in found.files else ()
         about = json.loads(str(found["about"]))
