@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         raise AlexNetError(
             f"output={options.output} cannot be written, because a recipe cannot say {missing[0].word} "
             f"({missing[0].where}): {missing[0].what}"
-            + (f"; and {len(missing) - 1} more: see them without output." if len(missing) > 1 else ".")
+            + (f"; and {len(missing) - 1} more: leave output= out to see them." if len(missing) > 1 else ".")
         )
     pair = f"{options.layers.name} and {options.params.name}"
     if options.output:
@@ -86,8 +86,8 @@ def _rates(network: networks.Network, rates: Rates, found: Nearest) -> list[str]
         said = f"{frozen} has rate 0, which was set by hand at some time: the recipe decides when a layer is frozen."
         return [_wrapped(said, 0)] if frozen else []
     said = (
-        "The file has no schedule, only the rates that were set last; it does not say with which the run began and when "
-        f"they were changed. The schedule of {found.recipe} stays. It ends"
+        "The file has no schedule, only the rates that were set last; it does not say with which the run began and "
+        f"when they were changed. The schedule of {found.recipe} stays. It ends"
     )
     if not found.ends:
         return [_wrapped(said + " with the very rates of the file.", 0)]

@@ -45,7 +45,7 @@ def read_graph(layers: Sections, params: Sections, missing: list[Missing]) -> li
     seen = {cost.name, row[0].name}
     row = _named(layers, row[0], row[0].texts("inputs"))
     found, operations = list[Weighted](), list[Section]()
-    while row[0].text("type") != "data":
+    while not any(section.text("type") == "data" for section in row):
         seen |= {section.name for section in row}
         _check_alike(row, {})
         _check_alike(row, params)
@@ -56,6 +56,10 @@ def read_graph(layers: Sections, params: Sections, missing: list[Missing]) -> li
         else:
             operations.append(row[0])
             row = tuple(_one_input(layers, section) for section in row)
+    if other := [section for section in row if section.text("type") != "data"]:
+        raise AlexNetError(
+            f"{other[0].where()}: one tower reads [{other[0].name}] and another the image: both must read it."
+        )
     if extra := [
         s for s in layers.values() if s.name not in seen and s.text("type") not in ("data", *vocabulary.JOINED)
     ]:

@@ -104,7 +104,7 @@ def recipe_text(found: Nearest, about: str) -> str:
     beside = ", datasets" if train and package == "alexnet_jax.configs" else ""
     text = "\n".join(
         [
-            f'"""{textwrap.fill(about, 118)}"""',
+            '"""' + textwrap.fill(re.sub(r"[^\w .,:`-]", "_", about), 114) + '"""',  # files may have any name
             "",
             "from ml_collections import ConfigDict",
             "",
@@ -131,7 +131,7 @@ def recipe_text(found: Nearest, about: str) -> str:
 def _lines(differences: list[Difference]) -> list[str]:
     new = {".".join(d.field.split(".")[:2]) for d in differences if d.theirs is None and d.field.count(".") == 2}
     made = [f"c.{section} = ConfigDict()" for section in sorted(new) if section.startswith("model.")]
-    return made + [f"c.{d.field} = {_value(d)!r}" for d in differences]
+    return made + [f"c.{d.field} = {_value(d)!r}".replace("'", '"') for d in differences]
 
 
 def _value(difference: Difference) -> Any:

@@ -54,7 +54,7 @@ def read_network(layers: Sections, params: Sections) -> Network:
         said |= {f"model.{layer.name}.{key}": value for key, value in fields.items()}
     if said[f"model.{last.name}.post_ops"]:
         what = "something after the last layer, which only the softmax follows"
-        missing.append(Missing(last.row[0].where("neuron"), last.row[0].name, what))
+        missing.append(Missing(last.row[0].where("neuron"), f"[{last.row[0].name}]", what))
         said[f"model.{last.name}.post_ops"] = ""
     said[f"model.{last.name}.features"] = 0  # its share of the classes
     said |= _constants(graph, params, missing)
@@ -167,7 +167,7 @@ def _constants(graph: list[Weighted], params: Sections, missing: list[Missing]) 
         new = {f"model.{words[0]}.{key}": value for key, value in fields.items()}
         if any(said.setdefault(key, value) != value for key, value in new.items()):
             what = f"another {words[0]} than the one before; here all of a network are alike"
-            missing.append(Missing(section.where(), section.name, what))
+            missing.append(Missing(section.where(), f"[{section.name}]", what))
     return said
 
 

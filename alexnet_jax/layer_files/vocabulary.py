@@ -120,7 +120,9 @@ def missing_of(section: Section, kind: str) -> Iterator[Missing]:
         elif key not in _NEUTRAL | _READ:
             what = "not a word that the released code reads in such a layer"
         if what:
-            yield Missing(section.where(key), section.word(key), what)
+            # A function's argument is the layer it is for.
+            word = key if key.endswith("func") else section.word(key)
+            yield Missing(section.where(key), word, what)
 
 
 def _is_one_of(value: str, words: list[str]) -> bool:
