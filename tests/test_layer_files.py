@@ -334,6 +334,7 @@ def test_towers_may_be_joined_under_one_name(tmp_path: Path) -> None:
         (r"(\[fc7-dropout[ab]\]\n.*\n.*\n)keep=0.5", r"\1keep=0.7", False, "[fc7-dropouta]"),
         ("momB=0.9", "momB=0.5", True, "momb=0.5"),
         ("coeff=1", "coeff=2", True, "coeff=2"),
+        (r"(\[fc8\]\n(?:.+\n)*)wc=.*", r"\1", True, "no wc"),
         ("enable=true", "enable=false", True, "enable=false"),
         ("epsB=0.02", "epsB=0.02\nschedW=jdexp[250,0,4]", True, "schedw=jdexp[250,0,4]"),
         (r"(\[fc6.\]\n.*\n)epsB=0.02", r"\1epsB=0.02\nschedW=dexp[250,4]", True, "epsw"),

@@ -118,7 +118,7 @@ def whole(section: Section, key: str, low: int = 1) -> int:
 
 
 def _whole(section: Section, key: str, value: float, low: int) -> int:
-    if value != int(value) or not low <= value <= _MOST:
+    if not low <= value <= _MOST or value != int(value):
         raise AlexNetError(
             f"{section.where(key)}: {section.word(key)} is not possible: it must be a whole number from {low} to "
             f"{_MOST:,}."

@@ -38,8 +38,8 @@ class Section:
         return f"{self.path.name}:{self.fields[key][1] if key in self.fields else self.line}"
 
     def word(self, key: str) -> str:
-        """key=value as the file has it."""
-        return f"{key}={self.fields[key][0]}"
+        """key=value as the file has it, or that it has none."""
+        return f"{key}={self.fields[key][0]}" if key in self.fields else f"no {key}"
 
     def text(self, key: str, default: str | None = None) -> str:
         """The value of a field. Raises AlexNetError where there is none and no default."""
