@@ -97,7 +97,7 @@ FLOORS = (
     ("alexnet_jax.training",),
     ("alexnet_jax.weights", "alexnet_jax.weight_layout", "alexnet_jax.weight_files"),
     ("alexnet_jax.answers", "alexnet_jax.evaluate", "alexnet_jax.memory"),
-    ("alexnet_jax.catalog",),
+    ("alexnet_jax.catalog", "alexnet_jax.layer_files"),
     ("alexnet_jax.parts",),
     ("alexnet_jax.config", "alexnet_jax.allowed"),
     ("alexnet_jax.network", "alexnet_jax.data"),

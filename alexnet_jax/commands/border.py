@@ -22,12 +22,12 @@ _OTHERS_SECONDS = 3.0
 
 
 def run(command: str, argv: list[str]) -> None:
-    """Runs `alexnet_jax.commands.<command>`; returns where it succeeds and exits where it fails."""
+    """Runs `alexnet_jax.commands.<command>`, with _ for -; returns where it succeeds and exits where it fails."""
     try:
         if command != "predict":  # which only reads, and prints any name
             _check_text(argv)
         with _quiet():
-            importlib.import_module(f"alexnet_jax.commands.{command}").main(argv)
+            importlib.import_module(f"alexnet_jax.commands.{command.replace('-', '_')}").main(argv)
         if sys.stdout is not None:  # None where it is closed
             sys.stdout.flush()
     except BrokenPipeError:

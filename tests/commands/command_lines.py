@@ -43,6 +43,56 @@ CHANGED = {  # the default recipe with one line more
     "an_array_for_a_word": "import numpy; c.train.schedule = numpy.zeros(3)",
 }
 
+# And layer files of cuda-convnet: a network, net.cfg with params.cfg, and others that are wrong.
+_NET = """\
+[data]
+type=data
+dataIdx=0
+
+[labels]
+type=data
+dataIdx=1
+
+[conv1]
+type=conv
+inputs=data
+channels=3
+filters=16
+filterSize=5
+initW=0.01
+
+[fc2]
+type=fc
+inputs=conv1
+outputs=10
+
+[probs]
+type=softmax
+inputs=fc2
+
+[logprob]
+type=cost.logreg
+inputs=labels,probs
+"""
+_RATES = "epsW=0.01\nepsB=0.02\nmomW=0.9\nmomB=0.9\nwc=0\n"
+_PARAMS = f"[conv1]\n{_RATES}[fc2]\n{_RATES}"
+LAYER_FILES = {
+    "net": _NET,
+    "params": _PARAMS,
+    "no_fc2": f"[conv1]\n{_RATES}",
+    "no_rates": _PARAMS.replace("epsW=0.01", "epsW=small"),
+    "nothing_in_it": "# no section\n",
+    "prose": "[conv1]\nlike net 145, but wider\n",
+    "binary": b"\x93NUMPY\x01\x00",
+    "no_cost": _NET.partition("[logprob]")[0],
+    "local": _NET.replace("type=conv", "type=local"),
+    "typo": _NET.replace("inputs=conv1", "inputs=conv2"),
+    "half_filters": _NET.replace("filters=16", "filters=16.5"),
+    "contrast": _NET.replace("inputs=conv1", "inputs=norm").replace(
+        "[fc2]", "[norm]\ntype=cnorm\ninputs=conv1\nsize=5\n\n[fc2]"
+    ),
+}
+
 TRAIN, EVAL, PROBE = "train", "train --mode=eval", "train --mode=probe"
 # The kind: the command line, and what its sentence has.
 WRONG: dict[str, list[tuple[str, str]]] = {
@@ -347,6 +397,30 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("predict W/pictures/cat/1.png --weights=W/weights.npz", "weights.npz"),
         ("predict W/nowhere.png --workdir=W/run", "None of the pictures could be read"),
         ("predict W/empty.json W/tars --workdir=W/run", "None of the pictures could be read"),
+    ],
+    "from-cfg": [
+        ("from-cfg", "required: LAYERS.cfg, LAYER-PARAMS.cfg"),
+        ("from-cfg W/net.cfg", "required: LAYER-PARAMS.cfg"),
+        ("from-cfg W/nowhere.cfg W/params.cfg", "nowhere.cfg cannot be read: No such file"),
+        ("from-cfg W/pictures W/params.cfg", "pictures is not a file"),
+        ("from-cfg W/nothing_in_it.cfg W/params.cfg", r"nothing_in_it.cfg has no \[section\]"),
+        ("from-cfg W/empty.json W/params.cfg", r"empty.json has no \[section\]"),
+        ("from-cfg W/binary.cfg W/params.cfg", "binary.cfg cannot be read: it is not UTF-8"),
+        ("from-cfg W/prose.cfg W/params.cfg", "^prose.cfg:2: 'like net 145, but wider' is neither"),
+        ("from-cfg W/params.cfg W/net.cfg", r"^params.cfg:1: \[conv1\] has no type"),
+        ("from-cfg W/net.cfg W/net.cfg", r"^net.cfg:9: \[conv1\] has no epsw"),
+        ("from-cfg W/net.cfg W/no_fc2.cfg", r"^no_fc2.cfg has no \[fc2\], which net.cfg:17 needs"),
+        ("from-cfg W/net.cfg W/no_rates.cfg --output=W/new.py", r"recipe cannot say epsw=small \(no_rates.cfg:2, 8\)"),
+        ("from-cfg W/no_cost.cfg W/params.cfg", "^no_cost.cfg has 0 layers of type=cost.logreg"),
+        ("from-cfg W/local.cfg W/params.cfg", "^local.cfg:10: type=local .* weights of its own at every pixel"),
+        ("from-cfg W/typo.cfg W/params.cfg", r"^typo.cfg:19: \[fc2\] reads 'conv2', but there is no such layer"),
+        ("from-cfg W/half_filters.cfg W/params.cfg", "^half_filters.cfg:13: filters=16.5 is not possible"),
+        ("from-cfg W/net.cfg W/params.cfg --output=W/new.txt", "--output=.*new.txt must end in .py"),
+        ("from-cfg W/net.cfg W/params.cfg --output=W/no/new.py", "no/new.py cannot be written"),
+        (
+            "from-cfg W/contrast.cfg W/params.cfg --output=W/new.py",
+            r"new.py cannot be written, .* type=cnorm \(contrast.cfg:18\): a contrast norm",
+        ),
     ],
     "weight files": [
         ("weights export --workdir=W/run", "--output"),

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from command_lines import CHANGED, DAMAGED, EVAL, RECIPES, TRAIN, WRONG
+from command_lines import CHANGED, DAMAGED, EVAL, LAYER_FILES, RECIPES, TRAIN, WRONG
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -52,8 +52,9 @@ class _NoBoard:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder W of the command lines above."""
     w = tmp_path_factory.mktemp("w")
-    for name, text in RECIPES.items():
-        (w / f"{name}.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    for files, suffix in ((RECIPES, "py"), (LAYER_FILES, "cfg")):
+        for name, text in files.items():
+            (w / f"{name}.{suffix}").write_bytes(text if isinstance(text, bytes) else text.encode())
     for name, line in CHANGED.items():
         (w / f"{name}.py").write_text(
             "from alexnet_jax.configs import alexnet\n"

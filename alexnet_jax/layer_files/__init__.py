@@ -1,0 +1,1 @@
+"""cuda-convnet's layer files: their text, their network and rates, and the recipe nearest to them."""
