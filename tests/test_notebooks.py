@@ -50,7 +50,7 @@ FACTS = {
     "your_own_pictures": [
         r"train +750 images ",
         r"exit status: -9 ",
-        r"resumed after step 1\d\d\n",
+        r"resumed after step [12]\d\d\n",
         r"done: top-1 .* on 150 images ",
         r"equal to the last bit: True\n",
         r"top-1 (9\d|100)\.\d % of 150 pictures\n",
