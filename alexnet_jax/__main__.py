@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train, evaluate, probe or time a recipe (the same as python main.py)",
     "predict": "the top classes of pictures",
     "weights": "weights in and out of files, and which AlexNet a file holds",
+    "export": "a network as ONNX, StableHLO, or a folder for the Hugging Face Hub",
     "ensemble": "several checkpoints averaged",
     "recipes": "the networks there are, with their numbers",
     "summary": "a network as a table, and where its towers meet",
