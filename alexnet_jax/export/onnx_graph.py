@@ -144,16 +144,16 @@ class _Graph:
         self.node(operator, [self.x, *more], [name], **attributes)
         self.x = name
 
-    def by_tower(self, name: str, channels: Sequence[int], add: Callable[[int, str, str], None]) -> None:
-        """`name` out of one node for each tower: `add(tower, what the node reads, what it gives)` adds it.
+    def by_tower(self, name: str, shares: Sequence[int], towers: int, add: Callable[[int, str, str], None]) -> None:
+        """`name` out of one node for each of the first `towers`: `add(tower, what the node reads, what it gives)`.
 
-        `channels` says how many of axis 1 each tower reads.
+        `shares` says how many of axis 1 belong to each tower.
         """
-        parts = [f"{name}_of_tower{tower}" for tower in range(len(channels))]
-        results = [f"{name}_tower{tower}" for tower in range(len(channels))]
-        self.node("Split", [self.x, self.constant(f"{name}_channels", channels, "int64")], parts, axis=1)
-        for tower, (part, result) in enumerate(zip(parts, results, strict=True)):
-            add(tower, part, result)
+        parts = [f"{name}_of_tower{tower}" for tower in range(len(shares))]
+        results = [f"{name}_tower{tower}" for tower in range(towers)]
+        self.node("Split", [self.x, self.constant(f"{name}_shares", shares, "int64")], parts, axis=1)
+        for tower, result in enumerate(results):
+            add(tower, parts[tower], result)
         self.node("Concat", results, [name], axis=1)
         self.x = name
 
@@ -212,7 +212,7 @@ def _add_weighted(
         graph.then("Gemm", name, *parts, transB=1)
         return
     # Without what rounds the classes up to equal shares; a last tower may have no class at all.
-    towers = [tower for tower in range(model.towers) if tower * layer.features < len(kernel)]
+    towers = -(-len(kernel) // layer.features)
 
     def add(tower: int, part: str, result: str) -> None:
         own = slice(tower * layer.features, (tower + 1) * layer.features)
@@ -220,7 +220,7 @@ def _add_weighted(
         b = graph.constant(f"{layer.name}_b_tower{tower}", bias[own])
         graph.node("Gemm", [part, w, b], [result], transB=1)
 
-    graph.by_tower(name, [kernel.shape[1]] * len(towers), add)
+    graph.by_tower(name, [kernel.shape[1]] * model.towers, towers, add)
 
 
 def _kernel(arrays: Arrays, name: str) -> np.ndarray:
@@ -279,7 +279,7 @@ def _add_channel_norm(graph: _Graph, model: models.AlexNet, name: str, shape: tu
     def add(tower: int, part: str, result: str) -> None:
         graph.node("LRN", [part], [result], **constants)
 
-    graph.by_tower(name, [shape[-1] // model.towers] * model.towers, add)
+    graph.by_tower(name, [shape[-1] // model.towers] * model.towers, model.towers, add)
 
 
 def _add_spatial_norm(graph: _Graph, norm: models.SpatialNorm, name: str) -> None:
