@@ -7,12 +7,11 @@ from alexnet_jax.errors import AlexNetError
 
 MODEL = "model.safetensors"  # the Hub's name for the one file of weights of a folder
 
-# pathlib makes one slash of two: `alexnet predict --weights=hf://OWNER/NAME` is a Path.
-_ADDRESS = re.compile(r"hf:/{1,2}(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>.+))?")
+_ADDRESS = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>.+))?")
 
 
 def is_address(path: str | Path) -> bool:
-    """Whether it names a network of the Hub."""
+    """Whether it names a network of the Hub. pathlib makes one slash of two: an option of a command is a Path."""
     return str(path).startswith("hf:/")
 
 
@@ -23,7 +22,8 @@ def is_exported(path: Path) -> bool:
 
 def downloaded(address: str | Path) -> Path:
     """The weight file behind an address, in the cache of huggingface_hub. Raises AlexNetError."""
-    found = _ADDRESS.fullmatch(str(address))
+    address = f"hf://{str(address).removeprefix('hf:').lstrip('/')}"
+    found = _ADDRESS.fullmatch(address)
     if not found:
         raise AlexNetError(
             f"{address} is not the address of a network: write hf://OWNER/NAME or hf://OWNER/NAME@REVISION."

@@ -104,6 +104,7 @@ def test_onnxruntime_gives_the_logits_of_every_kind_of_network(recipe: str, clas
         {"spatial_norm.alpha": 2.0, "spatial_norm.beta": 0.6, "spatial_norm.k": 0.7},
         {"spatial_norm.alpha": 2.0, "spatial_norm.size": 4},
         {"pool.size": 2, "pool.stride": 2, "pool.ceil": True, "pool.kind": "avg"},
+        {"pool.size": 4, "pool.stride": 3, "pool.ceil": True},
         {"pool.size": 1, "pool.stride": 2, "pool.ceil": True},
         {"pool.size": 3, "pool.stride": 2, "pool.ceil": False, "pool.kind": "avg"},
         {"conv1.padding": (2, 5), "conv2.stride": 2, "conv2.padding": (0, 3), "conv3.padding": (2, 2)},
@@ -264,7 +265,8 @@ def run(tmp_path: Path) -> Path:
     ]
     (workdir / METRICS).write_text("".join(json.dumps(line | {"eval_split": "digits test"}) + "\n" for line in lines))
     command = (
-        f"alexnet train --workdir={workdir} --config=alexnet:digits --config.data.data_dir /home/me --config.seed=1"
+        f"alexnet train '--workdir={workdir}' --config=alexnet:digits --config.data.data_dir '/home/me too' "
+        "'--config.train.drop_epochs=(1,2)'"
     )
     starts = [{"step": step, "command": command, "commit": "c0ffee"} for step in (0, 2)]
     starts.append({"step": 7, "command": "alexnet train --later", "commit": "c0ffee"})
@@ -299,7 +301,7 @@ def test_the_model_card_tells_of_the_run(run: Path, tmp_path: Path, capsys: pyte
     assert "| center crop | 65.25 % | 90.00 % | 0.7000 |\n| 10 views | 67.50 % | 91.00 % | 0.6250 |" in card
     assert "299 images of `digits test`" in card
     assert "after step 3" in card
-    assert card.count("alexnet train --config=alexnet:digits --config.seed=1\n") == 1
+    assert card.count("alexnet train --config=alexnet:digits '--config.train.drop_epochs=(1,2)'\n") == 1
     assert "`c0ffee`" in card
     for private in (str(run), "/home/me", "--later", "11.00"):
         assert private not in card

@@ -149,9 +149,11 @@ def _python(code: str) -> str:
 
 
 def test_importing_and_building_need_nothing_heavy() -> None:
-    """No Orbax, Grain, TensorBoard, TFDS or progress bars before something asks for them."""
-    heavy = "orbax", "grain", "tensorboardX", "tqdm", "tensorflow_datasets", "tensorflow", "sklearn"
-    heavy += "onnx", "onnxruntime", "huggingface_hub"
+    """No Orbax, Grain, TensorBoard, TFDS, progress bars or other formats before something asks for them."""
+    heavy = (
+        "orbax", "grain", "tensorboardX", "tqdm", "tensorflow_datasets", "tensorflow", "sklearn", "onnx", "onnxruntime",
+        "huggingface_hub",
+    )  # fmt: skip
     seen = _python(
         f"""
         import sys

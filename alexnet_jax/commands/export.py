@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=_FORMATS, required=True)
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("--workdir", type=Path, help="the run whose network it is")
-    network.add_argument("--input", type=Path, help="or a .safetensors, .npz or .pth file")
+    network.add_argument("--input", type=Path, help="or a .safetensors, .npz or .pth file, or hf://OWNER/NAME")
     parser.add_argument("--output", type=Path, required=True, help="NAME.FORMAT; for hf, a new folder")
     parser.add_argument("--checkpoint", default="latest", help="of the run: latest, best or a step (%(default)s)")
     parser.add_argument("--recipe", help="which network it is, for a file that does not say so")

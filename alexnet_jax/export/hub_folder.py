@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from alexnet_jax.errors import AlexNetError
 
 _CONFIG, _CARD, _STARTS = "config.json", "README.md", "starts.jsonl"
 # They say where files lay on somebody's machine, and nothing of the network.
-_PRIVATE = re.compile(r" --(?:workdir|coordinator|config\.data\.data_dir)(?:=| +)(?:'[^']*'|\"[^\"]*\"|\S+)")
+_PRIVATE = ("--workdir", "--coordinator", "--config.data.data_dir")
 
 
 def check_license(license: str) -> None:
@@ -99,10 +100,23 @@ def _starts(workdir: Path, step: int) -> list[tuple[str, str]]:
         try:
             start = json.loads(line)
             if start["step"] <= step:
-                found[_PRIVATE.sub("", str(start["command"])), str(start["commit"] or "unknown")] = None
-        except (ValueError, KeyError, TypeError, RecursionError):
+                found[_public(start["command"]), str(start["commit"] or "unknown")] = None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # a line that a full disk cut off
     return list(found)
+
+
+def _public(command: str) -> str:
+    """A command line without its private options, --name=value or --name value."""
+    kept: list[str] = []
+    is_value = False
+    for word in shlex.split(command):
+        name, equals, _ = word.partition("=")
+        if is_value or name in _PRIVATE:
+            is_value = not is_value and not equals
+        else:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 # ---------------------------------------------------------------- the model card
@@ -124,11 +138,11 @@ def card(
         "tags:", *(f"- {tag}" for tag in ("alexnet", "image-classification", "jax", "flax", "safetensors")), "---",
     ]  # fmt: skip
     what = [
-        f"# AlexNet: {weights.recipe_in_words(config)}",
+        f"# AlexNet on {config.data.name}",
         f"{repr(net)[1:-1]}.",
         f"Recipe: `{weights.recipe_in_words(config)}` of alexnet_jax. Data: `{config.data.name}`"
         f"{'' if step is None else f', after step {step:,}'}. Input: {side} x {side} pixels out of the center of an "
-        f"image whose short side has {config.data.resize_pixels}, less the mean. Output: logits of {count}, named in "
+        f"image whose short side has {config.data.resize_pixels}, RGB. Output: logits of {count}, named in "
         f"`{_CONFIG}`.",
     ]
     return "\n".join(front) + "\n\n" + "\n\n".join([
