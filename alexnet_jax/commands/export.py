@@ -53,6 +53,8 @@ def _check(options: argparse.Namespace) -> None:
         raise AlexNetError(f"output={options.output} is a folder: name a file.")
     if options.format == "onnx":
         onnx_graph.check_installed()
+    if options.format == "stablehlo":
+        stablehlo.check_installed()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,9 +12,20 @@ from jax import export
 
 from alexnet_jax import files
 from alexnet_jax.classifier import Classifier
+from alexnet_jax.errors import AlexNetError
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _MONTHS = 6  # jax-ml/jax, docs/export/export.md, "Compatibility guarantees"
+
+
+def check_installed() -> None:
+    """Raises AlexNetError where the package is missing that JAX serializes with."""
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError:
+        raise AlexNetError(
+            "alexnet export --format=stablehlo needs the package flatbuffers: pip install 'alexnet_jax[export]'."
+        ) from None
 
 
 def write(net: Classifier, path: Path, *, pixels: str, today: datetime.date | None = None) -> str:
@@ -23,6 +34,7 @@ def write(net: Classifier, path: Path, *, pixels: str, today: datetime.date | No
     `pixels` is "uint8" or "float32". The batch size is free, and the weights are constants of the program. `today` is
     the day of the export. Raises AlexNetError where the file cannot be written.
     """
+    check_installed()
     variables: Any = jax.device_get(net.variables)
     side = net.image_pixels
     (batch,) = export.symbolic_shape("b")
@@ -38,7 +50,7 @@ def write(net: Classifier, path: Path, *, pixels: str, today: datetime.date | No
         f"[B, {side}, {side}, 3] (RGB in 0..255) -> logits float32 [B, {len(net.class_names)}]\n"
         f"JAX promises to read it in releases up to {_MONTHS} months newer than the jaxlib {version} that "
         f"wrote it: until {last} at the latest. Export again before that.\n"
-        "With jax alone:\n"
+        "With jax and flatbuffers alone:\n"
         "    from jax import export\n"
         f'    net = export.deserialize(open("{path.name}", "rb").read())\n'
         "    logits = net.call(images)"
