@@ -14,6 +14,7 @@ COMMANDS = {
     "features": "a layer's activations of many pictures, in one file",
     "neighbours": "the pictures whose features are closest to a picture's",
     "weights": "weights in and out of files, and which AlexNet a file holds",
+    "export": "a network as ONNX, StableHLO, or a folder for the Hugging Face Hub",
     "ensemble": "several checkpoints averaged",
     "recipes": "the networks there are, with their numbers",
     "summary": "a network as a table, and where its towers meet",

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import answers, bars, config as configs, parts, weights
+from alexnet_jax import answers, bars, config as configs, hub, parts, weights
 from alexnet_jax.configs import datasets
 from alexnet_jax.data import images as pictures
 from alexnet_jax.data.images import Picture
@@ -41,8 +41,9 @@ def load(
     channels: str | None = None,
     mesh: Mesh | None = None,
 ) -> "Classifier":
-    """The network of a run's workdir, or of a weight file (.safetensors, .npz, .pth).
+    """The network of a run's workdir, of a weight file (.safetensors, .npz, .pth), or of the Hugging Face Hub.
 
+    `path` may be hf://OWNER/NAME or hf://OWNER/NAME@REVISION, or a folder that `alexnet export --format=hf` wrote.
     `checkpoint` is latest, best or a step of a workdir. For a file that does not say which network it holds, `recipe`
     names it ("torchvision", "caffe_alexnet", ...), `classes` its classes in the order of its outputs (names, or a file
     with one per line) and `channels` "rgb" or "bgr". The network runs on one device, or on `mesh`
@@ -50,9 +51,11 @@ def load(
     """
     if not isinstance(path, str | os.PathLike):
         raise AlexNetError(f"path={path!r} must be the workdir of a run, or a .safetensors, .npz or .pth file.")
-    path = Path(path)
+    path = hub.downloaded(path) if hub.is_address(path) else Path(path)
     if not path.exists():
         raise AlexNetError(f"There is no {path}: give the workdir of a run, or a .safetensors, .npz or .pth file.")
+    if hub.is_exported(path):
+        path /= hub.MODEL
     if not path.is_dir():
         if checkpoint != "latest":
             raise AlexNetError(f"{path} is a file, without checkpoints: leave checkpoint={checkpoint!r} out.")

@@ -11,9 +11,7 @@ def module(name: str, *, extra: str, what: str) -> Any:
     """The module `name`, which `what` needs and the extra `extra` installs. Raises AlexNetError without it."""
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0]:
+    except ImportError as error:
+        if error.name != name.partition(".")[0]:  # it is here, and what it needs is not
             raise
-        raise AlexNetError(
-            f"{what} needs {error.name}, which is not installed: pip install 'alexnet_jax[{extra}]'."
-        ) from None
+        raise AlexNetError(f"{what} needs the package {error.name}: pip install 'alexnet_jax[{extra}]'.") from None

@@ -23,7 +23,7 @@ from alexnet_jax.weight_layout import Arrays, folded, from_arrays, shapes_of, to
 
 __all__ = [
     "Arrays", "Loaded", "about", "channels_of", "classes_of", "from_arrays", "identify", "load_file", "open_file",
-    "shapes_of", "to_arrays", "variables_of", "write",
+    "recipe_in_words", "shapes_of", "to_arrays", "variables_of", "write",
 ]  # fmt: skip
 
 Names = Iterable[str] | str | Path  # a path is that of a file with one name per line
@@ -312,7 +312,10 @@ def identify(path: Path) -> str:
         else:
             lines.append(f"  {name}  {shape[0]} units of {' x '.join(map(str, shape[1:])) or 'no'} inputs")
         channels = shape[0]
-    return "\n".join([*lines, "", _by_name(file) if "model" in file.about else _nearest(file)])
+    told = (
+        f"The file says what it is: {recipe_in_words(own_config(file))}." if "model" in file.about else _nearest(file)
+    )
+    return "\n".join([*lines, "", told])
 
 
 def _layers(file: WeightFile) -> list[str]:
@@ -325,19 +328,18 @@ def _said(said: dict[str, Any]) -> str:
     return f", {said['channels']}{step}" if "channels" in said else ""
 
 
-def _by_name(file: WeightFile) -> str:
-    """The recipe whose config.model the file says it has, or the nearest ones and their other fields."""
-    own = own_config(file)
+def recipe_in_words(config: ConfigDict) -> str:
+    """The recipe whose config.model a config has, or the nearest one and its other fields."""
     differing: dict[str, list[str]] = {}
     for name in configs.recipe_names():
         model = configs.recipe_module(name).get_config("imagenet2012").model
-        differing[name] = [field for field, *_ in configs.differences(own.model, model)]
+        differing[name] = [field for field, *_ in configs.differences(config.model, model)]
     fewest = min(map(len, differing.values()))
     nearest = [name for name, fields in differing.items() if len(fields) == fewest]
     if not fewest:
-        return f"The file says what it is: {' or '.join(nearest)}."
+        return " or ".join(nearest)
     fields = ", ".join(f"config.model.{field}" for field in differing[nearest[0]])
-    return f"The file says what it is: {nearest[0]} with other values of {fields}."
+    return f"{nearest[0]} with other values of {fields}"
 
 
 def _differing_layers(file: WeightFile) -> tuple[int, dict[str, list[str]]]:

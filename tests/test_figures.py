@@ -288,7 +288,7 @@ def test_without_matplotlib_one_sentence(monkeypatch: pytest.MonkeyPatch, net: C
         raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
 
     monkeypatch.setattr(extras, "importlib", types.SimpleNamespace(import_module=missing))
-    with pytest.raises(AlexNetError, match=r"needs matplotlib.*pip install 'alexnet_jax\[figures\]'"):
+    with pytest.raises(AlexNetError, match=r"needs the package matplotlib: pip install 'alexnet_jax\[figures\]'"):
         figures.filters(net)
 
 

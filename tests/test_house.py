@@ -91,11 +91,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 FLOORS = (
     ("main", "alexnet_jax.__main__"),
     ("alexnet_jax.commands",),
-    ("alexnet_jax.figures",),
+    ("alexnet_jax.export", "alexnet_jax.figures"),
     ("alexnet_jax.features",),
     ("alexnet_jax.classifier",),
     ("alexnet_jax.training",),
-    ("alexnet_jax.weights", "alexnet_jax.weight_layout", "alexnet_jax.weight_files"),
+    ("alexnet_jax.weights", "alexnet_jax.weight_layout", "alexnet_jax.weight_files", "alexnet_jax.hub"),
     ("alexnet_jax.answers", "alexnet_jax.evaluate", "alexnet_jax.memory"),
     ("alexnet_jax.catalog", "alexnet_jax.layer_files"),
     ("alexnet_jax.parts",),
@@ -151,8 +151,11 @@ def _python(code: str) -> str:
 
 
 def test_importing_and_building_need_nothing_heavy() -> None:
-    """No Orbax, Grain, TensorBoard, TFDS or progress bars before something asks for them."""
-    heavy = "orbax", "grain", "matplotlib", "tensorboardX", "tqdm", "tensorflow_datasets", "tensorflow", "sklearn"
+    """No Orbax, Grain, TensorBoard, TFDS, progress bars or other formats before something asks for them."""
+    heavy = (
+        "orbax", "grain", "matplotlib", "tensorboardX", "tqdm", "tensorflow_datasets", "tensorflow", "sklearn", "onnx",
+        "onnxruntime", "huggingface_hub",
+    )  # fmt: skip
     seen = _python(
         f"""
         import sys

@@ -76,6 +76,8 @@ def _commands(away: Path, python: Path) -> None:
         (["weights", "identify", "--input=net.npz"], "conv1"),
         (["predict", "--workdir=run", "pictures/val/cat/0.jpg"], "cat"),
         (["predict", "--weights=net.npz", "--json", "pictures/val/cat"], '"cat"'),
+        (["export", "--format=hf", "--workdir=run", "--output=folder"], "hf upload OWNER/NAME folder"),
+        (["predict", "--weights=folder", "pictures/val/cat/0.jpg"], "cat"),
     ):
         said = _run([alexnet, *command], away)
         assert wanted in said, f"alexnet {' '.join(command)} does not say {wanted!r}:\n{said}"

@@ -11,11 +11,12 @@ from alexnet_jax.data import feed, sources
 from alexnet_jax.errors import AlexNetError
 
 
-def add_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """--workdir or --weights, and what either needs."""
-    network = parser.add_mutually_exclusive_group(required=required)
+def add_options(parser: argparse.ArgumentParser, *, file_flag: str = "--weights") -> None:
+    """--workdir or a file of weights, and what either needs."""
+    network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("--workdir", type=Path, help="the run whose network it is")
-    network.add_argument("--weights", type=Path, help="or a .safetensors, .npz or .pth file")
+    words = "or a .safetensors, .npz or .pth file, or hf://OWNER/NAME"
+    network.add_argument(file_flag, dest="weights", metavar="FILE", type=Path, help=words)
     parser.add_argument("--checkpoint", default="latest", help="of the run: latest, best or a step (%(default)s)")
     parser.add_argument("--recipe", help="which network it is, for a file that does not say so")
     parser.add_argument("--classes", type=Path, help="such a file's classes, one per line")

@@ -1,0 +1,1 @@
+"""A network for those who do not have this package: ONNX, StableHLO, and a folder for the Hugging Face Hub."""

@@ -1,0 +1,197 @@
+"""A folder as the Hugging Face Hub wants it: the weights, what they are as JSON, and a model card."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax import files, hub, weights
+from alexnet_jax.classifier import Classifier
+from alexnet_jax.errors import AlexNetError
+
+_CONFIG, _CARD, _STARTS = "config.json", "README.md", "starts.jsonl"
+# They say where files lay on somebody's machine, and nothing of the network.
+_PRIVATE = ("--workdir", "--coordinator", "--config.data.data_dir")
+
+
+def check_license(license: str) -> None:
+    """Raises AlexNetError for what cannot be the Hub's name of a license."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", license):
+        raise AlexNetError(
+            f"--license={license} is not a license of the Hub: use one such as apache-2.0, mit or other."
+        )
+
+
+def check_free(folder: Path) -> None:
+    """Raises AlexNetError unless `folder` is missing or empty."""
+    with files.named(folder, "written"):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise AlexNetError(f"output={folder} is not an empty folder: name another one.")
+
+
+def write(
+    net: Classifier, folder: Path, *, license: str, workdir: Path | None = None, checkpoint: str = "latest"
+) -> str:
+    """Writes model.safetensors, config.json and README.md; what was done, in words.
+
+    config.json is `weights.about`. With the `workdir` of a run, README.md tells its data, accuracy, command and commit.
+    A failure leaves no folder. Raises AlexNetError.
+    """
+    check_license(license)
+    check_free(folder)
+    ran = _run(workdir, checkpoint) if workdir else {}
+    about = weights.about(net.config, net.class_names, net.inputs)
+    about.pop("mean_image", None)  # an array: it is beside the weights
+    files.make_folder(folder.absolute().parent)
+    with files.named(folder, "written"):
+        growing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        try:
+            whole = growing / "folder"
+            whole.mkdir()
+            net.save(whole / hub.MODEL)
+            files.write_text(whole / _CONFIG, json.dumps(about, indent=1) + "\n")
+            files.write_text(whole / _CARD, card(net, license=license, **ran))
+            os.replace(whole, folder)  # an empty folder may be there
+        finally:
+            shutil.rmtree(growing, ignore_errors=True)
+    return f"{folder}: {hub.MODEL}, {_CONFIG} and {_CARD}; read {_CARD}, then: hf upload OWNER/NAME {folder}"
+
+
+# ---------------------------------------------------------------- what the run says of itself
+
+
+def _run(workdir: Path, checkpoint: str) -> dict[str, Any]:
+    """The arguments `step`, `evaluation` and `starts` of `card`. Raises AlexNetError."""
+    from alexnet_jax.training.checkpoint import Checkpoints
+    from alexnet_jax.training.report import evaluations
+
+    which, _, average = checkpoint.partition(":")
+    step = Checkpoints(workdir, read_only=True).find(which)
+    evaluated = evaluations(workdir, step)
+    return {
+        "step": step,
+        "evaluation": _figures(evaluated[-1], "eval_average_" if average else "eval_") if evaluated else None,
+        "starts": _starts(workdir, step),
+    }
+
+
+def _figures(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """{data, images, {views: (top-1, top-5, loss)}} of an evaluation; `prefix` tells the average from the weights."""
+    by_views = {"center crop": f"{prefix}", f"{entry.get('eval_views', 1)} views": f"{prefix}views_"}
+    parts = ("top1", "top5", "loss")
+    found = {
+        views: [entry[name + part] for part in parts]
+        for views, name in by_views.items()
+        if all(name + part in entry for part in parts)
+    }
+    return {"data": entry.get("eval_split", "the evaluation split"), "images": entry["eval_images"], "views": found}
+
+
+def _starts(workdir: Path, step: int) -> list[tuple[str, str]]:
+    """The (command, commit) of each start of the run before `step`, each pair once, without private paths."""
+    path = workdir / _STARTS
+    lines = files.read_text(path).splitlines() if path.exists() else []
+    found: dict[tuple[str, str], None] = {}
+    for line in lines:
+        try:
+            start = json.loads(line)
+            if start["step"] <= step:
+                found[_public(start["command"]), str(start["commit"] or "unknown")] = None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # a line that a full disk cut off
+    return list(found)
+
+
+def _public(command: str) -> str:
+    """A command line without its private options, --name=value or --name value."""
+    kept: list[str] = []
+    is_value = False
+    for word in shlex.split(command):
+        name, equals, _ = word.partition("=")
+        if is_value or name in _PRIVATE:
+            is_value = not is_value and not equals
+        else:
+            kept.append(word)
+    return shlex.join(kept)
+
+
+# ---------------------------------------------------------------- the model card
+
+
+def card(
+    net: Classifier,
+    *,
+    license: str,
+    step: int | None = None,
+    evaluation: dict[str, Any] | None = None,
+    starts: list[tuple[str, str]] | None = None,
+) -> str:
+    """The model card as Markdown, its front matter as the Hub reads it (huggingface.co/docs/hub/model-cards)."""
+    config, side = net.config, net.image_pixels
+    count = f"{len(net.class_names):,} class{'es' if len(net.class_names) > 1 else ''}"
+    front = [
+        "---", "library_name: alexnet_jax", f"license: {license}", "pipeline_tag: image-classification",
+        "tags:", *(f"- {tag}" for tag in ("alexnet", "image-classification", "jax", "flax", "safetensors")), "---",
+    ]  # fmt: skip
+    what = [
+        f"# AlexNet on {config.data.name}",
+        f"{repr(net)[1:-1]}.",
+        f"Recipe: `{weights.recipe_in_words(config)}` of alexnet_jax. Data: `{config.data.name}`"
+        f"{'' if step is None else f', after step {step:,}'}. Input: {side} x {side} pixels out of the center of an "
+        f"image whose short side has {config.data.resize_pixels}, RGB. Output: logits of {count}, named in "
+        f"`{_CONFIG}`.",
+    ]
+    return "\n".join(front) + "\n\n" + "\n\n".join([
+        *what, "## Accuracy", _accuracy(evaluation), "## Training", _training(starts or []), "## Limits",
+        f"It names one of {count} for any image, also for one that shows none of them, and has the biases of its "
+        "training data. Nothing is known of its accuracy on other data. It is a network of 2012: newer ones are "
+        "smaller and far more accurate.",
+        "## Use", _USE,
+    ]) + "\n"  # fmt: skip
+
+
+def _accuracy(evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        return "Not known: this step was not evaluated."
+    rows = [f"| {views} | {a:.2f} % | {b:.2f} % | {loss:.4f} |" for views, (a, b, loss) in evaluation["views"].items()]
+    head = f"On {evaluation['images']:,} images of `{evaluation['data']}`:"
+    return "\n".join([head, "", "| views | top-1 | top-5 | loss |", "| --- | --- | --- | --- |", *rows])
+
+
+def _training(starts: list[tuple[str, str]]) -> str:
+    if not starts:
+        return "Not known: the weights came without the history of their run."
+    lines = [f"```\n{command}\n```\n\nCommit of the code: `{commit}`." for command, commit in starts]
+    return "\n\nThen:\n\n".join(lines)
+
+
+_USE = f"""With alexnet_jax and its extra `hub`:
+
+```python
+import alexnet_jax
+
+net = alexnet_jax.load("hf://OWNER/NAME")  # or the path of this folder
+net.predict("picture.jpg", top=5)
+```
+
+With safetensors and NumPy alone, `image` being RGB `[crop_pixels, crop_pixels, 3]` in 0..255:
+
+```python
+import json
+import numpy as np
+from safetensors.numpy import load_file
+
+config, weights = json.load(open("{_CONFIG}")), load_file("{hub.MODEL}")
+x = (image - weights.get("mean_image", np.float32(config["mean"]))) / np.float32(config["std"])
+x = x[..., ::-1] if config["channels"] == "BGR" else x
+```
+
+The layers are those of `config["model"]["layers"]`, each followed by its `post_ops`. Convolutions are
+`conv1.weight` `[channels, channels of a group, rows, columns]`, grouped where they read their own tower only, and fully
+connected layers `fc6.weight` `[units, inputs]`, the first one's inputs in the order channel, row, column. (Where the
+network is torchvision's, the names are torchvision's: `features.0.weight`.) Dropout is nothing: its factor is in the
+weights."""

@@ -1,0 +1,308 @@
+"""A network as an ONNX graph that needs nothing else: RGB in 0..255 in, logits out.
+
+It is written operation by operation from the arrays of `weight_layout`, so that each node has the paper's name. The
+meaning of each operator: onnx/onnx, docs/Operators.md. Opset 17 and IR version 8 are of 2022, so that runtimes of
+the last years read them.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax import __version__, files, weights
+from alexnet_jax.classifier import Classifier
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.network import model as models, placement
+from alexnet_jax.network.layers import pooled_length
+from alexnet_jax.network.preprocess import Input
+from alexnet_jax.weight_layout import Arrays
+
+OPSET, _IR_VERSION = 17, 8
+IMAGES, LOGITS = "images", "logits"
+_TOLERANCE = 1e-4  # of the largest logit; what was seen is below 1e-5 (docs/export.md)
+_MOST_BYTES = 2**31 - 2**20  # a protobuf message has less than 2 GB
+
+
+def check_installed() -> None:
+    """Raises AlexNetError where the package onnx is missing."""
+    extras.module("onnx", extra="export", what="alexnet export --format=onnx")
+
+
+def write(net: Classifier, path: Path, *, pixels: str) -> str:
+    """Writes `to_onnx` to `path` once onnxruntime, where it is installed, agrees with `net`; what was done, in words.
+
+    Raises AlexNetError where the logits differ, where ONNX cannot say what the network does, and where the file cannot
+    be written. It leaves no file then.
+    """
+    model = to_onnx(net, pixels=pixels)
+    content = model.SerializeToString()
+    compared = _compared(net, content, pixels)
+    files.make_folder(path.parent)
+    files.write(path, lambda growing: growing.write_bytes(content))
+    side = net.image_pixels
+    return (
+        f"{path}: ONNX opset {OPSET}, {len(model.graph.node)} nodes, {len(content) / 1e6:,.1f} MB, "
+        f"{IMAGES} {pixels} [B, {side}, {side}, 3] (RGB in 0..255) -> {LOGITS} float32 [B, {len(net.class_names)}]; "
+        f"{compared}"
+    )
+
+
+def _compared(net: Classifier, content: bytes, pixels: str) -> str:
+    """How far the logits of onnxruntime are from ours, in words. Raises AlexNetError where that is too far."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return "not compared: onnxruntime is not installed"
+    images = np.random.default_rng(0).integers(0, 256, (2, net.image_pixels, net.image_pixels, 3), np.uint8)
+    with jax.default_matmul_precision("highest"):  # a GPU would multiply in TF32
+        ours = np.asarray(jax.jit(net.apply)(net.variables, images))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (theirs,) = session.run([LOGITS], {IMAGES: images.astype(pixels)})
+    difference = relative_difference(theirs, ours)
+    if not difference <= _TOLERANCE:  # nor NaN
+        raise AlexNetError(
+            f"onnxruntime {onnxruntime.__version__} gives logits that differ from this network's by {difference:.1e} "
+            f"of the largest, more than {_TOLERANCE:g}: nothing was written; please report it with the recipe."
+        )
+    return f"onnxruntime {onnxruntime.__version__} differs by {difference:.1e} of the largest logit on 2 random images"
+
+
+def relative_difference(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """The largest difference, as a part of the largest of `ours`."""
+    return float(np.abs(theirs - ours).max() / max(np.abs(ours).max(), np.finfo(np.float32).tiny))
+
+
+# ---------------------------------------------------------------- the graph
+
+
+def to_onnx(net: Classifier, *, pixels: str) -> Any:
+    """The onnx.ModelProto of a network: images `pixels` [B, crop, crop, 3], RGB in 0..255 -> logits float32 [B, K].
+
+    `pixels` is "uint8" or "float32". The batch size is free. Mean, std and channel order of `net.inputs` are in the
+    graph, the factor of the 2012 dropout is in its weights, and the names of the classes are JSON in metadata_props.
+    The results of the nodes have the names of `net.layers`, all towers in one, as NCHW. Raises AlexNetError.
+    """
+    check_installed()
+    from onnx import TensorProto, checker, helper
+
+    arrays = weights.to_arrays(net.tower, jax.device_get(net.variables))
+    if sum(array.nbytes for array in arrays.values()) > _MOST_BYTES:
+        raise AlexNetError("The weights take more than the 2 GB of one ONNX file: use --format=safetensors.")
+    graph, crop = _Graph(), net.image_pixels
+    _add_preprocessing(graph, net.inputs, pixels, is_convolutional=isinstance(net.tower.stack[0], models.ConvLayer))
+    _add_network(graph, net.tower, arrays, crop)
+    images = helper.make_tensor_value_info(
+        IMAGES, helper.np_dtype_to_tensor_dtype(np.dtype(pixels)), ["batch", crop, crop, 3], "RGB in 0..255"
+    )
+    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", len(net.class_names)])
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "alexnet", [images], [logits], graph.weights),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="alexnet_jax",
+        producer_version=__version__,
+    )
+    about = weights.about(net.config, net.class_names, net.inputs)
+    told = {name: value for name, value in about.items() if name not in ("classes", "mean_image")}
+    helper.set_model_props(model, {"classes": json.dumps(about["classes"]), "about": json.dumps(told)})
+    checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """The nodes and weights so far; `x` is the name of the last result."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.x = IMAGES
+
+    def constant(self, name: str, value: Any, dtype: str = "float32") -> str:
+        """The name of a weight that holds `value`."""
+        from onnx import numpy_helper
+
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(np.asarray(value, dtype)), name))
+        return name
+
+    def node(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes))
+
+    def then(self, operator: str, name: str, *more: str, **attributes: Any) -> None:
+        """A node that makes `name` of `x` and `more`."""
+        self.node(operator, [self.x, *more], [name], **attributes)
+        self.x = name
+
+    def by_tower(self, name: str, shares: Sequence[int], towers: int, add: Callable[[int, str, str], None]) -> None:
+        """`name` out of one node for each of the first `towers`: `add(tower, what the node reads, what it gives)`.
+
+        `shares` says how many of axis 1 belong to each tower.
+        """
+        parts = [f"{name}_of_tower{tower}" for tower in range(len(shares))]
+        results = [f"{name}_tower{tower}" for tower in range(towers)]
+        self.node("Split", [self.x, self.constant(f"{name}_shares", shares, "int64")], parts, axis=1)
+        for tower, result in enumerate(results):
+            add(tower, parts[tower], result)
+        self.node("Concat", results, [name], axis=1)
+        self.x = name
+
+
+def _add_preprocessing(graph: _Graph, inputs: Input, pixels: str, *, is_convolutional: bool) -> None:
+    """What `Input` does, and NHWC -> NCHW for a convolution."""
+    from onnx import TensorProto
+
+    if pixels != "float32":
+        graph.then("Cast", "pixels", to=TensorProto.FLOAT)
+    graph.then("Sub", "centered", graph.constant("mean", inputs.mean))
+    if inputs.std != (1.0, 1.0, 1.0):
+        graph.then("Div", "scaled", graph.constant("std", inputs.std))
+    if inputs.bgr:
+        graph.then("Gather", "bgr", graph.constant("blue_green_red", (2, 1, 0), "int64"), axis=3)
+    if is_convolutional:
+        graph.then("Transpose", "nchw", perm=(0, 3, 1, 2))
+
+
+def _add_network(graph: _Graph, model: models.AlexNet, arrays: Arrays, image_pixels: int) -> None:
+    shapes = placement.shapes(model, image_pixels)
+    shape: tuple[int, ...] = (image_pixels, image_pixels, 3)  # of the input of what comes next, all towers
+    for layer in model.stack:
+        name = f"{layer.name}_out"
+        _add_weighted(graph, model, layer, arrays, shape, LOGITS if layer is model.stack[-1] else name)
+        shape = (*shapes[name][:-1], model.towers * shapes[name][-1])
+        for word in layer.post_ops:
+            name = models.operation_name(word, layer.name)
+            _add_operation(graph, model, word, name, layer.name, arrays, shape)
+            shape = (*shapes[name][:-1], model.towers * shapes[name][-1])
+
+
+def _add_weighted(
+    graph: _Graph,
+    model: models.AlexNet,
+    layer: models.ConvLayer | models.DenseLayer,
+    arrays: Arrays,
+    shape: tuple[int, ...],
+    name: str,
+) -> None:
+    """A convolution or fully connected layer; in groups, the towers, where it reads its own tower only."""
+    kernel = _kernel(arrays, layer.name)
+    bias = arrays[f"{layer.name}_b"]
+    if isinstance(layer, models.ConvLayer):
+        before, after = layer.padding
+        parts = graph.constant(f"{layer.name}_w", kernel), graph.constant(f"{layer.name}_b", bias)
+        graph.then(
+            "Conv", name, *parts, group=shape[-1] // kernel.shape[1], strides=[layer.stride] * 2,
+            pads=[before, before, after, after], kernel_shape=kernel.shape[2:],
+        )  # fmt: skip
+        return
+    if len(shape) > 1:  # NCHW -> channel, row, column, the order of `weight_layout`
+        graph.then("Flatten", f"{layer.name}_in", axis=1)
+    if kernel.shape[1] == math.prod(shape):
+        parts = graph.constant(f"{layer.name}_w", kernel), graph.constant(f"{layer.name}_b", bias)
+        graph.then("Gemm", name, *parts, transB=1)
+        return
+    # Without what rounds the classes up to equal shares; a last tower may have no class at all.
+    towers = -(-len(kernel) // layer.features)
+
+    def add(tower: int, part: str, result: str) -> None:
+        own = slice(tower * layer.features, (tower + 1) * layer.features)
+        w = graph.constant(f"{layer.name}_w_tower{tower}", kernel[own])
+        b = graph.constant(f"{layer.name}_b_tower{tower}", bias[own])
+        graph.node("Gemm", [part, w, b], [result], transB=1)
+
+    graph.by_tower(name, [kernel.shape[1]] * model.towers, towers, add)
+
+
+def _kernel(arrays: Arrays, name: str) -> np.ndarray:
+    """The weights of a layer; weight norm is computed here once."""
+    kernel = arrays[f"{name}_w"]
+    if f"{name}_scale" not in arrays:
+        return kernel
+    length = np.sqrt((kernel * kernel).sum(axis=tuple(range(1, kernel.ndim))))
+    factor: np.ndarray = arrays[f"{name}_scale"] / length
+    return kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))
+
+
+def _add_operation(
+    graph: _Graph,
+    model: models.AlexNet,
+    word: str,
+    name: str,
+    layer_name: str,
+    arrays: Arrays,
+    shape: tuple[int, ...],
+) -> None:
+    if word in ("relu", "tanh"):
+        graph.then("Relu" if word == "relu" else "Tanh", name)
+    elif word == "norm":
+        _add_channel_norm(graph, model, name, shape)
+    elif word == "spatial_norm":
+        _add_spatial_norm(graph, model.spatial_norm, name)
+    elif word == "batch_norm":
+        bn = models.operation_name("bn", layer_name)
+        parts = [graph.constant(f"{bn}_{part}", arrays[f"{bn}_{part}"]) for part in ("scale", "b", "mean", "var")]
+        graph.then("BatchNormalization", name, *parts, epsilon=model.batch_norm.epsilon)
+    elif word == "pool":
+        _add_pool(graph, model.pool, name, shape)
+    else:
+        assert word == "dropout", word  # its factor is in the weights of the next layer
+
+
+def _add_channel_norm(graph: _Graph, model: models.AlexNet, name: str, shape: tuple[int, ...]) -> None:
+    """LRN: x / (bias + alpha / size * sum of x^2) ** beta, over the tower's channels or all of them."""
+    norm = model.norm
+    if norm.size % 2 == 0:
+        raise AlexNetError(
+            f"config.model.norm.size={norm.size} is even: such a window reaches one channel further to the left here, "
+            "and to the right in ONNX's LRN: export it as StableHLO (--format=stablehlo)."
+        )
+    constants = {
+        "size": norm.size,
+        "alpha": norm.alpha if norm.alpha_over_size else norm.alpha * norm.size,
+        "beta": norm.beta,
+        "bias": norm.k,
+    }
+    if norm.across_towers or model.towers == 1:
+        graph.then("LRN", name, **constants)
+        return
+
+    def add(tower: int, part: str, result: str) -> None:
+        graph.node("LRN", [part], [result], **constants)
+
+    graph.by_tower(name, [shape[-1] // model.towers] * model.towers, model.towers, add)
+
+
+def _add_spatial_norm(graph: _Graph, norm: models.SpatialNorm, name: str) -> None:
+    """x / (k + alpha * (sum of x^2 over the window) / size^2) ** beta.
+
+    AveragePool divides by size^2 at the edges, too, where it counts padding.
+    """
+    x, before, after = graph.x, norm.size // 2, norm.size - 1 - norm.size // 2
+    graph.then("Mul", f"{name}_squares", x)
+    graph.then(
+        "AveragePool", f"{name}_window", kernel_shape=[norm.size] * 2, pads=[before, before, after, after],
+        count_include_pad=1,
+    )  # fmt: skip
+    graph.then("Mul", f"{name}_scaled", graph.constant(f"{name}_alpha", norm.alpha))
+    graph.then("Add", f"{name}_d", graph.constant(f"{name}_k", norm.k))
+    graph.then("Pow", f"{name}_power", graph.constant(f"{name}_beta", norm.beta))
+    power, graph.x = graph.x, x
+    graph.then("Div", name, power)
+
+
+def _add_pool(graph: _Graph, pool: models.Pool, name: str, shape: tuple[int, ...]) -> None:
+    """Padding for what the last window lacks, instead of ONNX's ceil_mode, whose last window may begin outside.
+
+    A maximum ignores padding, and an average does not count it.
+    """
+    edges = []
+    for length in shape[:2]:
+        windows = pooled_length(length, pool.size, pool.stride, pool.ceil)
+        edges.append(max(0, (windows - 1) * pool.stride + pool.size - length))
+    operator = "MaxPool" if pool.kind == "max" else "AveragePool"
+    graph.then(operator, name, kernel_shape=[pool.size] * 2, strides=[pool.stride] * 2, pads=[0, 0, *edges])

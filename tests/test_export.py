@@ -1,0 +1,447 @@
+"""What other programs compute with an exported network: onnxruntime, JAX without this package, and NumPy."""
+
+import datetime
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMALL
+from ml_collections import ConfigDict
+
+import alexnet_jax as alexnet
+from alexnet_jax import __main__ as program, config as configs, hub, parts
+from alexnet_jax.classifier import Classifier
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
+from alexnet_jax.network import placement
+from alexnet_jax.network.preprocess import Input
+from alexnet_jax.training.checkpoint import Checkpoints
+from alexnet_jax.training.report import METRICS
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
+Array = np.ndarray[Any, np.dtype[Any]]
+PIXELS = 67
+
+
+def _small(recipe: str, **changes: Any) -> ConfigDict:
+    """A recipe at the width of `conftest.SMALL`, with its own operations; `changes` are of its model section."""
+    config = configs.load_recipe(f"{recipe}:imagenet2012")
+    with config.unlocked():
+        config.data.crop_pixels = config.data.resize_pixels = PIXELS
+        for name in config.model.layers:
+            config.model[name].features = SMALL.get(f"model.{name}.features", 5 if name == "conv6" else 0)
+        config.model.update_from_flattened_dict(changes)
+    return config
+
+
+def _classifier(config: ConfigDict, classes: int, mean: Array | None = None) -> Classifier:
+    """A network of random weights: wide enough that every operation matters, and no norm that is 1 throughout."""
+    network, rng = parts.network(config, classes), np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> Array:
+        part = path[-1].key
+        if part == "kernel":
+            return rng.standard_normal(leaf.shape, np.float32) * np.float32(2 * np.prod(leaf.shape[1:-1]) ** -0.5)
+        if part in ("scale", "var"):
+            return rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32)
+        return 0.1 * rng.standard_normal(leaf.shape, np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(draw, placement.variables(network, config.data.crop_pixels))
+    c = config.data
+    inputs = Input(c.crop_pixels, np.float32(c.mean or (122.1, 116.0, 103.9)) if mean is None else mean, c.std, c.bgr)
+    return Classifier(config, tuple(f"class {i}" for i in range(classes)), variables, inputs=inputs)
+
+
+def _images(pixels: int, count: int = 3) -> Array:
+    """uint8 [B, pixels, pixels, 3]: patches of different colors, and noise; noise alone would average out."""
+    rng, patch = np.random.default_rng(1), pixels // 5 + 1
+    patches = rng.integers(0, 128, (count, 5, 5, 3), np.uint8).repeat(patch, axis=1).repeat(patch, axis=2)
+    return patches[:, :pixels, :pixels] + rng.integers(0, 128, (count, pixels, pixels, 3), np.uint8)
+
+
+def _by_onnxruntime(content: bytes, images: Array) -> Array:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found: Array = session.run(["logits"], {"images": images})[0]
+    return found
+
+
+def _assert_equal_in_onnx(net: Classifier, images: Array, pixels: str = "float32") -> None:
+    found = _by_onnxruntime(onnx_graph.to_onnx(net, pixels=pixels).SerializeToString(), images.astype(pixels))
+    wanted = np.asarray(jax.jit(net.apply)(net.variables, images))
+    assert found.shape == wanted.shape == (len(images), len(net.class_names))
+    assert np.abs(wanted).max() > 0.1
+    assert np.ptp(wanted, axis=0).max() > 0.01 * np.abs(wanted).max(), "the images make no difference"
+    assert onnx_graph.relative_difference(found, wanted) < 1e-5
+
+
+# ---------------------------------------------------------------- ONNX
+
+_RECIPES = ("alexnet", "caffe_alexnet", "torchvision", "alexnet_bn", "alexnet_wn", "alexnet_pool_lrn_relu", "avg_pool")
+
+
+@pytest.mark.parametrize(("classes", "pixels"), [(10, "float32"), (7, "uint8")])
+@pytest.mark.parametrize("recipe", [*_RECIPES, "half", "no_communication", "tanh", "conv6", "alexnet_paper_text"])
+def test_onnxruntime_gives_the_logits_of_every_kind_of_network(recipe: str, classes: int, pixels: str) -> None:
+    """Seven classes on two towers: the last unit of fc8 is left out."""
+    _assert_equal_in_onnx(_classifier(_small(recipe), classes), _images(PIXELS), pixels)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exchange": ()},
+        {"norm.across_towers": True, "norm.alpha": 0.3, "norm.k": 0.7, "norm.beta": 0.6},
+        {"norm.alpha": 0.3, "norm.alpha_over_size": False, "norm.size": 3},
+        {"spatial_norm.alpha": 2.0, "spatial_norm.beta": 0.6, "spatial_norm.k": 0.7},
+        {"spatial_norm.alpha": 2.0, "spatial_norm.size": 4},
+        {"pool.size": 2, "pool.stride": 2, "pool.ceil": True, "pool.kind": "avg"},
+        {"conv1.padding": (2, 5)},  # 16, 8 and 4 pixels: the last window of each pool is cut off
+        {"pool.size": 1, "pool.stride": 2, "pool.ceil": True},
+        {"pool.size": 3, "pool.stride": 2, "pool.ceil": False, "pool.kind": "avg"},
+        {"conv1.padding": (2, 5), "conv2.stride": 2, "conv2.padding": (0, 3), "conv3.padding": (2, 2)},
+    ],
+    ids=str,
+)
+def test_onnx_has_what_no_recipe_asks_for(changes: dict[str, Any]) -> None:
+    """Windows cut off at every edge, asymmetric padding, a last layer without exchange, norms that matter much."""
+    _assert_equal_in_onnx(_classifier(_small("alexnet", **changes), 7), _images(PIXELS))
+
+
+def test_one_class_on_two_towers_without_exchange() -> None:
+    """The second tower has no class: nothing is left of its fc8."""
+    net = _classifier(_small("alexnet", exchange=()), 1)
+    found = _by_onnxruntime(onnx_graph.to_onnx(net, pixels="uint8").SerializeToString(), _images(PIXELS))
+    assert onnx_graph.relative_difference(found, np.asarray(net.apply(net.variables, _images(PIXELS)))) < 1e-5
+
+
+def test_mean_image_std_and_bgr_are_in_the_graph() -> None:
+    config = _small("caffe_alexnet")
+    config.data.std = (50.0, 60.0, 70.0)
+    mean = np.random.default_rng(2).uniform(80, 160, (PIXELS, PIXELS, 3)).astype(np.float32)
+    _assert_equal_in_onnx(_classifier(config, 10, mean), _images(PIXELS))
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs of shared/data are not there")
+@pytest.mark.parametrize(("recipe", "classes"), [("alexnet", 1000), ("caffe_alexnet", 999)])
+def test_onnxruntime_gives_the_logits_of_photographs_at_full_size(recipe: str, classes: int) -> None:
+    from alexnet_jax.data import augment
+
+    config = configs.load_recipe(f"{recipe}:imagenet2012")
+    files = sorted(PHOTOGRAPHS.glob("*/*.JPEG"))[:: 1000 // 8][:4]
+    side = config.data.crop_pixels
+    images = np.stack([augment.crop_resized(augment.decode(file.read_bytes()), 256, side, None) for file in files])
+    assert images.dtype == np.uint8
+    _assert_equal_in_onnx(_classifier(config, classes), images[:, :side, :side], "uint8")
+
+
+def test_an_onnx_file_says_what_it_is() -> None:
+    import onnx
+
+    net = _classifier(_small("alexnet"), 10)
+    model = onnx.load_from_string(onnx_graph.to_onnx(net, pixels="uint8").SerializeToString())
+    props = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    assert tuple(props["classes"]) == net.class_names
+    assert props["about"]["crop_pixels"] == PIXELS
+    assert [(i.domain, i.version) for i in model.opset_import] == [("", 17)]
+    (images,), (logits,) = model.graph.input, model.graph.output
+    dims = images.type.tensor_type.shape.dim
+    assert (images.name, dims[0].dim_param, [d.dim_value for d in dims[1:]]) == ("images", "batch", [67, 67, 3])
+    assert (logits.name, logits.type.tensor_type.shape.dim[1].dim_value) == ("logits", 10)
+    results = {name for node in model.graph.node for name in node.output}
+    assert {"conv1_out", "norm1", "pool1", "relu1", "spatial_norm2", "relu7", "logits"} <= results
+
+
+def test_every_result_of_the_graph_is_that_of_the_layer_of_its_name() -> None:
+    """NCHW, all towers: what `features` gives."""
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    net, images = _classifier(_small("alexnet"), 7), _images(PIXELS)
+    model = onnx_graph.to_onnx(net, pixels="uint8")
+    results = {name for node in model.graph.node for name in node.output}
+    names = [name for name in net.layers if name in results]
+    assert len(names) == 20
+    model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for name, result in zip(names, session.run(names, {"images": images}), strict=True):
+        wanted = net.features(images, name)
+        found = result.transpose(0, 2, 3, 1) if result.ndim == 4 else result
+        assert onnx_graph.relative_difference(found, wanted) < 1e-5, name
+
+
+def test_an_even_norm_is_refused() -> None:
+    net = _classifier(_small("alexnet", **{"norm.size": 4}), 10)
+    with pytest.raises(AlexNetError, match=r"config\.model\.norm\.size=4 is even"):
+        onnx_graph.to_onnx(net, pixels="uint8")
+
+
+def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "_add_spatial_norm", lambda graph, norm, name: graph.then("Identity", name))
+    net = _classifier(_small("alexnet", **{"spatial_norm.alpha": 2.0}), 10)
+    with pytest.raises(AlexNetError, match="nothing was written"):
+        onnx_graph.write(net, tmp_path / "net.onnx", pixels="uint8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_onnxruntime_it_says_that_nothing_was_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    said = onnx_graph.write(_classifier(_small("alexnet"), 10), tmp_path / "net.onnx", pixels="uint8")
+    assert said.endswith("not compared: onnxruntime is not installed")
+    assert (tmp_path / "net.onnx").is_file()
+
+
+# ---------------------------------------------------------------- StableHLO
+
+_RELOADED = """
+import sys
+import numpy as np
+from jax import export
+
+net = export.deserialize(open(sys.argv[1], "rb").read())
+images = np.load(sys.argv[2])
+for rows in (images, images[:1]):
+    np.save(f"{sys.argv[2]}.{len(rows)}.npy", net.call(rows))
+assert net.platforms == ("cpu", "cuda", "tpu")
+assert not any(name.split(".")[0] in ("alexnet_jax", "flax") for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pixels", "classes"),
+    [("alexnet", "uint8", 7), ("caffe_alexnet", "float32", 10), ("alexnet_bn", "uint8", 10)],
+)
+def test_a_fresh_process_runs_the_program_with_jax_alone(
+    recipe: str, pixels: str, classes: int, tmp_path: Path
+) -> None:
+    net, images = _classifier(_small(recipe), classes), _images(PIXELS).astype(pixels)
+    said = stablehlo.write(net, tmp_path / "net.stablehlo", pixels=pixels, today=datetime.date(2026, 8, 31))
+    assert "until 2027-02-28 at the latest" in said
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", _RELOADED, str(tmp_path / "net.stablehlo"), str(tmp_path / "images.npy")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wanted = np.asarray(jax.jit(net.apply)(net.variables, images))
+    for rows in (3, 1):
+        found = np.load(tmp_path / f"images.npy.{rows}.npy")
+        assert found.shape == (rows, classes)
+        assert onnx_graph.relative_difference(found, wanted[:rows]) < 1e-5
+
+
+# ---------------------------------------------------------------- a folder for the Hub
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of a small network at step 3, evaluated then and earlier, started twice by the same command."""
+    from alexnet_jax.configs.alexnet import get_config
+    from alexnet_jax.training import setup
+
+    config = get_config()
+    config.update_from_flattened_dict(SMALL)
+    config.train.steps = 3
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    opened = setup.open_parts(ConfigDict(config.to_dict()).lock(), workdir)
+    configs.save(opened.config, opened.split.class_names, workdir)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(3, jax.jit(opened.new_state)())
+    checkpoints.close()
+    entry = {"eval_top5": 90.0, "eval_loss": 0.7, "eval_images": 299, "eval_classes": {"0": 50.0}}
+    views = {"eval_views": 10, "eval_views_top1": 67.5, "eval_views_top5": 91.0, "eval_views_loss": 0.625}
+    lines = [
+        {"step": 2, "eval_top1": 11.0, **entry},
+        {"step": 3, "loss": 1.0},
+        {"step": 3, "eval_top1": 65.25, **entry, **views},
+    ]
+    (workdir / METRICS).write_text("".join(json.dumps(line | {"eval_split": "digits test"}) + "\n" for line in lines))
+    command = (
+        f"alexnet train '--workdir={workdir}' --config=alexnet:digits --config.data.data_dir '/home/me too' "
+        "'--config.train.drop_epochs=(1,2)'"
+    )
+    starts = [{"step": step, "command": command, "commit": "c0ffee"} for step in (0, 2)]
+    starts.append({"step": 7, "command": "alexnet train --later", "commit": "c0ffee"})
+    (workdir / "starts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starts) + '{"step": 8, "comm')
+    return workdir
+
+
+def _front_matter(card: str) -> dict[str, Any]:
+    import yaml
+
+    _, front, _ = card.split("---\n", 2)
+    found: dict[str, Any] = yaml.safe_load(front)
+    return found
+
+
+def test_the_model_card_tells_of_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program.main(["export", "--format=hf", f"--workdir={run}", f"--output={tmp_path / 'folder'}", "--license=mit"])
+    assert f"hf upload OWNER/NAME {tmp_path / 'folder'}" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    card = (tmp_path / "folder" / "README.md").read_text()
+    front = _front_matter(card)
+    assert (front["library_name"], front["license"], front["pipeline_tag"]) == (
+        "alexnet_jax",
+        "mit",
+        "image-classification",
+    )
+    assert {"alexnet", "jax"} <= set(front["tags"])
+    assert "| center crop | 65.25 % | 90.00 % | 0.7000 |\n| 10 views | 67.50 % | 91.00 % | 0.6250 |" in card
+    assert "299 images of `digits test`" in card
+    assert "after step 3" in card
+    assert card.count("alexnet train --config=alexnet:digits '--config.train.drop_epochs=(1,2)'\n") == 1
+    assert "`c0ffee`" in card
+    for private in (str(run), "/home/me", "--later", "11.00"):
+        assert private not in card
+
+
+def test_the_card_of_a_file_says_what_is_not_known(tmp_path: Path) -> None:
+    net = _classifier(_small("half"), 10)
+    hub_folder.write(net, tmp_path / "folder", license="apache-2.0")
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "Not known: this step was not evaluated." in card
+    assert "the weights came without the history of their run" in card
+    assert _front_matter(card)["license"] == "apache-2.0"
+
+
+def _hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[Any, ...]]:
+    """The Hub as a function; what it is asked for."""
+    import huggingface_hub
+
+    asked: list[tuple[Any, ...]] = []
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return asked
+
+
+def test_a_folder_and_the_hub_give_the_network_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mean = np.random.default_rng(2).uniform(80, 160, (PIXELS, PIXELS, 3)).astype(np.float32)
+    net, images = _classifier(_small("alexnet"), 7, mean), _images(PIXELS)
+    hub_folder.write(net, tmp_path / "folder", license="apache-2.0")
+    asked = _hub(monkeypatch, tmp_path / "folder")
+    for where in (tmp_path / "folder", "hf://owner/name", "hf://owner/name@refs/pr/1", Path("hf://owner/name@v1")):
+        loaded = alexnet.load(where)
+        assert loaded.class_names == net.class_names
+        np.testing.assert_array_equal(loaded.logits(images), net.logits(images))
+    assert asked == [("owner/name", None), ("owner/name", "refs/pr/1"), ("owner/name", "v1")]
+
+
+def test_a_workdir_with_an_exported_file_in_it_is_still_a_run(run: Path) -> None:
+    other = _classifier(_small("half"), 3)
+    other.save(run / hub.MODEL)
+    assert len(alexnet.load(run).class_names) == 10
+
+
+def _not_found(kind: str) -> Exception:
+    import httpx2
+    from huggingface_hub import errors
+
+    response = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
+    found: Exception = getattr(errors, kind)("many\nlines", response=response)
+    return found
+
+
+def test_what_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer, said in (
+        (_not_found("RepositoryNotFoundError"), r"^The Hugging Face Hub has no model owner/name, or does not show"),
+        (_not_found("RevisionNotFoundError"), r"^The model owner/name of the Hugging Face Hub has no revision 'v2'\.$"),
+        (ConnectionError("no route\nto host"), r"^hf://owner/name cannot be downloaded \(no route\): check the"),
+        (tmp_path, r"^The model owner/name of the Hugging Face Hub has no model\.safetensors"),
+    ):  # fmt: skip
+        _hub(monkeypatch, answer)
+        with pytest.raises(AlexNetError, match=said):
+            alexnet.load("hf://owner/name@v2")
+    for address in ("hf://owner", "hf://owner/name/more", "hf://", "hf://owner/name@"):
+        with pytest.raises(AlexNetError, match="write hf://OWNER/NAME or hf://OWNER/NAME@REVISION"):
+            alexnet.load(address)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        AlexNetError, match=r"hf://owner/name needs the package huggingface_hub: pip install 'alexnet_jax\["
+    ):
+        alexnet.load("hf://owner/name")
+
+
+@pytest.mark.parametrize(("recipe", "classes"), [("alexnet", 7), ("caffe_alexnet", 10)])
+def test_numpy_alone_computes_the_network_of_a_folder(recipe: str, classes: int, tmp_path: Path) -> None:
+    """With the lines of the model card, and nothing else of this project."""
+    changes = {"norm.alpha": 0.3, "spatial_norm.alpha": 2.0}
+    net, images = _classifier(_small(recipe, **changes), classes), _images(PIXELS, 2)
+    hub_folder.write(net, tmp_path / "folder", license="apache-2.0")
+    np.save(tmp_path / "folder" / "images.npy", images)
+    card = (tmp_path / "folder" / "README.md").read_text()
+    (reading,) = (block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "safetensors" in block)
+    (tmp_path / "reading.py").write_text(reading)
+    command = [sys.executable, str(ROOT / "tests" / "numpy_forward.py"), str(tmp_path / "reading.py")]
+    done = subprocess.run(command, cwd=tmp_path / "folder", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "folder" / "logits.npy")
+    assert onnx_graph.relative_difference(found, net.logits(images)) < 1e-5
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize("form", ["onnx", "stablehlo", "npz", "safetensors"])
+def test_the_command_writes_each_format_of_a_run(
+    form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, images = tmp_path / "new" / f"net.{form}", _images(PIXELS)
+    pixels = ["--pixels=uint8"] if form in ("onnx", "stablehlo") else []
+    program.main(["export", f"--format={form}", f"--workdir={run}", f"--output={output}", *pixels])
+    said, wanted = capsys.readouterr().out, alexnet.load(run).logits(images)
+    assert str(output) in said
+    if form == "onnx":
+        assert re.search(r"onnxruntime [\d.]+ differs by \d\.\de-\d\d of the largest logit on 2 random images\n$", said)
+        found = _by_onnxruntime(output.read_bytes(), images)
+    elif form == "stablehlo":
+        found = np.asarray(jax.export.deserialize(output.read_bytes()).call(images))
+    else:
+        found = alexnet.load(output).logits(images)
+    assert onnx_graph.relative_difference(found, wanted) < 1e-5
+
+
+def test_the_command_reads_a_file_that_does_not_say_what_it_is(tmp_path: Path) -> None:
+    from alexnet_jax import weights
+
+    net, images = _classifier(configs.load_recipe("torchvision:imagenet2012"), 3), _images(224, 1)
+    np.savez(tmp_path / "net.npz", **weights.to_arrays(net.tower, jax.device_get(net.variables)))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    names = [
+        f"--input={tmp_path}/net.npz",
+        "--recipe=torchvision",
+        f"--classes={tmp_path}/classes.txt",
+        "--channels=rgb",
+    ]
+    program.main(["export", "--format=onnx", *names, f"--output={tmp_path}/net.onnx"])
+    found = _by_onnxruntime((tmp_path / "net.onnx").read_bytes(), images.astype(np.float32))
+    assert onnx_graph.relative_difference(found, np.asarray(net.apply(net.variables, images))) < 1e-5
+
+
+@pytest.mark.parametrize(("form", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
+def test_without_its_package_a_format_is_one_sentence(
+    form: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as stop:
+        program.main(["export", f"--format={form}", "--workdir=any", f"--output={tmp_path}/net.{form}"])
+    assert stop.value.code == (
+        f"error: alexnet export --format={form} needs the package {package}: pip install 'alexnet_jax[export]'."
+    )
