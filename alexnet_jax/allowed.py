@@ -60,6 +60,11 @@ _WORDS: _Rule = (
     lambda v: isinstance(v, str) and all(w in OPERATIONS for w in v.split()),
     f"words of: {' '.join(OPERATIONS)}",
 )
+TRACKERS = ("wandb", "trackio")
+_TRACKERS: _Rule = (
+    lambda v: isinstance(v, str) and all(w in TRACKERS for w in v.split()) and len(set(v.split())) == len(v.split()),
+    f"words of: {' '.join(TRACKERS)}",
+)
 _MEAN: _Rule = (
     lambda v: _numbers(v) and len(v) in (0, 3) and all(0 <= m <= 255 for m in v),
     "three numbers from 0 to 255, or ()",
@@ -172,7 +177,7 @@ _ALLOWED: dict[str, Any] = {
         "views": _one_of("all", "center"),
     },
     "checkpoint": {"every_steps": _count(1), "keep": _count(1)},
-    "log": {"every_steps": _count(1)},
+    "log": {"every_steps": _count(1), "track": _TRACKERS},
 }
 
 

@@ -208,6 +208,7 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
 _LATER = {
     "precision": "float32",
     "data.cache": True,
+    "log.track": "",
     "mesh.hybrid": False,
     "mesh.exchange_dtype": "float32",
     "train.warmup_epochs": 0.0,

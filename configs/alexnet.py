@@ -103,7 +103,8 @@ def base(data_name: str = "digits") -> ConfigDict:
     # ---- evaluation, checkpoints, logging. views: what the last evaluation and --mode=eval average, "all" or "center"
     c.eval = ConfigDict({"batch_size": 64, "every_epochs": 1, "views": "all"})
     c.checkpoint = ConfigDict({"every_steps": checkpoint_steps, "keep": 2})  # keep: besides the best
-    c.log = ConfigDict({"every_steps": log_steps})
+    # track: trackers that the run reports to, "wandb", "trackio" or both
+    c.log = ConfigDict({"every_steps": log_steps, "track": ""})
     return c
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import __version__, files, weights
+from alexnet_jax import __version__, extras, files, weights
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import model as models, placement

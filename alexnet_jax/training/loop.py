@@ -16,7 +16,7 @@ from alexnet_jax.answers import Answers, Collector
 from alexnet_jax.data import feed, pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
-from alexnet_jax.training import left_out, peers as processes, plan as plans, provenance, speed, start, sums
+from alexnet_jax.training import left_out, peers as processes, plan as plans, provenance, speed, start, sums, trackers
 from alexnet_jax.training.checkpoint import Checkpoints
 from alexnet_jax.training.clock import Clock
 from alexnet_jax.training.evaluation import evaluator
@@ -89,9 +89,11 @@ def _train(opened: Parts, workdir: Path, peers: Peers, watch: Watch, *, command:
     if peers.main:
         _write_start(opened, workdir, where, command)
     ending.note(lambda: f"{_saved_in_words(checkpoints.folder)}; to resume: {command}")
-    with Report(workdir, main=peers.main, first_step=where.first_step) as report:
+    tracked = trackers.opened(opened.config.log.track.split(), workdir, opened.config) if peers.main else []
+    with Report(workdir, main=peers.main, first_step=where.first_step, trackers=tracked) as report:
         introduction = (*start.introduction(opened, where, workdir), *start.read_ahead(opened))
-        for line in (*introduction, *told, *where.changed, *map(str, skips)):
+        at = [f"tracked  {tracker.where}" for tracker in tracked]
+        for line in (*introduction, *at, *told, *where.changed, *map(str, skips)):
             report.say(line)
         run = Run(opened, workdir, checkpoints, report, where, command=command, peers=peers, watch=watch)
         try:

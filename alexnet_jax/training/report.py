@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from tensorboardX import SummaryWriter
 
 from alexnet_jax import bars, files
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.training.trackers import Tracker
 
 METRICS, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
 _TICK = 0.25  # seconds
@@ -32,7 +33,10 @@ class Report:
     None only appends: what cannot be written, as in a workdir that one may only read, is told once and left out.
     """
 
-    def __init__(self, workdir: Path, *, main: bool, first_step: int | None = None) -> None:
+    def __init__(
+        self, workdir: Path, *, main: bool, first_step: int | None = None, trackers: Sequence[Tracker] = ()
+    ) -> None:
+        self._trackers = list(trackers)
         self._main, self._appends, self._is_open = main, first_step is None, False
         self._bar: Any = None
         self._out, self._err = _Lasting(sys.stdout), _Lasting(sys.stderr)
@@ -82,6 +86,7 @@ class Report:
         if not self._main:
             return
         self._close_bar()
+        self._tell_trackers(lambda tracker: tracker.close())
         try:
             if self._board is not None:
                 self._board.close()
@@ -194,10 +199,25 @@ class Report:
         if self._path not in self._unwritten:
             with self._written(self._path):
                 files.append_line(self._path, json.dumps(entry), synced="eval_top1" in entry)
-        for name, value in entry.items() if self._board else ():
-            if name != "step" and isinstance(value, int | float):
-                group = "eval" if "eval_top1" in entry else "train"
-                self._board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, entry["step"])
+        group = "eval" if "eval_top1" in entry else "train"
+        numbers = {
+            f"{group}/{name.removeprefix('eval_')}": value
+            for name, value in entry.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        for name, value in numbers.items() if self._board else ():
+            self._board.add_scalar(name, value, entry["step"])
+        self._tell_trackers(lambda tracker: tracker.log(numbers, entry["step"]))
+
+    def _tell_trackers(self, say: Callable[[Tracker], Any]) -> None:
+        """One that fails is left out from then on: the run and its files do not depend on it."""
+        for tracker in list(self._trackers):
+            try:
+                say(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+                _warn(f"{tracker.name} gets nothing more of this run: {why}; {METRICS} has it all")
 
     def _close_bar(self) -> None:
         if self._bar is not None:

@@ -421,6 +421,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "from-cfg W/contrast.cfg W/params.cfg --output=W/new.py",
             r"new.py cannot be written, .* type=cnorm \(contrast.cfg:18\): a contrast norm",
         ),
+    ],
     "export": [
         ("export", "required: --format, --output"),
         ("export --format=tflite --workdir=W/run --output=W/new.tflite", "invalid choice: 'tflite'"),

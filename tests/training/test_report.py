@@ -1,15 +1,22 @@
 """metrics.jsonl through crashes and damage: whole lines stay, the others are kept beside it and told."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
+from alexnet_jax import bars
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.training import loop, trackers
 from alexnet_jax.training.report import DAMAGED, METRICS, Report
 
 _TRAINED = '{"step": 1, "loss": 2.0}'
@@ -184,3 +191,111 @@ def test_a_terminal_that_is_gone_is_told_once_in_the_log(
     lines = [line.split(maxsplit=2)[2] for line in (tmp_path / "train.log").read_text().splitlines()]
     assert [line for line in lines if line in ("one", "two", "three")] == ["one", "two", "three"]
     assert sum("is gone" in line for line in lines) == (gone == "a closed pipe")
+
+
+# ---------------------------------------------------------------- trackers
+
+
+class _Tracked:
+    """A stand-in for wandb or trackio that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def init(self, **given: Any) -> "_Tracked":
+        self.told.append(("init", given.get("id") or given.get("name"), given["resume"]))
+        return self
+
+    def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+    def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        if metrics.get("train/loss") == 13.0:
+            raise OSError("no network")
+        self.told.append(metrics if step is None else metrics | {"step": step})
+
+    def finish(self) -> None:
+        self.told.append("finished")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "Settings":
+            return dict
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_resumed_run_goes_on_in_the_same_run_of_a_tracker(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_config: ConfigDict
+) -> None:
+    module = _Tracked()
+    monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    small_config.log.track, small_config.log.every_steps = name, 1
+    for steps in (1, 2):
+        small_config.train.steps = steps
+        loop.train(small_config, tmp_path / "run", command="", eval_command="")
+    begun = [told for told in module.told if told[0] == "init"]
+    assert len(begun) == 2
+    assert begun[0] == begun[1]
+    assert begun[0][1] == (tmp_path / "run" / "tracked_as.txt").read_text().strip()
+    assert begun[0][1].startswith("run-")
+    assert begun[0][2] == "allow"
+    assert module.told.count("finished") == 2
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    told = [told for told in module.told if isinstance(told, dict)]
+    assert [entry["step"] for entry in told] == [entry["step"] for entry in logged] == [1, 1, 2, 2]
+    assert [entry["train/loss"] for entry in told[::2]] == [entry["loss"] for entry in logged[::2]]
+    assert [entry["eval/top1"] for entry in told[1::2]] == [entry["eval_top1"] for entry in logged[1::2]]
+
+
+def test_a_tracker_that_fails_is_told_once_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = _Tracked()
+    tracker = trackers.Tracker("wandb", lambda metrics, step: module.log(metrics, step), module.finish, "here")
+    entry = {
+        "epoch": 0.0, "top1": 0.0, "images_per_second": 1.0, "seconds_per_step": 1.0, "teraflops_per_second": 1.0,
+        "share_of_peak": 0.0, "data_wait": 0.0, "device_memory_gb": 0.0,
+    }  # fmt: skip
+    with Report(tmp_path, main=True, first_step=0, trackers=[tracker]) as report:
+        for step, loss in ((1, 1.0), (2, 13.0), (3, 1.0)):
+            report.step({"step": step, "loss": loss} | entry, steps=9)
+    assert [told["step"] for told in module.told] == [1]
+    assert capsys.readouterr().err.count("wandb gets nothing more of this run: no network; metrics.jsonl has it") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_tracker_that_is_not_installed(tmp_path: Path, small_config: ConfigDict) -> None:
+    small_config.log.track, small_config.train.steps = "trackio", 1
+    with pytest.raises(AlexNetError, match=r"log\.track=trackio needs the package trackio: .*'alexnet_jax\[trackio\]'"):
+        loop.train(small_config, tmp_path / "run", command="", eval_command="")
+
+
+# ---------------------------------------------------------------- bars
+
+
+def test_a_bar_shows_where_somebody_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of 80 columns it is one line with the time left; in a notebook too; not in a file."""
+
+    class Screen(io.StringIO):
+        def __init__(self, *, is_terminal: bool) -> None:
+            super().__init__()
+            self.is_terminal = is_terminal
+
+        def isatty(self) -> bool:
+            return self.is_terminal
+
+    def shown(screen: Screen) -> str:
+        monkeypatch.setenv("COLUMNS", "80")
+        with bars.bar(total=100, what="evaluating 10 views", unit="batch", file=screen, delay=0.0) as bar:
+            bar.update(50)
+            bar.refresh()
+        return screen.getvalue()
+
+    assert shown(Screen(is_terminal=False)) == ""
+    lines = re.split(r"[\r\n]", shown(Screen(is_terminal=True)))
+    assert any(re.search(r"50%.*evaluating 10 views, batch 50/100, \S+ left", line) for line in lines)
+    assert max(map(len, lines)) <= 80
+    monkeypatch.setattr(bars, "_in_notebook", lambda: True)
+    nothing = types.SimpleNamespace(util=types.SimpleNamespace(find_spec=lambda _: None))
+    monkeypatch.setattr(bars, "importlib", nothing)
+    assert "50%" in shown(Screen(is_terminal=False))

@@ -1,0 +1,94 @@
+"""Trackers that a run reports to besides its own files: Weights & Biases and Trackio.
+
+The run has one id, kept in its workdir, so that it goes on in the same place when it resumes. Nothing depends on them:
+metrics.jsonl has everything, and a tracker that fails is told of once and left out. Without a network, or without a
+login, Weights & Biases writes into the workdir, from where `wandb sync` sends it; Trackio is local by itself.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as configs, extras, files
+
+ID = "tracked_as.txt"
+PROJECT = "alexnet_jax"
+
+_END_SECONDS = 30  # for what is still to be sent at the end of a run; the rest stays in the workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracker:
+    """`log(metrics, step)` and `close()` of a tracker, and a line that says where its run is."""
+
+    name: str
+    log: Callable[[dict[str, Any], int], Any]
+    close: Callable[[], Any]
+    where: str
+
+
+def opened(names: Sequence[str], workdir: Path, config: ConfigDict) -> list[Tracker]:
+    """The trackers of these names, with the run of this workdir begun or resumed. Raises AlexNetError."""
+    if not names:
+        return []
+    found = [extras.module(name, extra=name, what=f"config.log.track={name}") for name in names]
+    run, fields = _id(workdir), {name: _plain(value) for name, value in configs.flat(config)}
+    return [
+        {"wandb": _wandb, "trackio": _trackio}[name](module, run, workdir, fields)
+        for name, module in zip(names, found, strict=True)
+    ]
+
+
+def _id(workdir: Path) -> str:
+    """The id of the run, which the first start draws."""
+    path = workdir / ID
+    if not path.exists():
+        files.write_text(path, f"{workdir.resolve().name[:40]}-{secrets.token_hex(4)}\n")
+    return files.read_text(path).strip()
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, tuple) else value
+
+
+def _wandb(wandb: Any, run: str, workdir: Path, fields: dict[str, Any]) -> Tracker:
+    # A login is asked for on a terminal; a run is no place for questions.
+    mode = os.environ.get("WANDB_MODE") or ("online" if _is_logged_in(wandb) else "offline")
+    settings = wandb.Settings(silent=True, console="off", finish_timeout=_END_SECONDS)
+    begun = wandb.init(
+        project=PROJECT, id=run, name=run, resume="allow", dir=str(workdir), mode=mode, config=fields, settings=settings
+    )
+    # A resumed run begins at an earlier step than it ended with, which a step of wandb's own may not.
+    begun.define_metric("*", step_metric="step")
+    later = "" if mode == "online" else f"; offline: send it with wandb sync {workdir}/wandb/offline-run-*"
+    return Tracker(
+        "wandb",
+        lambda metrics, step: begun.log(metrics | {"step": step}),
+        begun.finish,
+        f"wandb run {run} of project {PROJECT}{later}",
+    )
+
+
+def _is_logged_in(wandb: Any) -> bool:
+    with contextlib.suppress(Exception):
+        return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    return False
+
+
+def _trackio(trackio: Any, run: str, _: Path, fields: dict[str, Any]) -> Tracker:
+    with contextlib.redirect_stdout(io.StringIO()):  # its greeting, with a way to open the dashboard
+        begun = trackio.init(project=PROJECT, name=run, resume="allow", config=fields, embed=False)
+
+    def close() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            trackio.finish()
+
+    where = f"trackio run {run} of project {PROJECT}; look at it with: trackio show --project {PROJECT}"
+    return Tracker("trackio", lambda metrics, step: begun.log(metrics, step=step), close, where)
