@@ -33,7 +33,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml requirements.txt | $(PY)
-	$(PY) -m pip install --quiet -c requirements.txt -e .
+	$(PY) -m pip install --quiet -c requirements.txt -e ".[figures]"
 	touch $@
 
 $(VENV)/installed-%: pyproject.toml requirements.txt | $(PY)

@@ -6,6 +6,7 @@ from pathlib import Path
 from alexnet_jax.commands import border, networks
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
+from alexnet_jax.training.report import fitted
 
 _GRAPHS = ("onnx", "stablehlo")
 _FORMATS = (*_GRAPHS, "npz", "safetensors", "hf")
@@ -18,15 +19,16 @@ def main(argv: list[str]) -> None:
     net = networks.open_network(options)
     pixels = {"float": "float32", "uint8": "uint8"}[options.pixels or "float"]
     if options.format == "onnx":
-        print(onnx_graph.write(net, options.output, pixels=pixels))
+        said = onnx_graph.write(net, options.output, pixels=pixels)
     elif options.format == "stablehlo":
-        print(stablehlo.write(net, options.output, pixels=pixels))
+        said = stablehlo.write(net, options.output, pixels=pixels)
     elif options.format == "hf":
         run = {"workdir": options.workdir, "checkpoint": options.checkpoint}
-        print(hub_folder.write(net, options.output, license=options.license or "apache-2.0", **run))
+        said = hub_folder.write(net, options.output, license=options.license or "apache-2.0", **run)
     else:
         net.save(options.output)
-        print(f"{options.output}: {net!r}")
+        said = f"{options.output}: {net!r}"
+    print(fitted(said))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -40,10 +40,8 @@ def _filters(options: argparse.Namespace) -> Any:
     for tower, color in enumerate(found["color"]):
         print(f"tower {tower}: color {color:.3f}  (0: gray kernels, 0.667: kernels of noise)")
     if found["chance"] is not None:
-        print(
-            f"the towers differ by {found['difference']:.3f}; kernels dealt at random differ as much in "
-            f"{100 * found['chance']:.2g} % of 10,000 deals"
-        )
+        print(f"difference {found['difference']:.3f}")
+        print(f"kernels dealt to the towers at random differ as much in {100 * found['chance']:.2g} % of 10,000 deals")
     return figures.filters(net)
 
 

@@ -14,6 +14,7 @@ from alexnet_jax.commands import border, devices
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import page
 from alexnet_jax.training.loop import Run
+from alexnet_jax.training.report import fitted
 
 FILE = "report.html"
 
@@ -47,7 +48,7 @@ def after(run: Run) -> None:
         answers = run.answers or net.answers(net.config.data.name, data_dir=net.config.data.data_dir)
         page.write(run.workdir, output, net, answers)
     except AlexNetError as error:  # the run is done and saved
-        print(f"report   none: {error}")
+        print(fitted(f"report   none: {error}"))
         return
     print(f"report   {output}")
 

@@ -21,6 +21,7 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import towers
 from alexnet_jax.training.checkpoint import Checkpoints, restore_network
 from alexnet_jax.training.plan import build_optimizer
+from alexnet_jax.training.report import fitted
 from alexnet_jax.training.resume import differs_in
 from alexnet_jax.training.step import TrainState
 from alexnet_jax.weight_layout import factors
@@ -140,13 +141,13 @@ def main(argv: list[str]) -> None:
     if overrides and options.command != "import":
         raise AlexNetError(f"config.{overrides[0]} is an option of import, not of {options.command}.")
     if options.command == "export":
-        print(export_weights(options.workdir, options.checkpoint, options.output))
+        print(fitted(export_weights(options.workdir, options.checkpoint, options.output)))
     elif options.command == "import":
         config = configs.load_recipe(options.config, overrides)
         said = import_weights(
             options.input, config, options.workdir, classes=options.classes, channels=options.channels
         )
-        print(said)
+        print(fitted(said))
     else:
         print(weights.identify(options.input))
 
