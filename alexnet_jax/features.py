@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,8 +31,19 @@ BLOCK = 128  # pictures between two marks; a multiple of what the network comput
 _READ_BYTES = 128 * 1024**2  # of features in memory at a time
 
 
-Read = Callable[[int], tuple[str, Array]]  # number -> (name, uint8 [S, S, 3]); raises AlexNetError or ValueError
-Block = tuple[list[int], list[str], Array]  # numbers, names, uint8 [n, S, S, 3]
+# number -> (name, label or -1, uint8 [S, S, 3]); raises AlexNetError or ValueError
+Read = Callable[[int], tuple[str, int, Array]]
+
+
+class Row(NamedTuple):
+    """A picture that was read: its number in the source, its name, its label, or -1."""
+
+    number: int
+    name: str
+    label: int
+
+
+Block = tuple[list[Row], Array]  # and uint8 [n, S, S, 3]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +56,15 @@ class Pictures:
     count: int
     read: Read
     about: dict[str, Any]
-    labels: Array | None = None
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()  # of the labels; () without any
 
 
 def of_files(paths: Sequence[Path], net: Classifier) -> Pictures:
     """Picture files, in the order of `paths`."""
     pixels = net.config.data.resize_pixels
 
-    def read(number: int) -> tuple[str, Array]:
-        return str(paths[number]), images.square(paths[number], pixels)
+    def read(number: int) -> tuple[str, int, Array]:
+        return str(paths[number]), -1, images.square(paths[number], pixels)
 
     digest = xxhash.xxh3_64_hexdigest("\0".join(map(str, paths)).encode("utf-8", "surrogateescape"))
     return Pictures(len(paths), read, {"files": len(paths), "digest": digest})
@@ -65,40 +75,40 @@ def of_split(split: feed.Split, net: Classifier, data: str) -> Pictures:
     pixels = net.config.data.resize_pixels
     cropped = feed.Images(pixels, pixels)
 
-    def read(number: int) -> tuple[str, Array]:
+    def read(number: int) -> tuple[str, int, Array]:
         record, out = split.source[number], np.empty((pixels, pixels, 3), np.uint8)
         cropped(record["image"], None, out)
-        return str(record["key"]), out
+        return str(record["key"]), int(record["label"]), out
 
-    labels = np.asarray([int(split.source[i]["label"]) for i in range(len(split.source))], np.int32)
     about = {"data": data, "split": split.name, **feed.fingerprint(split)}
-    return Pictures(len(split.source), read, about, labels, split.class_names)
+    return Pictures(len(split.source), read, about, split.class_names)
 
 
 def blocks(pictures: Pictures, first: int, warn: Callable[[str], None], threads: int) -> Iterator[Block]:
     """The pictures from number `first` on, BLOCK at a time and a block ahead; what cannot be read is told to `warn`."""
 
-    def read(number: int) -> tuple[int, str, Array | None]:
+    def read(number: int) -> tuple[Row, Array] | str:
         try:
-            return number, *pictures.read(number)
+            name, label, square = pictures.read(number)
+            return Row(number, name, label), square
         except (AlexNetError, ValueError) as error:
-            return number, str(error), None
+            return f"picture {number:,} is left out: {error}"
 
-    starts = range(first, pictures.count, BLOCK)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: list[list[Future[tuple[int, str, Array | None]]]] = []
-        for start in [*starts, None]:
+        waiting: list[list[Future[tuple[Row, Array] | str]]] = []
+        for start in [*range(first, pictures.count, BLOCK), None]:
             if start is not None:
                 numbers = range(start, min(start + BLOCK, pictures.count))
                 waiting.append([pool.submit(read, number) for number in numbers])
             if len(waiting) > 1 or (start is None and waiting):
-                found = [future.result() for future in waiting.pop(0)]
-                for number, words, square in found:
-                    if square is None:
-                        warn(f"picture {number:,} is left out: {words}")
-                good = [(number, name, square) for number, name, square in found if square is not None]
+                good = []
+                for future in waiting.pop(0):
+                    if isinstance(found := future.result(), str):
+                        warn(found)
+                    else:
+                        good.append(found)
                 if good:
-                    yield [n for n, _, _ in good], [name for _, name, _ in good], np.stack([s for _, _, s in good])
+                    yield [row for row, _ in good], np.stack([square for _, square in good])
 
 
 # ---------------------------------------------------------------- computed and written
@@ -127,9 +137,9 @@ def write(
     parts = Parts.open(output.with_name(output.name + ".parts"), about)
     threads, _ = feed.parallelism(net.config.data.threads, 0)
     left = blocks(pictures, parts.pictures, warn, threads)
-    for numbers, names, squares in watch(left, parts.pictures, pictures.count):
-        seen = min(pictures.count, (numbers[-1] // BLOCK + 1) * BLOCK)
-        parts.add(net.features(squares, layer), numbers, names, pictures=seen)
+    for rows, squares in watch(left, parts.pictures, pictures.count):
+        seen = min(pictures.count, (rows[-1].number // BLOCK + 1) * BLOCK)
+        parts.add(net.features(squares, layer), rows, pictures=seen)
     if not parts.rows:
         shutil.rmtree(parts.folder)
         raise AlexNetError("None of the pictures could be read.")
@@ -138,8 +148,9 @@ def write(
 
 
 def digest(net: Classifier) -> str:
-    """A name for the network's numbers, by which features of two files are known to be of one network."""
-    hashed = xxhash.xxh3_64()
+    """A name for what the network computes, by which features of two files are known to be of one network."""
+    hashed = xxhash.xxh3_64(json.dumps(net.config.model.to_dict(), sort_keys=True).encode())
+    hashed.update(np.ascontiguousarray(net.inputs.mean, np.float32).data)
     for leaf in jax.tree.leaves(jax.device_get(net.variables)):
         hashed.update(np.ascontiguousarray(leaf).data)
     return hashed.hexdigest()
@@ -167,15 +178,15 @@ class Parts:
             raise AlexNetError(f"{folder} holds the beginning of other features: remove it, or name another output.")
         return cls(folder, about["shape"])
 
-    def add(self, features: Array, numbers: list[int], names: list[str], *, pictures: int) -> None:
+    def add(self, features: Array, rows: list[Row], *, pictures: int) -> None:
         """Appends a block; the first `pictures` have been looked at then."""
-        lines = "".join(json.dumps([n, name]) + "\n" for n, name in zip(numbers, names, strict=True)).encode()
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
         for name, content in (("features", np.ascontiguousarray(features, np.float32).data), ("names", lines)):
             with files.named(self.folder / name, "written"), (self.folder / name).open("ab") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        self.rows, self.pictures = self.rows + len(numbers), pictures
+        self.rows, self.pictures = self.rows + len(rows), pictures
         self._state = {
             "pictures": pictures, "rows": self.rows, "names": self._state.get("names", 0) + len(lines),
         }  # fmt: skip
@@ -183,15 +194,15 @@ class Parts:
 
     def finish(self, output: Path, about: dict[str, Any], pictures: Pictures) -> None:
         """Makes the .npz of it and removes the folder."""
-        rows = [json.loads(line) for line in files.read_text(self.folder / "names").splitlines()]
-        numbers = np.asarray([number for number, _ in rows], np.int64)
+        rows = [Row(*json.loads(line)) for line in files.read_text(self.folder / "names").splitlines()]
         small: dict[str, Array] = {
-            "names": np.asarray([name for _, name in rows], np.str_),
-            "numbers": numbers,
+            "names": np.asarray([row.name for row in rows], np.str_),
+            "numbers": np.asarray([row.number for row in rows], np.int64),
             "about": np.asarray(json.dumps(about)),
         }
-        if pictures.labels is not None:
-            small |= {"labels": pictures.labels[numbers], "classes": np.asarray(pictures.class_names, np.str_)}
+        if pictures.class_names:
+            small["labels"] = np.asarray([row.label for row in rows], np.int32)
+            small["classes"] = np.asarray(pictures.class_names, np.str_)
         header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *about["shape"])}
 
         def writer(growing: Path) -> None:
@@ -277,9 +288,9 @@ def nearest(
 
     Exact: every distance, in float64; of equal ones the first row. `queries` are [Q, ...] features of the same layer;
     `without` are Q paths, and the picture that is named so, or by the end of the path ("cat/7.jpg" of "val/cat/7.jpg"),
-    is left out for its query. Memory holds one block of the file in
-    float64, 256 MB, and Q x 4,096 distances or so, however many pictures there are. Source: the paper, section 6.1,
-    on the last 4096-dimensional hidden layer.
+    is left out for its query. Memory holds a block of the file, 0.13 GB and twice that in float64, and the distances of
+    the queries to it, however many pictures there are. Source: the paper, section 6.1, on the last hidden layer, of
+    4,096 units. Raises AlexNetError for features of another shape.
     """
     flat = np.asarray(queries, np.float64).reshape(len(queries), -1)
     if flat.shape[1] != int(np.prod(found.shape)):

@@ -1,6 +1,7 @@
 """alexnet features: a layer's activations of many pictures in one .npz; the same command resumes after a kill."""
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,11 @@ def main(argv: list[str]) -> None:
     else:
         name, split = networks.split_of(options, net)
         pictures = features.of_split(split, net, name)
+    if options.layer in net.layers:
+        size = 4 * pictures.count * math.prod(net.layers[options.layer])
+        print(
+            f"{options.layer} of {pictures.count:,} pictures: {size / 1e9:,.2f} GB, twice that until it is put together"
+        )
     try:
         rows = features.write(net, pictures, options.layer, options.output, warn=_warn, watch=_watched)
     except KeyboardInterrupt:

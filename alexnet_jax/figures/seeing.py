@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alexnet_jax import bars
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.data import images
 from alexnet_jax.data.images import Picture
@@ -113,7 +114,8 @@ def occluded(net: Classifier, square: Array, k: int, *, side: int, stride: int =
     gray = np.clip(net.inputs.mean, 0, 255).astype(np.uint8)
     total, times = np.zeros((pixels, pixels)), np.zeros((pixels, pixels))
     places = [(top, left) for top in starts for left in starts]
-    for first in range(0, len(places), _AT_ONCE):
+    parts = range(0, len(places), _AT_ONCE)
+    for first in bars.watched(parts, total=len(parts), what="hiding parts of the picture"):
         some = places[first : first + _AT_ONCE]
         hidden = np.repeat(square[None], len(some), axis=0)
         for one, (top, left) in zip(hidden, some, strict=True):
