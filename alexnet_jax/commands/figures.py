@@ -97,8 +97,8 @@ def _architecture(options: argparse.Namespace, overrides: list[str]) -> str:
 
 def _answers(options: argparse.Namespace) -> Answers:
     net = networks.open_network(options)
-    name, data_dir = networks.data_of(options, net)
-    return net.answers(name, split=options.split, data_dir=data_dir)
+    name, split, data_dir = networks.data_of(options, net)
+    return net.answers(name, split=split, data_dir=data_dir)
 
 
 _DRAWN: dict[str, Callable[[argparse.Namespace], Any]] = {

@@ -42,19 +42,20 @@ def open_network(options: argparse.Namespace) -> Classifier:
     )
 
 
-def data_of(options: argparse.Namespace, net: Classifier) -> tuple[str, str]:
-    """(the data set's name, where it lies) by the options, or the network's own. Raises AlexNetError."""
+def data_of(options: argparse.Namespace, net: Classifier) -> tuple[str, str, str]:
+    """(the data set, its split, where it lies) by the options, or what the run is evaluated on. Raises AlexNetError."""
     own = net.config.data
     if options.data is None and options.workdir is None:
         raise AlexNetError("A weight file has no data set of its own: name one with --data.")
-    name = options.data or own.name
-    return name, str(options.data_dir or (own.data_dir if name == own.name else ""))
+    name, is_own = options.data or own.name, options.data in (None, own.name)
+    split = options.split or (own.eval_split if is_own else "")
+    return name, split, str(options.data_dir or (own.data_dir if is_own else ""))
 
 
 def split_of(options: argparse.Namespace, net: Classifier) -> tuple[str, feed.Split]:
     """(the data set's name, its split) by the options. Raises AlexNetError."""
-    name, data_dir = data_of(options, net)
-    return name, sources.open_split(name, options.split, data_dir)
+    name, split, data_dir = data_of(options, net)
+    return name, sources.open_split(name, split, data_dir)
 
 
 def pictures(given: Path) -> Iterator[Path]:

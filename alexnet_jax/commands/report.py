@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     net = load(options.workdir, checkpoint=options.checkpoint)
     output = options.output or options.workdir / FILE
     try:
-        answers: Answers | None = net.answers(net.config.data.name, data_dir=options.data_dir, views=options.views)
+        answers: Answers | None = _answers(net, options.data_dir, options.views)
     except AlexNetError as error:
         print(f"without the evaluation by class: {error}", file=sys.stderr)
         answers = None
@@ -45,12 +45,19 @@ def after(run: Run) -> None:
     try:
         extras.module("matplotlib", extra="figures", what="the page of this run")
         net = load(run.workdir)
-        answers = run.answers or net.answers(net.config.data.name, data_dir=net.config.data.data_dir)
+        answers = run.answers or _answers(net)
         page.write(run.workdir, output, net, answers)
-    except AlexNetError as error:  # the run is done and saved
-        print(fitted(f"report   none: {error}"))
+    except Exception as error:  # whatever it is, such as no memory left: the run is done and saved
+        why = str(error) if isinstance(error, AlexNetError) else f"{type(error).__name__}: {error}"
+        print(fitted(f"report   none: {why.splitlines()[0]}"))
         return
     print(f"report   {output}")
+
+
+def _answers(net: Classifier, data_dir: str = "", views: str = "center") -> Answers:
+    """To the split that the run is evaluated on. Raises AlexNetError where it is not here."""
+    c = net.config.data
+    return net.answers(c.name, split=c.eval_split, data_dir=data_dir, views=views)
 
 
 def _parser() -> argparse.ArgumentParser:

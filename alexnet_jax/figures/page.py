@@ -79,7 +79,9 @@ def write(workdir: Path, output: Path, net: Classifier, answers: Answers | None)
 
 def _page(workdir: Path, net: Classifier, answers: Answers | None) -> str:
     config, (training, evaluations) = configs.load(workdir), history(workdir)
-    last = answers.evaluation if answers is not None else (evaluations or [{}])[-1]
+    last: dict[str, Any] = (evaluations or [{}])[-1]
+    if answers is not None:
+        last = {"eval_split": f"{config.data.name} {answers.split.name}"} | answers.evaluation
     starts = _starts(workdir)
     title = f"{config.data.name}: a run of AlexNet"
     sections = [

@@ -12,7 +12,7 @@ from alexnet_jax.data import augment, images
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.features import FeatureFile
 from alexnet_jax.figures import drawing
-from alexnet_jax.figures.seeing import bars
+from alexnet_jax.figures.seeing import answer_bars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,9 +86,9 @@ def predictions(answers: Answers, chosen: Sequence[int] | None = None) -> "Figur
 
 
 def small_bars(axes: Any, answers: list[tuple[str, float]], right: str) -> None:
-    """`bars` for a narrow column: without percentages."""
+    """`answer_bars` for a narrow column: without percentages."""
     axes.axis("on")
-    bars(axes, answers, right)
+    answer_bars(axes, answers, right)
     for text, (name, _) in zip(axes.texts, answers, strict=True):
         text.set(text=drawing.short(name, 16), fontsize=8)
 

@@ -132,10 +132,10 @@ def _question(figure: "Figure", place: Any, net: Classifier, square: Array) -> N
     left, right = (figure.add_subplot(part) for part in place.subgridspec(1, 2, width_ratios=(1, 2.2)))
     left.imshow(square)
     drawing.plain(left)
-    bars(right, net.predict(square, top=5))
+    answer_bars(right, net.predict(square, top=5))
 
 
-def bars(axes: Any, answers: list[tuple[str, float]], right: str | None = None) -> None:
+def answer_bars(axes: Any, answers: list[tuple[str, float]], right: str | None = None) -> None:
     """Classes and their probabilities as bars, the most probable at the top; the `right` one is green."""
     axes.set_xlim(0, 1)
     axes.set_ylim(len(answers) - 0.4, -0.6)
