@@ -9,7 +9,7 @@ import jax
 
 from alexnet_jax import extras
 from alexnet_jax.answers import Answers
-from alexnet_jax.classifier import load
+from alexnet_jax.classifier import Classifier, load
 from alexnet_jax.commands import border, devices
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import page
