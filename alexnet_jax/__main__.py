@@ -19,7 +19,7 @@ COMMANDS = {
     "recipes": "the networks there are, with their numbers",
     "summary": "a network as a table, and where its towers meet",
     "from-cfg": "cuda-convnet's layer files, and the recipe that they are",
-    "traffic": "what crosses the wires in a training step, and what that costs on many devices",
+    "traffic": "what crosses the wires in a step, and its cost on many devices",
 }
 
 
