@@ -426,7 +426,7 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
     timeless = [[without_speed(entry) for entry in _lines(workdir)] for workdir in (undisturbed, killed)]
     assert timeless[0] == timeless[1]
-    done = [[line.split(";")[0] for line in run.stdout.splitlines() if line.startswith("done:")] for run in (calm, last)]
+    done = [re.findall(r"^done: ([^;]+)", run.stdout, re.MULTILINE) for run in (calm, last)]
     assert done[0] == done[1]
     assert len(done[0]) == 1
     assert (killed / "report.html").stat().st_size > 100_000
