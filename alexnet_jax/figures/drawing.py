@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ _is_dark: contextvars.ContextVar[bool] = contextvars.ContextVar("is_dark", defau
 
 def new(height: float, *, width: float = WIDTH) -> "Figure":
     """An empty figure, in inches. Raises AlexNetError without Matplotlib."""
+    # On a new machine it lists the fonts, which takes seconds, and is no reason to warn.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     # Not pyplot: no window, no state.
     figure: Figure = extras.module("matplotlib.figure", extra="figures", what="a figure").Figure(
         figsize=(width, height), layout="constrained"
