@@ -12,7 +12,7 @@ from alexnet_jax.layer_files.nearest import DATA, Difference, Nearest, Pair, nea
 from alexnet_jax.layer_files.rates import Rates, read_rates
 from alexnet_jax.layer_files.reading import Missing, gathered, read
 
-_COLUMNS = 100
+_COLUMNS = 80
 
 
 def main(argv: list[str]) -> None:
@@ -52,7 +52,8 @@ def main(argv: list[str]) -> None:
 
 def _described(pair: str, network: networks.Network, rates: Rates, found: Nearest, missing: list[Missing]) -> list[str]:
     towers = "1 tower" if network.towers == 1 else f"{network.towers} towers"
-    lines = [f"{pair}: {len(network.layers)} layers with weights, {towers}, {network.classes:,} classes"]
+    head = f"{pair}: {len(network.layers)} layers with weights, {towers}, {network.classes:,} classes"
+    lines = [_wrapped(head, 2)]
     if missing:
         lines += ["", "What a recipe cannot say, and what is left out below:"]
         lines += [_wrapped(f"  {m.where}  {m.word}: {m.what}.", 4) for m in missing]
@@ -107,7 +108,8 @@ def _flag(difference: Difference, recipe: str) -> str:
     """A field as a flag of `alexnet train`, where a flag can set it, and what the recipe has."""
     theirs = "not" if difference.theirs is None else _shown(difference.theirs)
     flag = f"--config.{difference.field}={shlex.quote(_shown(difference.ours))}"
-    return f"  {flag}   ({theirs} in {recipe})"
+    line = f"  {flag}   ({theirs} in {recipe})"
+    return line if len(line) <= _COLUMNS else f"  {flag}\n      ({theirs} in {recipe})"
 
 
 def _shown(value: object) -> str:
