@@ -203,6 +203,18 @@ def test_net_133_is_nearest_to_its_recipe_and_what_it_has_besides_is_named(
     assert "conv1: weights 0.0001, biases 0.02" in said
 
 
+def test_net_145_with_what_net_133_changes_is_its_recipe_to_the_number(tmp_path: Path) -> None:
+    """conv3 reads its own tower, conv4 both."""
+    changed = {
+        "conv3": {"reads": "own", "channels": (128,)},
+        "conv4": {"reads": "both", "channels": (192, 192)},
+    }
+    layers = tuple(dataclasses.replace(layer, **changed.get(layer.name, {})) for layer in tables.ALEXNET.layers)
+    network, found = _read(_write(dataclasses.replace(tables.ALEXNET, layers=layers), tmp_path))
+    assert network.missing == []
+    assert found == Nearest("communicate_at_conv4", [], [], [])
+
+
 def test_the_padding_is_what_the_rounding_up_leaves(tmp_path: Path) -> None:
     network, _ = _read(_write(tables.ALEXNET, tmp_path))
     assert [network.said[f"model.{layer}.padding"] for layer in ("conv1", "conv2", "conv3")] == [(0, 3), (2, 2), (1, 1)]
