@@ -1,5 +1,6 @@
 """Features of many pictures in one file, resumed after a kill, and exact neighbours among them."""
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 import alexnet_jax as alexnet
 from alexnet_jax import AlexNetError, config as configs, features, figures
 from alexnet_jax.classifier import Classifier
+from alexnet_jax.commands import neighbours, networks
 from alexnet_jax.data import sources
 from alexnet_jax.data.feed import Split
 
@@ -198,6 +200,23 @@ def test_a_picture_is_no_neighbour_of_its_own(tmp_path: Path) -> None:
 def test_fewer_pictures_than_asked_for(tmp_path: Path) -> None:
     nearest, _ = features.nearest(np.float32([[0]]), _file(tmp_path, np.float32([[1], [2]])), top=6)
     assert nearest.shape == (1, 2)
+
+
+def test_a_picture_is_not_shown_as_its_own_neighbour_where_there_are_no_others(
+    net: Classifier, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    features.write(net, features.of_files(paths[:3], net), "fc7", tmp_path / "f.npz")
+    monkeypatch.setattr(networks, "open_network", lambda _: net)
+    command = [str(paths[0]), "--weights=w.npz", f"--features={tmp_path / 'f.npz'}", "--top=6"]
+    neighbours.main(command)
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0] == str(paths[0])
+    assert sorted(line.split()[1] for line in listed[1:]) == [str(path) for path in paths[1:3]]
+    neighbours.main([*command, "--csv"])
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["rank"], row["neighbour"]) for row in rows] == [
+        (str(rank), line.split()[1]) for rank, line in enumerate(listed[1:], 1)
+    ]
 
 
 def test_features_of_another_shape_or_a_damaged_file(tmp_path: Path) -> None:

@@ -26,10 +26,8 @@ def main(argv: list[str]) -> None:
         name, split = networks.split_of(options, net)
         pictures = features.of_split(split, net, name)
     if options.layer in net.layers:
-        size = 4 * pictures.count * math.prod(net.layers[options.layer])
-        print(
-            f"{options.layer} of {pictures.count:,} pictures: {size / 1e9:,.2f} GB, twice that until it is put together"
-        )
+        size = networks.amount(4 * pictures.count * math.prod(net.layers[options.layer]))
+        print(f"{options.layer} of {pictures.count:,} pictures: {size}, twice that until it is put together")
     try:
         rows = features.write(net, pictures, options.layer, options.output, warn=_warn, watch=_watched)
     except KeyboardInterrupt:

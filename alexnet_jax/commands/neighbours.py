@@ -20,20 +20,22 @@ def main(argv: list[str]) -> None:
     found = features.read(options.features)
     paths = [path for given in options.pictures for path in networks.pictures(given)]
     net = networks.open_network(options)
-    size = 4 * len(found) * int(np.prod(found.shape))
-    print(f"{len(found):,} pictures, {size / 1e9:,.2f} GB of features, read in blocks of 0.13 GB", file=sys.stderr)
-    rows, distances = nearest_to(paths, net, found, top=options.top)
+    size = networks.amount(4.0 * len(found) * float(np.prod(found.shape)))
+    print(f"{len(found):,} pictures, {size} of features, in blocks of 134 MB", file=sys.stderr)
+    given = zip(paths, *nearest_to(paths, net, found, top=options.top), strict=True)
+    # Infinitely far is a picture from itself, where there are no others left.
+    pairs = [(path, [(r, d) for r, d in zip(rows, far, strict=True) if d < np.inf]) for path, rows, far in given]
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("picture", "rank", "neighbour", "class", "distance"))
-        for path, nearest, far in zip(paths, rows, distances, strict=True):
-            for rank, (row, distance) in enumerate(zip(nearest.tolist(), far.tolist(), strict=True), 1):
+        for path, nearest in pairs:
+            for rank, (row, distance) in enumerate(nearest, 1):
                 names = (networks.text(str(found.names[row])), networks.text(found.label(row)))
                 writer.writerow((networks.text(path), rank, *names, f"{distance:.7g}"))
         return
-    for path, nearest, far in zip(paths, rows, distances, strict=True):
+    for path, nearest in pairs:
         print(networks.shown(path))
-        for row, distance in zip(nearest.tolist(), far.tolist(), strict=True):
+        for row, distance in nearest:
             label = f"  {networks.shown(found.label(row))}" if found.label(row) else ""
             print(f"  {distance:10.5g}{label}  {networks.shown(str(found.names[row]))}")
 

@@ -110,6 +110,8 @@ def neighbours(
             line[0].imshow(images.square(query, _PIXELS, "queries"))
             line[0].set_title(_name(query), fontsize=8, fontweight="bold")
             for axes, row, distance in zip(line[1:], nearest.tolist(), far.tolist(), strict=True):
+                if distance == np.inf:  # itself, where there are no others left
+                    continue
                 given = picture(row)
                 axes.imshow(shown(given) if isinstance(given, bytes) else images.square(given, _PIXELS))
                 axes.set_title(
