@@ -131,7 +131,9 @@ def test_mean_image_std_and_bgr_are_in_the_graph() -> None:
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs of shared/data are not there")
-@pytest.mark.parametrize(("recipe", "classes"), [("alexnet", 1000), ("caffe_alexnet", 999)])
+@pytest.mark.parametrize(
+    ("recipe", "classes"), [("alexnet", 1000), ("caffe_alexnet", 999), ("torchvision", 10), ("alexnet_bn", 1000)]
+)
 def test_onnxruntime_gives_the_logits_of_photographs_at_full_size(recipe: str, classes: int) -> None:
     from alexnet_jax.data import augment
 
