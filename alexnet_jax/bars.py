@@ -55,7 +55,7 @@ def _kind() -> tuple[Any, dict[str, Any]]:
 
 
 def _in_notebook() -> bool:
-    """Whether this is the kernel of a notebook, which shows what is written to it but is no terminal."""
+    """Whether this is the kernel of a notebook, which shows what is written to it, although it has no terminal."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None and hasattr(module, "get_ipython") else None
     return type(shell).__name__ == "ZMQInteractiveShell"

@@ -205,7 +205,7 @@ def test_curves_are_those_of_the_log(run: loop.Run, folder: Path) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         drawing.short(str(run.workdir), 60), drawing.short(str(copied), 60),
     ]  # fmt: skip
-    with pytest.raises(AlexNetError, match=r"has no metrics\.jsonl"):
+    with pytest.raises(AlexNetError, match=r"has no training steps in metrics\.jsonl"):
         figures.curves(folder / "nowhere")
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from alexnet_jax import files, hub, weights
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.training import provenance
 
-_CONFIG, _CARD, _STARTS = "config.json", "README.md", "starts.jsonl"
+_CONFIG, _CARD = "config.json", "README.md"
 # They say where files lay on somebody's machine, and nothing of the network.
 _PRIVATE = ("--workdir", "--coordinator", "--config.data.data_dir")
 
@@ -67,11 +68,11 @@ def write(
 def _run(workdir: Path, checkpoint: str) -> dict[str, Any]:
     """The arguments `step`, `evaluation` and `starts` of `card`. Raises AlexNetError."""
     from alexnet_jax.training.checkpoint import Checkpoints
-    from alexnet_jax.training.report import evaluations
+    from alexnet_jax.training.report import entries
 
     which, _, average = checkpoint.partition(":")
     step = Checkpoints(workdir, read_only=True).find(which)
-    evaluated = evaluations(workdir, step)
+    evaluated = [entry for entry in entries(workdir) if entry["step"] == step and "eval_top1" in entry]
     return {
         "step": step,
         "evaluation": _figures(evaluated[-1], "eval_average_" if average else "eval_") if evaluated else None,
@@ -93,17 +94,8 @@ def _figures(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def _starts(workdir: Path, step: int) -> list[tuple[str, str]]:
     """The (command, commit) of each start of the run before `step`, each pair once, without private paths."""
-    path = workdir / _STARTS
-    lines = files.read_text(path).splitlines() if path.exists() else []
-    found: dict[tuple[str, str], None] = {}
-    for line in lines:
-        try:
-            start = json.loads(line)
-            if start["step"] <= step:
-                found[_public(start["command"]), str(start["commit"] or "unknown")] = None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # a line that a full disk cut off
-    return list(found)
+    before = [start for start in provenance.starts(workdir) if start["step"] <= step]
+    return list(dict.fromkeys((_public(start["command"]), str(start["commit"] or "unknown")) for start in before))
 
 
 def _public(command: str) -> str:

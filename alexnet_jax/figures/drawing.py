@@ -24,7 +24,7 @@ _is_dark: contextvars.ContextVar[bool] = contextvars.ContextVar("is_dark", defau
 
 def new(height: float, *, width: float = WIDTH) -> "Figure":
     """An empty figure, in inches. Raises AlexNetError without Matplotlib."""
-    # On a new machine it lists the fonts, which takes seconds, and is no reason to warn.
+    # On a new machine it lists the fonts for a few seconds and warns of that: nobody has to know.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     # Not pyplot: no window, no state.
     figure: Figure = extras.module("matplotlib.figure", extra="figures", what="a figure").Figure(

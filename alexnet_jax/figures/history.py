@@ -1,13 +1,12 @@
 """The curves of one run, or of several over each other."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import drawing
+from alexnet_jax.training.report import METRICS, entries
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,28 +15,12 @@ _COLORS = (*drawing.TOWERS, "#2a8c4a", "#8a4fbf", "#b58900", "#5d6d7e", "#d63384
 
 
 def history(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(the training lines, the evaluations of the run itself) of metrics.jsonl, in order. Raises AlexNetError.
-
-    A line that is not whole is left out, as a run that resumes does.
-    """
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        raise AlexNetError(f"{workdir} has no metrics.jsonl: name the workdir of a run that has trained.")
-    training: list[dict[str, Any]] = []
-    evaluations: list[dict[str, Any]] = []
-    with files.named(path, "read"):
-        lines = path.read_bytes().splitlines()
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(entry, dict) or "step" not in entry or "mode" in entry:
-            continue
-        (evaluations if "eval_top1" in entry else training).append(entry)
+    """(the training lines, the evaluations of the run itself) of metrics.jsonl, in order. Raises AlexNetError."""
+    found = [entry for entry in entries(workdir) if "mode" not in entry]  # not those of --mode=eval
+    training = [entry for entry in found if "eval_top1" not in entry]
     if not training:
-        raise AlexNetError(f"{path} has no training steps yet: train first.")
-    return training, evaluations
+        raise AlexNetError(f"{workdir} has no training steps in {METRICS}: name the workdir of a run that has trained.")
+    return training, [entry for entry in found if "eval_top1" in entry]
 
 
 def curves(workdirs: Sequence[str | Path] | str | Path) -> "Figure":

@@ -5,7 +5,6 @@ It holds no script, forbids any (Content-Security-Policy), and escapes every nam
 
 import base64
 import datetime
-import json
 import re
 from collections.abc import Callable, Sequence
 from html import escape
@@ -25,6 +24,7 @@ from alexnet_jax.figures.history import curves, history
 from alexnet_jax.figures.kernels import filters, specialization
 from alexnet_jax.figures.pictures import confusion, shown
 from alexnet_jax.network import table
+from alexnet_jax.training import provenance
 
 _MISTAKES, _CLASSES = 12, 50  # so many pictures, and rows of classes, at most
 _SIDE = 168  # pixels of such a picture
@@ -82,7 +82,7 @@ def _page(workdir: Path, net: Classifier, answers: Answers | None) -> str:
     last: dict[str, Any] = (evaluations or [{}])[-1]
     if answers is not None:
         last = {"eval_split": f"{config.data.name} {answers.split.name}"} | answers.evaluation
-    starts = _starts(workdir)
+    starts = provenance.starts(workdir)
     title = f"{config.data.name}: a run of AlexNet"
     sections = [
         _head(title, workdir, training, last, net),
@@ -91,7 +91,7 @@ def _page(workdir: Path, net: Classifier, answers: Answers | None) -> str:
         *(_evaluation(answers) if answers is not None else []),
         _section("What conv1 learned", _kernels(net)),
         _section("The network", _network(net)),
-        _section("Go on from here", _commands(workdir, starts)),
+        _section("What next", _commands(workdir, starts)),
     ]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return "\n".join(
@@ -279,20 +279,6 @@ def _drawn(draw: Callable[[], Any], words: str) -> str:
 def _jpeg(pixels: np.ndarray) -> str:
     encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
-
-
-def _starts(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of starts.jsonl that are whole; [] for weights that were imported."""
-    path = workdir / "starts.jsonl"
-    found = []
-    for line in files.read_text(path).splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            found.append(entry)
-    return found
 
 
 def _median(training: list[dict[str, Any]], name: str) -> float:

@@ -2,7 +2,7 @@
 
 The format is that of Python 2's ConfigParser (2012 source, layer.py:94; cuda-convnet2, layer.py:94): `[section]`,
 `key=value`, keys in any case, comments in lines that begin with # or ;, and behind " ;". Its values are words, numbers
-and lists of numbers with commas, one for each input of a layer. No file that was released goes on in an indented line,
+and lists of numbers with commas, one for each input of a layer. No released file continues a value in an indented line,
 or refers to another value by %(name)s; here both are errors.
 """
 

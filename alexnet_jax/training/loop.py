@@ -1,7 +1,6 @@
 """A training run that can be stopped anywhere and resumes to the bit."""
 
 import itertools
-import json
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -120,8 +119,7 @@ def _write_start(opened: Parts, workdir: Path, where: Resume, command: str) -> N
     configs.save(opened.config, opened.split.class_names, workdir)
     if opened.config.data.mean_image:
         files.write(workdir / pixel_statistics.MEAN_IMAGE, lambda path: np.save(path, opened.inputs.mean))
-    line = {"step": where.first_step, "command": command} | provenance.environment()
-    files.append_line(workdir / "starts.jsonl", json.dumps(line))
+    provenance.add_start(workdir, step=where.first_step, command=command)
 
 
 class Run:

@@ -1,6 +1,7 @@
-"""What a run was made with: versions, commit, devices."""
+"""What a run was made with: command, versions, commit, devices."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -10,6 +11,9 @@ from typing import Any
 
 import jax
 
+from alexnet_jax import files
+
+STARTS = "starts.jsonl"
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "array-record", "numpy",
     "opencv-python-headless", "scikit-learn", "ml-collections", "absl-py", "tensorboardX",
@@ -26,6 +30,24 @@ def environment() -> dict[str, Any]:
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
     }
+
+
+def add_start(workdir: Path, *, step: int, command: str) -> None:
+    """Notes a start of the run at `step`, by `command`, with `environment`. Raises AlexNetError."""
+    files.append_line(workdir / STARTS, json.dumps({"step": step, "command": command} | environment()))
+
+
+def starts(workdir: Path) -> list[dict[str, Any]]:
+    """The starts of a run, in order; [] for weights that were imported. Lines that are not whole are left out."""
+    path, found = workdir / STARTS, list[dict[str, Any]]()
+    for line in files.read_text(path).splitlines() if path.exists() else ():
+        try:
+            start = json.loads(line)
+            if isinstance(start["step"], int) and isinstance(start["command"], str) and "commit" in start:
+                found.append(start)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # a full disk cut it off
+    return found
 
 
 def packages() -> dict[str, str]:

@@ -318,10 +318,9 @@ def fitted(text: str) -> str:
     )
 
 
-def evaluations(workdir: Path, step: int) -> list[dict[str, Any]]:
-    """The evaluations of a step that a run has logged, in order. Raises AlexNetError where the log cannot be read."""
-    entries = (entry for _, entry in _logged(workdir / METRICS)[0])
-    return [entry for entry in entries if entry["step"] == step and "eval_top1" in entry]
+def entries(workdir: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl, in order. Raises AlexNetError where it cannot be read."""
+    return [entry for _, entry in _logged(workdir / METRICS)[0]]
 
 
 def _logged(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[int, str]]]:

@@ -1,6 +1,6 @@
 """Trackers that a run reports to besides its own files: Weights & Biases and Trackio.
 
-The run has one id, kept in its workdir, so that it goes on in the same place when it resumes. Nothing depends on them:
+The run has one id, kept in its workdir, so that a resumed run continues there. Nothing depends on them:
 metrics.jsonl has everything, and a tracker that fails is told of once and left out. Without a network, or without a
 login, Weights & Biases writes into the workdir, from where `wandb sync` sends it; Trackio is local by itself.
 """
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 def _wandb(wandb: Any, run: str, workdir: Path, fields: dict[str, Any]) -> Tracker:
-    # A login is asked for on a terminal; a run is no place for questions.
+    # A login is asked for on a terminal; a run must not wait for an answer.
     mode = os.environ.get("WANDB_MODE") or ("online" if _is_logged_in(wandb) else "offline")
     settings = wandb.Settings(silent=True, console="off", finish_timeout=_END_SECONDS)
     begun = wandb.init(

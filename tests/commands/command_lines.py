@@ -473,8 +473,11 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ),
         ("figures occlusion W/pictures/cat/1.png --workdir=W/run --side=0 --output=W/new.png", "whole number from 1"),
         ("figures occlusion W/pictures/cat/1.png --workdir=W/run --side=900 --output=W/new.png", "side=900"),
-        ("figures curves --workdirs W/run --output=W/new.png", r"run has no metrics\.jsonl: name the workdir of a run"),
-        ("figures curves --workdirs W/nowhere --output=W/new.png", r"nowhere has no metrics\.jsonl"),
+        (
+            "figures curves --workdirs W/run --output=W/new.png",
+            r"run has no training steps in metrics\.jsonl: name the workdir of a run",
+        ),
+        ("figures curves --workdirs W/nowhere --output=W/new.png", r"nowhere has no training steps in metrics\.jsonl"),
         (
             "figures confusion --workdir=W/run --data=pets --data_dir=W/data --output=W/new.png",
             "Label 0 is 'cat' in pets",
@@ -504,7 +507,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("report", "required: --workdir"),
         ("report --workdir=W/nowhere", "There is no .*nowhere"),
         ("report --workdir=W/run --output=W/new.pdf", r"must be a file whose name ends in \.html"),
-        ("report --workdir=W/run", r"run has no metrics\.jsonl"),
+        ("report --workdir=W/run", r"run has no training steps in metrics\.jsonl"),
         (
             f"{EVAL} --workdir=W/run --predictions=W/nowhere/new.csv",
             "--predictions=.* cannot be written: name a file in a",
