@@ -19,6 +19,7 @@ COMMANDS = {
     "recipes": "the networks there are, with their numbers",
     "summary": "a network as a table, and where its towers meet",
     "from-cfg": "cuda-convnet's layer files, and the recipe that they are",
+    "experiments": "the claims about AlexNet, the runs that test them, and what they say",
     "traffic": "what crosses the wires in a step, and its cost on many devices",
 }
 

@@ -205,7 +205,7 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 # Fields that came later, and what a run does that was saved without them.
-_LATER = {
+LATER = {
     "precision": "float32",
     "data.cache": True,
     "log.track": "",
@@ -221,7 +221,7 @@ _LATER = {
 
 
 def _with_later_fields(saved: dict[str, Any]) -> dict[str, Any]:
-    for name, value in _LATER.items():
+    for name, value in LATER.items():
         section, _, field = name.rpartition(".")
         here = saved.get(section) if section else saved
         if isinstance(here, dict):

@@ -91,6 +91,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 FLOORS = (
     ("main", "alexnet_jax.__main__"),
     ("alexnet_jax.commands",),
+    ("alexnet_jax.evidence",),
     ("alexnet_jax.export", "alexnet_jax.figures"),
     ("alexnet_jax.features",),
     ("alexnet_jax.classifier",),

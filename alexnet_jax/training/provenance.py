@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def environment() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "packages": packages(),
-        "commit": _commit(),
+        "commit": commit(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
     }
@@ -55,18 +56,21 @@ def packages() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def _commit() -> str | None:
+def commit(*, leaving_out: Sequence[str] = ()) -> str | None:
     """The git commit of this code, with "+changes" where files differ from it; None outside of git.
 
-    Not by `git describe --dirty`, which writes the index of the checkout, and leaves its lock where it is killed.
+    `leaving_out` are patterns of files, from the top of the checkout, that may differ. Not by `git describe --dirty`,
+    which writes the index of the checkout, and leaves its lock where it is killed.
     """
     git = ["git", "-C", str(Path(__file__).parent)]
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    but = [f":(top,exclude,glob){pattern}" for pattern in leaving_out]
+    status = ["status", "--porcelain", "--untracked-files=no", *(["--", ":(top)", *but] if but else [])]
     try:
-        commit, changed = (
+        found, changed = (
             subprocess.run([*git, *words], capture_output=True, text=True, check=True, env=environment).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for words in (["rev-parse", "HEAD"], status)
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changed else "")
+    return found + ("+changes" if changed else "")

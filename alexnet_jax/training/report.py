@@ -19,7 +19,7 @@ from alexnet_jax import bars, files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.training.trackers import Tracker
 
-METRICS, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
+METRICS, DAMAGED, LOG = "metrics.jsonl", "metrics.damaged.jsonl", "train.log"
 _TICK = 0.25  # seconds
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Report:
         self._board: Any = None
         self._unwritten: dict[Path, AlexNetError] = {}
         self.evaluated: dict[int, dict[str, Any]] = {}  # the same in every process: they decide by it
-        self._path, self._log_path = workdir / METRICS, workdir / "train.log"
+        self._path, self._log_path = workdir / METRICS, workdir / LOG
         said = self._rewind(first_step) if first_step is not None else []
         if not main:
             return

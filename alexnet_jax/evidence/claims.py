@@ -1,0 +1,201 @@
+"""Claims and proxies, as they stand in the folder of experiments: what was predicted, and which runs would tell.
+
+experiments/proxies.toml      what stands in for ImageNet where it cannot be run
+experiments/NNN_NAME/claim.toml   one question: its source, the prediction, the variants, the seeds
+"""
+
+import dataclasses
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax import files
+from alexnet_jax.errors import AlexNetError
+
+FILE, PROXIES = "claim.toml", "proxies.toml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """A data set and a size of the network that stand in for ImageNet.
+
+    Every recipe is brought to `width` of its features, and "section.field=value" of `set` are set in it. A run has
+    `cores` CPU cores, 0 for all of them and any accelerator.
+    """
+
+    name: str
+    what: str
+    data: str
+    width: float
+    set: tuple[str, ...]
+    cores: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A network of a claim: a recipe with "section.field=value" of `set`, and of `on[proxy]`, set in it.
+
+    With `of` it is no run of its own but an ensemble: its seed s averages the runs of that variant with the seeds
+    `members` s to `members` s + `members` - 1; `tune` also finds weights for them, as the 2012 source does.
+    """
+
+    name: str
+    recipe: str
+    set: tuple[str, ...] = ()
+    on: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    of: str = ""
+    members: int = 0
+    tune: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What is predicted of the difference of two measures, seed by seed: that it lies in `predicted`, [low, high].
+
+    `first` and `second` are (variant, measure). The difference of steps is that of their logarithms: `ratio`.
+    """
+
+    what: str
+    first: tuple[str, str]
+    second: tuple[str, str]
+    predicted: tuple[float, float]
+    ratio: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A question, and what would answer it. `seeds` is how many there are on each proxy; the first proxy decides.
+
+    `core_minutes` is what its runs were expected to take, of one core, and `number` the source's in a few words.
+    """
+
+    folder: Path
+    question: str
+    source: str
+    number: str
+    prediction: str
+    core_minutes: int
+    seeds: dict[str, int]
+    variants: dict[str, Variant]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it: lrn, of experiments/009_lrn."""
+        return self.folder.name.partition("_")[2]
+
+
+def read_claims(root: Path) -> list[Claim]:
+    """The claims of a folder of experiments, in the order of their numbers. Raises AlexNetError."""
+    found = [read_claim(path) for path in sorted(root.glob(f"[0-9]*_*/{FILE}"))]
+    if not found:
+        raise AlexNetError(
+            f"There are no claims in {root}: run this in a checkout of alexnet_jax, or name its folder, "
+            "--experiments=CHECKOUT/experiments."
+        )
+    return found
+
+
+def claim_named(root: Path, name: str) -> Claim:
+    """The claim of a name or number. Raises AlexNetError."""
+    found = read_claims(root)
+    for claim in found:
+        if name in (claim.name, claim.folder.name, claim.folder.name.partition("_")[0]):
+            return claim
+    raise AlexNetError(f"There is no claim {name!r}: use one of {', '.join(claim.name for claim in found)}.")
+
+
+def read_proxies(root: Path) -> dict[str, Proxy]:
+    """The proxies of a folder of experiments, by name. Raises AlexNetError."""
+    path = root / PROXIES
+    return {name: _proxy(name, table, path) for name, table in _read(path).items()}
+
+
+def read_claim(path: Path) -> Claim:
+    """The claim of one file. Raises AlexNetError."""
+    return parse_claim(_read(path), path)
+
+
+def parse_claim(table: dict[str, Any], path: Path) -> Claim:
+    """The claim of a file's table. Raises AlexNetError, naming `path`."""
+    question, source, number, prediction = (
+        _text(table, key, path) for key in ("question", "source", "number", "prediction")
+    )
+    variants = {name: _variant(name, part, path) for name, part in _table(table, "variants", path).items()}
+    for variant in variants.values():
+        if variant.of and (variant.of not in variants or variants[variant.of].of):
+            raise AlexNetError(f"{path}: variants.{variant.name}.of={variant.of!r} is not a variant that is trained.")
+    minutes, seeds = table.get("core_minutes"), _table(table, "seeds", path)
+    if not isinstance(minutes, int) or minutes < 1:
+        raise AlexNetError(f"{path}: core_minutes must be a whole number, what all runs of this claim are to take.")
+    if not seeds or not all(isinstance(n, int) and 0 < n <= 1000 for n in seeds.values()):
+        raise AlexNetError(f"{path}: seeds must be a table of proxies and whole numbers from 1 to 1,000.")
+    parts = table.get("comparisons", [])
+    comparisons = tuple(_comparison(part, variants, path) for part in parts)
+    return Claim(path.parent, question, source, number, prediction, minutes, dict(seeds), variants, comparisons)
+
+
+MEASURES = ("top1", "top5", "views_top1", "first_top1", "train_error", "steps_to_25")
+
+
+def _comparison(table: dict[str, Any], variants: dict[str, Variant], path: Path) -> Comparison:
+    pair, interval = table.get("difference"), table.get("predicted")
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise AlexNetError(f'{path}: comparisons.difference must be two variants, such as ["alexnet", "no_lrn"].')
+    sides = [str(side).partition(".") for side in pair]
+    for side, _, measure in sides:
+        if side not in variants or (measure or "top1") not in MEASURES:
+            raise AlexNetError(
+                f"{path}: comparisons.difference names {side}{measure and '.'}{measure}: it must be one of "
+                f"{', '.join(variants)}, or that with one of .{', .'.join(MEASURES)}."
+            )
+    if not isinstance(interval, list) or len(interval) != 2 or not interval[0] < interval[1]:
+        raise AlexNetError(f"{path}: comparisons.predicted must be [low, high], such as [0.0, inf].")
+    (a, _, of_a), (b, _, of_b) = sides
+    low, high = (float(end) for end in interval)
+    ratio = of_a == "steps_to_25"
+    if ratio and low <= 0:
+        raise AlexNetError(f"{path}: comparisons.predicted of steps is a ratio, above 0.")
+    return Comparison(_text(table, "what", path), (a, of_a or "top1"), (b, of_b or "top1"), (low, high), ratio)
+
+
+def _variant(name: str, table: dict[str, Any], path: Path) -> Variant:
+    unknown = set(table) - {"recipe", "set", "on", "of", "members", "tune"}
+    if unknown or bool(table.get("recipe")) == bool(table.get("of")):
+        what = f"unknown {sorted(unknown)}" if unknown else "either a recipe or of"
+        raise AlexNetError(f"{path}: variants.{name} must have recipe, set and on, or of, members and tune: {what}.")
+    on = {proxy: tuple(changes) for proxy, changes in table.get("on", {}).items()}
+    return Variant(
+        name, table.get("recipe", ""), tuple(table.get("set", ())), on,
+        table.get("of", ""), table.get("members", 0), table.get("tune", False),
+    )  # fmt: skip
+
+
+def _proxy(name: str, table: dict[str, Any], path: Path) -> Proxy:
+    what, data = (_text(table, key, path) for key in ("what", "data"))
+    width, cores = table.get("width"), table.get("cores", 0)
+    if not isinstance(width, int | float) or not 0 < width <= 1 or not math.isfinite(width):
+        raise AlexNetError(f"{path}: {name}.width must be above 0 and at most 1.")
+    return Proxy(name, what, data, float(width), tuple(table.get("set", ())), cores)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(files.read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise AlexNetError(f"{path} is not TOML: {error}.") from None
+
+
+def _text(table: dict[str, Any], key: str, path: Path) -> str:
+    value = table.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise AlexNetError(f"{path} has no {key}: write it as text.")
+    return " ".join(value.split())
+
+
+def _table(table: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = table.get(key)
+    if not isinstance(value, dict) or not value:
+        raise AlexNetError(f"{path} has no table [{key}].")
+    return value

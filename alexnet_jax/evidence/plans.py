@@ -1,0 +1,106 @@
+"""From a claim to its runs: the config of each variant on a proxy, and what tells two runs apart."""
+
+import dataclasses
+import hashlib
+import json
+import math
+
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as configs, parts
+from alexnet_jax.evidence.claims import Claim, Proxy, Variant
+from alexnet_jax.network import placement
+
+# What does not change what a run computes.
+_ANYWHERE = ("data.data_dir", "data.threads", "data.workers", "data.prefetch_batches", "data.cache", "train.seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run: `recipe` as alexnet train takes it, with `overrides` ("section.field=value").
+
+    `what` is the variant in words: its recipe and what is set in it. `digest` is of the config without its seed.
+    """
+
+    proxy: Proxy
+    what: str
+    recipe: str
+    overrides: tuple[str, ...]
+    seed: int
+    digest: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(digest, seed): what a row of runs.csv is found by."""
+        return self.digest, str(self.seed)
+
+    @property
+    def name(self) -> str:
+        """Of its workdir."""
+        return f"{self.proxy.name}-{self.digest}-{self.seed}"
+
+
+def planned(claim: Claim, proxy: Proxy, seeds: int) -> list[Planned]:
+    """Every run of a claim on a proxy, seed by seed, so that a claim that is cut short has whole pairs.
+
+    Of an ensemble, its members. Raises AlexNetError.
+    """
+    trained = {name: variant_run(variant, proxy, 0) for name, variant in claim.variants.items() if not variant.of}
+    counts = dict.fromkeys(trained, seeds)
+    for variant in claim.variants.values():
+        if variant.of:
+            counts[variant.of] = max(counts[variant.of], seeds * variant.members)
+    pairs = [(seed, name) for seed in range(max(counts.values())) for name in trained if seed < counts[name]]
+    found = [dataclasses.replace(trained[name], seed=seed) for seed, name in pairs]
+    return list({run.key: run for run in found}.values())
+
+
+def variant_run(variant: Variant, proxy: Proxy, seed: int) -> Planned:
+    """The run of one variant on a proxy. Raises AlexNetError."""
+    recipe = f"{variant.recipe}:{proxy.data}"
+    own = (*variant.set, *variant.on.get(proxy.name, ()))
+    overrides = (*proxy.set, *own)
+    config = configs.load_recipe(recipe, overrides)
+    if proxy.width < 1:
+        overrides += reduced(config, crop_pixels=configs.load_recipe(recipe).data.crop_pixels, width=proxy.width)
+        config = configs.load_recipe(recipe, overrides)
+    return Planned(proxy, " ".join((variant.recipe, *own)), recipe, overrides, seed, digest(config))
+
+
+def reduced(config: ConfigDict, *, crop_pixels: int, width: float) -> tuple[str, ...]:
+    """ "section.field=value" that bring a recipe to a `width` of its features, and its initial weights with them.
+
+    A layer that sums over fewer inputs than it does at `crop_pixels` and full width gets larger weights, by the root
+    of the ratio: the spread of what it puts out stays what it is in the full network, and its ratio to the biases.
+    """
+    m = config.model
+    small = ConfigDict(config.to_dict())
+    changes = list[str]()
+    for layer in m.layers:
+        if m[layer].features:
+            small.model[layer].features = max(1, round(m[layer].features * width))
+            changes.append(f"model.{layer}.features={small.model[layer].features}")
+    before, after = _fan_in(config, crop_pixels), _fan_in(small, config.data.crop_pixels)
+    for layer in m.layers:
+        if m.init == "normal" and before[layer] != after[layer]:
+            std = m[layer].init_std * math.sqrt(before[layer] / after[layer])
+            changes.append(f"model.{layer}.init_std={std:.4g}")
+    return tuple(changes)
+
+
+def _fan_in(config: ConfigDict, pixels: int) -> dict[str, int]:
+    params = placement.variables(parts.network(config, classes=10), pixels)["params"]
+    return {layer: math.prod(params[layer]["kernel"].shape[1:-1]) for layer in config.model.layers}
+
+
+def digest(config: ConfigDict) -> str:
+    """Of all that decides what a run computes but its seed.
+
+    Fields that came later count only where they differ from what runs did before them, so that old rows keep theirs.
+    """
+    leaves = {
+        name: value
+        for name, value in configs.flat(config)
+        if name not in _ANYWHERE and not (name in configs.LATER and value == configs.LATER[name])
+    }
+    return hashlib.blake2b(json.dumps(leaves, sort_keys=True).encode(), digest_size=6).hexdigest()
