@@ -6,14 +6,15 @@ from pathlib import Path
 from alexnet_jax import ending
 from alexnet_jax.commands import border
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.evidence import claims, plans, rows, runner
+from alexnet_jax.evidence import claims, costs, pages, plans, plots, rows, runner
+from alexnet_jax.figures import drawing
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 def main(argv: list[str]) -> None:
     """Lists, runs or reports. Raises AlexNetError."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_intermixed_args(argv)
     {"list": _list, "run": _run, "report": _report}[options.what](options)
 
 
@@ -31,50 +32,56 @@ def _list(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Runs what is missing of the claims that were named."""
     root = options.experiments
-    proxies = claims.read_proxies(root)
+    proxies, everything = claims.read_proxies(root), claims.read_claims(root)
     if options.proxy and options.proxy not in proxies:
         raise AlexNetError(f"--proxy={options.proxy} is not a proxy: use one of {', '.join(proxies)}.")
-    named = [claims.claim_named(root, name) for name in options.names] if options.names else claims.read_claims(root)
-    wanted = _wanted(named, proxies, options)
-    known = _known(root)
-    missing = [run for run in wanted if run.key not in known]
+    named = [claims.claim_named(root, name) for name in options.names] or everything
+    pairs = [(claim, proxies[name]) for claim in named for name in _proxies_of(claim, proxies, options)]
+    wanted = list({run.key: run for pair in pairs for run in plans.planned(*pair, _seeds(*pair, options))}.values())
+    known, members = _known(root), _members(everything, proxies)
+    missing = [run for run in wanted if run.key not in known or (run.digest in members and not _is_here(run, options))]
     print(f"{len(wanted):,} runs, {len(wanted) - len(missing):,} of them have a row; {len(missing):,} to run")
-    for line in _cost(missing, rows.read(root)):
+    for line in costs.in_words(missing, rows.read(root), at_a_time=len(runner.slots(missing))):
         print(line)
     if options.plan:
-        for run in missing:
-            print(f"  {run.proxy.name}  {run.what}  seed {run.seed}  {run.digest}")
+        print("\n".join(f"  {run.proxy.name}  {run.what}  seed {run.seed}" for run in missing))
         return
     ending.note(lambda: "every run that has ended has its row, and the others resume with the same command")
-    keep = frozenset(_members(claims.read_claims(root), proxies))
     where = [f"data.data_dir={options.data_dir}"] if options.data_dir else []
     for group in runner.groups(missing):
-        runner.run_all(group, root, options.workdirs, keep=keep, overrides=where, say=_say)
+        runner.run_all(group, root, options.workdirs, keep=members, overrides=where, say=_say)
+    for claim, proxy in pairs:
+        seeds = _seeds(claim, proxy, options)
+        runner.add_ensembles(claim, proxy, seeds, root, options.workdirs, overrides=where, say=_say)
 
 
-def _wanted(
-    named: list[claims.Claim], proxies: dict[str, claims.Proxy], options: argparse.Namespace
-) -> list[plans.Planned]:
-    """The runs of the claims, on the proxy that was asked for or on each claim's own; each once."""
-    found = list[plans.Planned]()
-    for claim in named:
-        for name in [options.proxy] if options.proxy else claim.seeds:
-            if name not in proxies:
-                raise AlexNetError(f"{claim.folder / claims.FILE}: {name!r} is not a proxy: see {claims.PROXIES}.")
-            seeds = options.seeds or claim.seeds.get(name, 1)
-            found += plans.planned(claim, proxies[name], seeds)
-    return list({run.key: run for run in found}.values())
+def _proxies_of(claim: claims.Claim, proxies: dict[str, claims.Proxy], options: argparse.Namespace) -> list[str]:
+    """The proxy that was asked for, or the claim's own. Raises AlexNetError."""
+    if options.proxy:
+        return [options.proxy]
+    if unknown := [name for name in claim.seeds if name not in proxies]:
+        raise AlexNetError(f"{claim.folder / claims.FILE}: {unknown[0]!r} is not a proxy: see {claims.PROXIES}.")
+    return list(claim.seeds)
 
 
-def _members(every: list[claims.Claim], proxies: dict[str, claims.Proxy]) -> list[str]:
+def _seeds(claim: claims.Claim, proxy: claims.Proxy, options: argparse.Namespace) -> int:
+    return int(options.seeds or claim.seeds.get(proxy.name, 1))
+
+
+def _is_here(run: plans.Planned, options: argparse.Namespace) -> bool:
+    """Whether the weights of a run that ended are in its workdir still, for the ensembles that it belongs to."""
+    return (options.workdirs / run.name / "checkpoints").is_dir()
+
+
+def _members(every: list[claims.Claim], proxies: dict[str, claims.Proxy]) -> frozenset[str]:
     """The digests of what ensembles are made of: their weights are still needed when they have ended."""
-    return [
+    return frozenset(
         plans.variant_run(claim.variants[variant.of], proxies[name], 0).digest
         for claim in every
         for variant in claim.variants.values()
         if variant.of
         for name in claim.seeds
-    ]
+    )
 
 
 def _known(root: Path) -> set[tuple[str, str]]:
@@ -85,12 +92,21 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _cost(missing: list[plans.Planned], known: list[rows.Row]) -> list[str]:
-    return []
-
-
 def _report(options: argparse.Namespace) -> None:
-    raise AlexNetError("not yet")
+    """Writes the tables and plots anew: of the claims' pages, and of every page that quotes the ledger."""
+    root, named = options.experiments, set(options.names)
+    everything = claims.read_claims(root)
+    ledger = pages.Ledger(everything, claims.read_proxies(root), rows.read(root))
+    for claim in everything:
+        if named and claim not in [claims.claim_named(root, name) for name in named]:
+            continue
+        found = [ledger.results(claim, name) for name in ledger.proxies_of(claim)]
+        if found:
+            drawing.save(plots.plot(found), claim.folder / plots.FILE, about=plots.digest(found))
+        print(f"{claim.name:24} {ledger.in_all(claim)}")
+    for path in pages.of(root):
+        if pages.write(path, ledger):
+            print(f"wrote {path}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,15 +1,16 @@
 """From a claim to its runs: the config of each variant on a proxy, and what tells two runs apart."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import config as configs
 from alexnet_jax.evidence.claims import Claim, Proxy, Variant
-from alexnet_jax.network import placement
+from alexnet_jax.network import layers
 
 # What does not change what a run computes.
 _ANYWHERE = ("data.data_dir", "data.threads", "data.workers", "data.prefetch_batches", "data.cache", "train.seed")
@@ -57,14 +58,25 @@ def planned(claim: Claim, proxy: Proxy, seeds: int) -> list[Planned]:
 
 def variant_run(variant: Variant, proxy: Proxy, seed: int) -> Planned:
     """The run of one variant on a proxy. Raises AlexNetError."""
-    recipe = f"{variant.recipe}:{proxy.data}"
-    own = (*variant.set, *variant.on.get(proxy.name, ()))
-    overrides = (*proxy.set, *own)
+    return dataclasses.replace(
+        _run_of(variant.recipe, (*variant.set, *variant.on.get(proxy.name, ())), proxy), seed=seed
+    )
+
+
+@functools.cache
+def _run_of(name: str, own: tuple[str, ...], proxy: Proxy) -> Planned:
+    recipe, overrides = f"{name}:{proxy.data}", (*proxy.set, *own)
     config = configs.load_recipe(recipe, overrides)
     if proxy.width < 1:
         overrides += reduced(config, crop_pixels=configs.load_recipe(recipe).data.crop_pixels, width=proxy.width)
         config = configs.load_recipe(recipe, overrides)
-    return Planned(proxy, " ".join((variant.recipe, *own)), recipe, overrides, seed, digest(config))
+    return Planned(proxy, " ".join((name, *own)), recipe, overrides, 0, digest(config))
+
+
+def ensemble_digest(variant: Variant, claim: Claim, proxy: Proxy) -> str:
+    """What the rows of an ensemble are found by."""
+    member = variant_run(claim.variants[variant.of], proxy, 0).digest
+    return f"{member}x{variant.members}{'t' if variant.tune else ''}"
 
 
 def reduced(config: ConfigDict, *, crop_pixels: int, width: float) -> tuple[str, ...]:
@@ -89,8 +101,20 @@ def reduced(config: ConfigDict, *, crop_pixels: int, width: float) -> tuple[str,
 
 
 def _fan_in(config: ConfigDict, pixels: int) -> dict[str, int]:
-    params = placement.variables(parts.network(config, classes=10), pixels)["params"]
-    return {layer: math.prod(params[layer]["kernel"].shape[1:-1]) for layer in config.model.layers}
+    """How many inputs a unit of each layer sums over, of images of so many pixels. The live model gives the same."""
+    m, side, channels, found = config.model, pixels, 3, dict[str, int]()
+    for name in m.layers:
+        layer = m[name]
+        seen = channels * (m.towers if found and name in m.exchange else 1)
+        if "kernel_size" in layer:
+            found[name] = layer.kernel_size**2 * seen
+            side = (side + sum(layer.padding) - layer.kernel_size) // layer.stride + 1
+        else:
+            found[name], side = side**2 * seen, 1
+        for _ in (word for word in layer.post_ops.split() if word in ("pool", "avg_pool")):
+            side = layers.pooled_length(side, m.pool.size, m.pool.stride, m.pool.ceil)
+        channels = layer.features
+    return found
 
 
 def digest(config: ConfigDict) -> str:

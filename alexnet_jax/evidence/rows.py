@@ -11,6 +11,8 @@ from typing import Any
 from alexnet_jax import config as configs, files, parts
 from alexnet_jax.classifier import load
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evidence.claims import Variant
+from alexnet_jax.evidence.ensembles import Array, Member, cross_tuned, errors, mixed
 from alexnet_jax.evidence.plans import Planned, digest
 from alexnet_jax.figures import kernels
 from alexnet_jax.network import table
@@ -94,6 +96,21 @@ def probe_said(workdir: Path) -> str:
     path = workdir / report.LOG
     said = re.search(r"^\S+ \S+ probe +([0-9.]+) %", files.read_text(path), re.MULTILINE) if path.exists() else None
     return said[1] if said else ""
+
+
+def ensemble_row(
+    member: Planned, key: str, seed: int, variant: Variant, found: list[Member], labels: Array, workdir: Path,
+    *, commit: str,
+) -> Row:  # fmt: skip
+    """The row of an ensemble: what its members, evaluated in the workdirs of their runs, say together."""
+    kinds = ([m.center for m in found], [m.views for m in found])
+    together = [cross_tuned(p, labels) if variant.tune else mixed(p, [1.0] * len(p)) for p in kinds]
+    (top1, top5), (views_top1, views_top5) = (errors(p, labels) for p in together)
+    numbers = {"top1": top1, "top5": top5, "views_top1": views_top1, "views_top5": views_top5}
+    how = "weights tuned on the other half of the images" if variant.tune else "averaged"
+    return _common(member, commit, provenance.starts(workdir)[-1]) | {
+        "what": f"{variant.members} x {member.what}, {how}", "digest": key, "seed": str(seed),
+    } | {name: f"{100.0 - error:.4f}".rstrip("0").rstrip(".") for name, error in numbers.items()}  # fmt: skip
 
 
 def _common(run: Planned, commit: str, start: dict[str, Any]) -> Row:

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.evidence import rows
-from alexnet_jax.evidence.plans import Planned
+from alexnet_jax.evidence import ensembles, rows
+from alexnet_jax.evidence.claims import Claim, Proxy
+from alexnet_jax.evidence.plans import Planned, ensemble_digest, variant_run
 from alexnet_jax.training import provenance
 
 _COMMIT, _LOG, _LOCK = "commit.txt", "run.log", "lock"
@@ -65,7 +68,7 @@ def run_all(
     Raises AlexNetError where one fails.
     """
     commit, waiting, running = commit_of(root), list(runs), list[_Running]()
-    free = _slots(runs)
+    free = slots(runs)
     done, begin = 0, time.monotonic()
     try:
         while waiting or running:
@@ -91,7 +94,7 @@ def run_all(
         _stop(running)
 
 
-def _slots(runs: Sequence[Planned]) -> list[tuple[int, ...]]:
+def slots(runs: Sequence[Planned]) -> list[tuple[int, ...]]:
     """The cores of each run that there is room for at a time; () for all of the machine.
 
     A run on a CPU has as many cores wherever it is run: its sums, and so its rounding, depend on their number.
@@ -189,6 +192,31 @@ def _told(row: rows.Row, count: str, took: float, left: float) -> str:
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def add_ensembles(
+    claim: Claim, proxy: Proxy, seeds: int, root: Path, workdirs: Path, *, overrides: Sequence[str],
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Appends a row of every ensemble of a claim that has none; its members have run in `workdirs`.
+
+    Raises AlexNetError.
+    """
+    commit, known = commit_of(root), {(row["digest"], row["seed"]) for row in rows.read(root)}
+    for variant, seed in ((v, seed) for v in claim.variants.values() if v.of for seed in range(seeds)):
+        key = ensemble_digest(variant, claim, proxy)
+        if (key, str(seed)) in known:
+            continue
+        member = variant_run(claim.variants[variant.of], proxy, 0)
+        numbers = range(seed * variant.members, (seed + 1) * variant.members)
+        folders = [workdirs / dataclasses.replace(member, seed=number).name for number in numbers]
+        split, found, labels = None, list[ensembles.Member](), np.zeros(0, np.int32)
+        for folder in folders:
+            one, labels, split = ensembles.member(folder, "latest", split, overrides)
+            found.append(one)
+        row = rows.ensemble_row(member, key, seed, variant, found, labels, folders[0], commit=commit)
+        rows.add(root, row)
+        say(_told(row, "ensemble", 0.0, 0.0))
 
 
 def groups(runs: Sequence[Planned]) -> Iterator[list[Planned]]:

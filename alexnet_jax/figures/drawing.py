@@ -74,8 +74,11 @@ def check_name(path: Path, *, only_svg: bool = False) -> None:
         raise AlexNetError(f"output={path} is a folder: name a file in it.")
 
 
-def save(figure: Any, path: str | Path) -> None:
-    """Writes a figure as .png or .svg, on white; the text of an SVG as .svg. Raises AlexNetError."""
+def save(figure: Any, path: str | Path, *, about: str = "") -> None:
+    """Writes a figure as .png or .svg, on white; the text of an SVG as .svg. Raises AlexNetError.
+
+    `about` is kept in the file as its description.
+    """
     path = Path(path)
     check_name(path, only_svg=isinstance(figure, str))
     files.make_folder(path.absolute().parent)
@@ -85,7 +88,7 @@ def save(figure: Any, path: str | Path) -> None:
     matplotlib = extras.module("matplotlib", extra="figures", what="a figure")
     # Without the date and with a fixed salt, a figure is the same file each time.
     options: dict[str, Any] = {"format": path.suffix[1:], "dpi": _PIXELS_PER_INCH, "facecolor": "white"}
-    options |= {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
+    options["metadata"] = ({"Date": None} if path.suffix == ".svg" else {}) | ({"Description": about} if about else {})
     with matplotlib.rc_context({"svg.hashsalt": "alexnet_jax", "svg.fonttype": "path"}):
         files.write(path, lambda growing: figure.savefig(growing, **options))
 

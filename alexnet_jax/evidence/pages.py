@@ -1,0 +1,230 @@
+"""The pages of the ledger: tables and sentences written from the rows and nothing else, between two marks.
+
+A page says <!-- rows: NAME --> where something of the claim NAME belongs, or <!-- rows: ledger -->, and
+<!-- /rows --> where it ends. What stands outside of the marks is written by people and stays as it is.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from alexnet_jax import files
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evidence import verdicts
+from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
+from alexnet_jax.evidence.rows import Row, measure
+from alexnet_jax.evidence.verdicts import Difference, Results
+
+_BLOCK = re.compile(r"(<!-- rows: ([a-z0-9_ ]+) -->\n).*?(<!-- /rows -->)", re.DOTALL)
+
+
+class Ledger:
+    """All claims with all rows, and what is written of them."""
+
+    def __init__(self, claims: list[Claim], proxies: dict[str, Proxy], every: list[Row]) -> None:
+        self.claims, self.proxies = {claim.name: claim for claim in claims}, proxies
+        self._every = every
+        self._found = dict[tuple[str, str], Results]()
+
+    def results(self, claim: Claim, proxy: str) -> Results:
+        """The rows of a claim on a proxy."""
+        key = (claim.name, proxy)
+        if key not in self._found:
+            self._found[key] = verdicts.results(claim, self.proxies[proxy], self._every)
+        return self._found[key]
+
+    def proxies_of(self, claim: Claim) -> list[str]:
+        """The proxies of a claim that there are rows on, in the claim's order, then any other."""
+        there = {row["proxy"] for row in self._every}
+        names = [*claim.seeds, *(name for name in self.proxies if name not in claim.seeds and name in there)]
+        return [name for name in names if any(self.results(claim, name).rows.values())]
+
+    def differences(self, claim: Claim, proxy: str) -> list[Difference]:
+        """The comparisons of a claim on a proxy."""
+        return verdicts.differences(self.results(claim, proxy))
+
+    def in_all(self, claim: Claim) -> str:
+        """The verdicts of a claim on its first proxy."""
+        return in_all(self.differences(claim, next(iter(claim.seeds))))
+
+    # ------------------------------------------------------------ what is written
+
+    def filled(self, text: str, path: Path) -> str:
+        """A page with everything between its marks written anew. Raises AlexNetError for a mark of no claim."""
+        written: dict[str, Callable[[], str]] = {"ledger": self.table, "calibration": self.calibration}
+
+        def block(match: re.Match[str]) -> str:
+            name, _, kind = match[2].partition(" ")
+            if name in written:
+                said = written[name]()
+            elif name in self.claims:
+                said = self.sentence(self.claims[name]) if kind == "in short" else self.section(self.claims[name])
+            else:
+                raise AlexNetError(f"{path} has a mark of {name!r}: it must be a claim, ledger or calibration.")
+            return f"{match[1]}{said}\n{match[3]}"
+
+        return _BLOCK.sub(block, text)
+
+    def table(self) -> str:
+        """The ledger: a line for each claim, its first comparison on its first proxy."""
+        lines = ["| claim | source | ours | n | verdict |", "| --- | --- | --- | --- | --- |"]
+        for claim in self.claims.values():
+            head, rest = claim.comparisons[0], self.differences(claim, next(iter(claim.seeds)))
+            ours, n = (said(rest[0]), str(rest[0].n)) if rest[0].n else ("", "0")
+            link = f"[{head.what}](experiments/{claim.folder.name}/README.md)"
+            lines.append(f"| {link} | {claim.number} | {ours} | {n} | {in_all(rest)} |")
+        return "\n".join(lines)
+
+    def section(self, claim: Claim) -> str:
+        """What the rows say of one claim: a table of its variants and one of its comparisons, for each proxy."""
+        parts = [
+            f"**Source.** {claim.source}", f"**Predicted** before any run. {claim.prediction}",
+        ]  # fmt: skip
+        for name in self.proxies_of(claim) or [next(iter(claim.seeds))]:
+            found = self.results(claim, name)
+            parts.append(f"### {name}\n\n{self.proxies[name].what}.")
+            if not any(found.rows.values()):
+                parts.append("No run has ended yet.")
+                continue
+            parts += [_variants(found), _comparisons(self.differences(claim, name)), _made_with(found)]
+        return "\n\n".join(part for part in parts if part)
+
+    def sentence(self, claim: Claim) -> str:
+        """What the rows say of one claim, in a sentence for each proxy, with a link to its folder."""
+        proxies = self.proxies_of(claim)
+        if not proxies:
+            return f"Our runs: none yet ([{claim.folder.name}](../experiments/{claim.folder.name}/README.md))."
+        told = []
+        for name in proxies:
+            parts = [
+                f"{d.comparison.what} {said(d)}, n = {d.n}: {d.verdict}" for d in self.differences(claim, name) if d.n
+            ]
+            told.append(f"On {name}: {'; '.join(parts)}." if parts else f"On {name} no pair of runs has ended yet.")
+        return f"{' '.join(told)} [Rows](../experiments/{claim.folder.name}/README.md)."
+
+    def calibration(self) -> str:
+        """Every comparison that was run at full size too: what each proxy says of it."""
+        names = [name for name in self.proxies if name not in ("full", "imagenet")]
+        lines = [f"| comparison | full | {' | '.join(names)} |", f"| --- | --- | {' | '.join('---' for _ in names)} |"]
+        for claim in self.claims.values():
+            if "full" not in self.proxies_of(claim):
+                continue
+            full = self.differences(claim, "full")
+            others = {name: self.differences(claim, name) for name in names if name in self.proxies_of(claim)}
+            for i, there in enumerate(full):
+                cells = [said(others[name][i]) if name in others and others[name][i].n else "" for name in names]
+                lines.append(f"| {there.comparison.what} | {said(there) if there.n else ''} | {' | '.join(cells)} |")
+        return "\n".join(lines) if len(lines) > 2 else "No run at full size has ended yet."
+
+
+def of(root: Path) -> list[Path]:
+    """The pages of a checkout that may quote the rows."""
+    top = root.resolve().parent
+    every = [*top.glob("README*.md"), *(top / "docs").glob("*.md"), *root.glob("README.md"), *root.glob("*/README.md")]
+    return sorted(path for path in every if _BLOCK.search(files.read_text(path)))
+
+
+def write(path: Path, ledger: Ledger) -> bool:
+    """Writes a page anew from the rows; whether that changed it. Raises AlexNetError."""
+    before = files.read_text(path)
+    after = ledger.filled(before, path)
+    if after != before:
+        files.write_text(path, after)
+    return after != before
+
+
+# ---------------------------------------------------------------- tables and numbers
+
+
+def said(difference: Difference) -> str:
+    """A difference with its interval: +1.23 (0.45 to 2.01) points, or 5.9 (5.1 to 6.8) times."""
+    d = difference
+    if d.comparison.ratio:
+        interval = f" ({d.low:.2f} to {d.high:.2f})" if d.n > 1 else ""
+        return f"{d.mean:.2f}{interval} times"
+    interval = f" ({d.low:+.2f} to {d.high:+.2f})" if d.n > 1 else ""
+    return f"{d.mean:+.2f}{interval}"
+
+
+def in_all(found: list[Difference]) -> str:
+    """The verdicts of several comparisons: one word where they agree, else how many are of each kind."""
+    words = [d.verdict for d in found]
+    if len(set(words)) == 1:
+        return (
+            words[0]
+            if len(words) == 1 or words[0] == verdicts.NO_RUNS
+            else f"{words[0]} ({len(words)} of {len(words)})"
+        )
+    return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+
+
+def _variants(found: Results) -> str:
+    lines = [
+        "| variant | parameters | n | top-1, % | std | all views | training error, % |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, mine in found.rows.items():
+        good = [row for row in mine if row["top1"]]
+        if not mine:
+            lines.append(f"| {name} | | 0 | | | | |")
+            continue
+        diverged = f", {len(mine) - len(good)} diverged" if len(good) < len(mine) else ""
+        parameters = f"{int(mine[0]['parameters']):,}" if mine[0]["parameters"] else ""
+        cells = [_mean(good, "top1"), _std(good, "top1"), _mean(good, "views_top1"), _mean(good, "train_error")]
+        lines.append(f"| {name} | {parameters} | {len(good)}{diverged} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(mine: list[Row], name: str) -> str:
+    values = [value for row in mine if (value := measure(row, name)) is not None]
+    return f"{statistics.fmean(values):.2f}" if values else ""
+
+
+def _std(mine: list[Row], name: str) -> str:
+    values = [value for row in mine if (value := measure(row, name)) is not None]
+    return f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+
+
+def _comparisons(found: list[Difference]) -> str:
+    if not found:
+        return ""
+    head = "| comparison | predicted | n | difference | 95 % interval | verdict |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
+    for d in found:
+        if not d.n:
+            cells = ["0", "", ""]
+        else:
+            mean = f"{d.mean:.2f} times" if d.comparison.ratio else f"{d.mean:+.2f}"
+            sign = "" if d.comparison.ratio else "+"
+            cells = [str(d.n), mean, f"{d.low:{sign}.2f} to {d.high:{sign}.2f}" if d.n > 1 else ""]
+        if d.missing:
+            cells[0] += f", {d.missing} without a pair"
+        lines.append(f"| {d.comparison.what} | {predicted(d.comparison)} | {' | '.join(cells)} | {d.verdict} |")
+    return "\n".join(lines)
+
+
+def predicted(comparison: Comparison) -> str:
+    """The predicted interval in words."""
+    low, high = comparison.predicted
+    unit = " times" if comparison.ratio else ""
+    sign = "" if comparison.ratio else "+"
+    if math.isinf(high):
+        return f"at least {low:g}{unit}"
+    if math.isinf(low):
+        return f"at most {high:{sign}g}{unit}"
+    return f"{low:{sign}g} to {high:{sign}g}{unit}"
+
+
+def _made_with(found: Results) -> str:
+    mine = [row for of_variant in found.rows.values() for row in of_variant]
+    commits = sorted({row["commit"][:7] for row in mine})
+    devices = sorted({row["device"].replace("1 x ", "") for row in mine})
+    dates = sorted({row["date"] for row in mine})
+    hours = sum(float(row["seconds"] or 0) for row in mine) / 3600
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return (
+        f"{len(mine)} rows of [runs.csv](../runs.csv); commits {', '.join(commits)}; {span}; {', '.join(devices)}; "
+        f"{hours:.1f} core hours of steps."
+    )

@@ -1,0 +1,108 @@
+"""What the rows say of a prediction: the paired difference, its interval, and the verdict by a rule that stood before.
+
+The interval is the 95 % interval of the mean difference over seeds, by Student's t. The verdict is "as predicted" where
+all of it lies in what was predicted, "refuted" where none of it does, and "undecided" otherwise. Of a hundred true
+nulls five are missed so: with a few dozen comparisons in the ledger, one or two verdicts are chance.
+"""
+
+import dataclasses
+import math
+import statistics
+
+from alexnet_jax.evidence import plans, rows
+from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
+from alexnet_jax.evidence.rows import Row
+
+AS_PREDICTED, REFUTED, UNDECIDED, NO_RUNS = "as predicted", "refuted", "undecided", "no runs yet"
+_CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A comparison over its seeds: `n` pairs, their mean, and the interval of it; of steps, ratios.
+
+    `missing` is how many seeds have no pair although both were run: one diverged, or never came to 25 %.
+    """
+
+    comparison: Comparison
+    n: int
+    mean: float
+    low: float
+    high: float
+    missing: int
+
+    @property
+    def verdict(self) -> str:
+        """By the rule at the top of this module."""
+        if self.n < 2:
+            return NO_RUNS if not self.n else "one seed"
+        begin, end = self.comparison.predicted
+        if begin <= self.low and self.high <= end:
+            return AS_PREDICTED
+        return REFUTED if self.high < begin or self.low > end else UNDECIDED
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The rows of a claim on one proxy: by variant, in the order of their seeds."""
+
+    claim: Claim
+    proxy: Proxy
+    rows: dict[str, list[Row]]
+
+    def values(self, variant: str, measure: str) -> dict[int, float | None]:
+        """A measure by seed."""
+        return {int(row["seed"]): rows.measure(row, measure) for row in self.rows[variant]}
+
+
+def results(claim: Claim, proxy: Proxy, every: list[Row]) -> Results:
+    """What the rows hold of a claim on a proxy; seeds beyond those that the claim asks for are left out."""
+    wanted = claim.seeds.get(proxy.name, math.inf)
+    found = dict[str, list[Row]]()
+    for name, variant in claim.variants.items():
+        if variant.of:
+            key, most = plans.ensemble_digest(variant, claim, proxy), wanted
+        else:
+            key = plans.variant_run(variant, proxy, 0).digest
+            most = max([wanted, *(wanted * v.members for v in claim.variants.values() if v.of == name)])
+        mine = [row for row in every if row["digest"] == key and int(row["seed"]) < most]
+        found[name] = sorted(mine, key=lambda row: int(row["seed"]))
+    return Results(claim, proxy, found)
+
+
+def differences(found: Results) -> list[Difference]:
+    """Every comparison of a claim, in order."""
+    return [_difference(comparison, found) for comparison in found.claim.comparisons]
+
+
+def _difference(comparison: Comparison, found: Results) -> Difference:
+    (a, of_a), (b, of_b) = comparison.first, comparison.second
+    first, second = found.values(a, of_a), found.values(b, of_b)
+    variant = found.claim.variants[a]
+    if variant.of == b:  # against the mean of its own members
+        second = {seed: _mean_of_members(second, seed, variant.members) for seed in first}
+    pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+    whole = [(x, y) for x, y in pairs if x is not None and y is not None]
+    logs = [math.log(x / y) if comparison.ratio else x - y for x, y in whole]
+    missing = len(pairs) - len(whole)
+    if not logs:
+        return Difference(comparison, 0, math.nan, math.nan, math.nan, missing)
+    mean, half = statistics.fmean(logs), half_width(logs)
+    ends = (mean, mean - half, mean + half)
+    mean, low, high = (math.exp(end) for end in ends) if comparison.ratio else ends
+    return Difference(comparison, len(logs), mean, low, high, missing)
+
+
+def _mean_of_members(values: dict[int, float | None], seed: int, members: int) -> float | None:
+    found = [values.get(member) for member in range(seed * members, (seed + 1) * members)]
+    return None if any(value is None for value in found) else statistics.fmean(v for v in found if v is not None)
+
+
+def half_width(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean of several values; infinite for one."""
+    if len(values) < 2:
+        return math.inf
+    from scipy import stats
+
+    t = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, len(values) - 1))
+    return t * statistics.stdev(values) / math.sqrt(len(values))
