@@ -179,6 +179,7 @@ def _stop(running: Sequence[_Running]) -> None:
             one.process.terminate()
     for one in running:
         one.process.wait()
+        one.lock.close()
 
 
 def _told(row: rows.Row, count: str, took: float, left: float) -> str:

@@ -1,0 +1,488 @@
+"""The ledger: what its pages say is what its rows say, and the rows are of the runs that were predicted."""
+
+import csv
+import io
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import config as configs, parts
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evidence import claims, costs, ensembles, pages, plans, plots, rows, runner, verdicts
+from alexnet_jax.network import placement
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "experiments"
+CLAIMS = claims.read_claims(EXPERIMENTS)
+PROXIES = claims.read_proxies(EXPERIMENTS)
+ROWS = rows.read(EXPERIMENTS)
+
+# ---------------------------------------------------------------- the ledger that is in the repository
+
+
+def test_every_page_says_what_the_rows_say() -> None:
+    ledger = pages.Ledger(CLAIMS, PROXIES, ROWS)
+    quoting = pages.of(EXPERIMENTS)
+    assert {EXPERIMENTS / claim.folder.name / "README.md" for claim in CLAIMS} <= set(quoting)
+    for path in quoting:
+        text = path.read_text(encoding="utf-8")
+        assert ledger.filled(text, path) == text, f"{path} is not what its rows say: run alexnet experiments report"
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_every_plot_is_of_the_rows(claim: claims.Claim) -> None:
+    ledger = pages.Ledger(CLAIMS, PROXIES, ROWS)
+    found = [ledger.results(claim, name) for name in ledger.proxies_of(claim)]
+    path = claim.folder / plots.FILE
+    if not found:
+        assert not path.exists()
+        return
+    assert _description(path) == plots.digest(found), "run alexnet experiments report"
+
+
+def _description(path: Path) -> str:
+    with Image.open(path) as picture:
+        return str(picture.info["Description"])
+
+
+def test_every_row_is_of_a_run_that_a_claim_asks_for() -> None:
+    """So that no row of an older proxy or variant is left beside others."""
+    wanted = set()
+    for claim in CLAIMS:
+        for name, seeds in claim.seeds.items():
+            wanted |= {run.key for run in plans.planned(claim, PROXIES[name], seeds)}
+            for variant in claim.variants.values():
+                if variant.of:
+                    key = plans.ensemble_digest(variant, claim, PROXIES[name])
+                    wanted |= {(key, str(seed)) for seed in range(seeds)}
+    keys = [(row["digest"], row["seed"]) for row in ROWS]
+    assert len(keys) == len(set(keys))
+    assert set(keys) <= wanted
+
+
+def _at(commit: str, path: str) -> str | None:
+    """A file as it was at a commit; None where this checkout does not reach so far back."""
+    git = ["git", "-C", str(ROOT), "show", f"{commit}:{path}"]
+    done = subprocess.run(git, capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+def test_every_claim_was_written_before_its_rows() -> None:
+    """The commit that a row was run on holds its claim, with the same prediction, or the run belongs to another one.
+
+    A run that several claims share is older than some of them.
+    """
+    if _at("HEAD", "README.md") is None:
+        pytest.skip("no git checkout: the history tells what was predicted when")
+    commits = {row["commit"] for row in ROWS}
+    if any(_at(commit, "README.md") is None for commit in commits):
+        pytest.skip("a shallow checkout: the commits of the rows are not in it")
+    for row in ROWS:
+        path = "experiments/{}/claim.toml"
+        mine = [claim for claim in CLAIMS if (row["digest"], row["seed"]) in _keys(claim)]
+        texts = [(claim, _at(row["commit"], path.format(claim.folder.name))) for claim in mine]
+        held = [claim for claim, text in texts if text is not None and _promised(text) == _promised_now(claim)]
+        assert held, f"no claim at {row['commit']} predicted anything of {row['what']}"
+        changed = [claim.name for claim, text in texts if text is not None and _promised(text) != _promised_now(claim)]
+        assert not changed, f"{changed} predicted something else at {row['commit']}, when {row['what']} was run"
+
+
+def _keys(claim: claims.Claim) -> set[tuple[str, str]]:
+    found = {run.key for name, seeds in claim.seeds.items() for run in plans.planned(claim, PROXIES[name], seeds)}
+    of = [(v, name, seeds) for v in claim.variants.values() if v.of for name, seeds in claim.seeds.items()]
+    return found | {(plans.ensemble_digest(v, claim, PROXIES[n]), str(s)) for v, n, seeds in of for s in range(seeds)}
+
+
+def _promised(text: str) -> Any:
+    table = tomllib.loads(text)
+    return [table[part] for part in ("question", "prediction", "variants", "comparisons")]
+
+
+def _promised_now(claim: claims.Claim) -> Any:
+    return _promised((claim.folder / claims.FILE).read_text())
+
+
+# ---------------------------------------------------------------- from a claim to its runs
+
+
+@pytest.mark.parametrize(
+    "recipe", ["alexnet", "half", "no_communication", "no_conv5", "conv6", "nonoverlap", "caffenet"]
+)
+def test_the_inputs_of_a_unit_are_those_of_the_live_model(recipe: str) -> None:
+    config = configs.load_recipe(f"{recipe}:cifar10", ["data.crop_pixels=131"])
+    params = placement.variables(parts.network(config, classes=10), 131)["params"]
+    live = {name: math.prod(params[name]["kernel"].shape[1:-1]) for name in config.model.layers}
+    assert plans._fan_in(config, 131) == live
+
+
+def test_a_reduced_network_keeps_the_spread_of_its_signal() -> None:
+    """std times the root of the inputs is what it is at full size, in every layer."""
+    run = plans.variant_run(claims.Variant("alexnet", "alexnet"), PROXIES["cifar"], 0)
+    small, full = configs.load_recipe(run.recipe, run.overrides), configs.load_recipe("alexnet:cifar10")
+    assert small.model.conv2.features == full.model.conv2.features * PROXIES["cifar"].width
+    spread = [
+        {
+            name: c.model[name].init_std * math.sqrt(inputs)
+            for name, inputs in plans._fan_in(c, c.data.crop_pixels).items()
+        }
+        for c in (small, full)
+    ]
+    assert spread[0] == pytest.approx(spread[1], rel=1e-3)
+
+
+def test_a_digest_is_of_what_decides_the_run() -> None:
+    def digest(*overrides: str) -> str:
+        return plans.digest(configs.load_recipe("alexnet:digits", overrides))
+
+    assert digest() == digest("train.seed=3", "data.data_dir=/elsewhere", "data.threads=1")
+    assert len({digest(), digest("train.learning_rate=0.02"), digest("model.conv1.post_ops=relu")}) == 3
+    older = configs.load_recipe("alexnet:digits", ["precision=float32"])
+    text = json.dumps(older.to_dict())
+    later = configs.load_recipe("alexnet:digits", ["precision=float32"])
+    with later.unlocked():
+        for name in ("train.rollbacks", "log.track"):
+            section, _, field = name.partition(".")
+            del later[section][field]
+    assert plans.digest(later) == plans.digest(older)
+    assert json.dumps(older.to_dict()) == text
+
+
+def test_the_seeds_of_a_claim_come_in_whole_pairs() -> None:
+    claim = claims.claim_named(EXPERIMENTS, "pooling")
+    found = plans.planned(claim, PROXIES["cifar"], 2)
+    assert [run.seed for run in found] == [0] * 3 + [1] * 3
+    assert len({run.digest for run in found}) == 3
+
+
+def test_an_ensemble_asks_for_its_members() -> None:
+    claim = claims.claim_named(EXPERIMENTS, "crops_and_ensembles")
+    found = plans.planned(claim, PROXIES["cifar"], 3)
+    assert [run.seed for run in found] == list(range(15))
+
+
+# ---------------------------------------------------------------- from rows to a verdict
+
+
+def _claim(predicted: str = "[0.0, inf]", pair: str = '["a", "b"]', more: str = "") -> claims.Claim:
+    text = f"""
+    question = "?"
+    source = "s"
+    number = "n"
+    prediction = "p"
+    core_minutes = 1
+    [seeds]
+    cifar = 9
+    [variants.a]
+    recipe = "alexnet"
+    [variants.b]
+    recipe = "half"
+    {more}
+    [[comparisons]]
+    what = "a against b"
+    difference = {pair}
+    predicted = {predicted}
+    """
+    return claims.parse_claim(tomllib.loads(text), Path("experiments/001_x/claim.toml"))
+
+
+def _row(claim: claims.Claim, variant: str, seed: int, **values: Any) -> rows.Row:
+    of = claim.variants[variant]
+    key = (
+        plans.ensemble_digest(of, claim, PROXIES["cifar"])
+        if of.of
+        else plans.variant_run(of, PROXIES["cifar"], 0).digest
+    )
+    filled = {"digest": key, "seed": seed, "proxy": "cifar", "parameters": 1000, "seconds": 60, "commit": "c" * 40}
+    return dict.fromkeys(rows.COLUMNS, "") | {name: str(value) for name, value in (filled | values).items()}
+
+
+def _difference(claim: claims.Claim, every: list[rows.Row]) -> verdicts.Difference:
+    return verdicts.differences(verdicts.results(claim, PROXIES["cifar"], every))[0]
+
+
+def _pairs(claim: claims.Claim, values: list[tuple[float, float]]) -> list[rows.Row]:
+    return [_row(claim, name, s, top1=v) for s, pair in enumerate(values) for name, v in zip("ab", pair, strict=True)]
+
+
+def test_a_difference_is_paired_by_seed_and_has_students_interval() -> None:
+    claim = _claim()
+    every = _pairs(claim, [(61.0, 60.0), (72.0, 70.0), (53.0, 50.0)])
+    random.Random(0).shuffle(every)
+    found = _difference(claim, [*every, _row(claim, "a", 7, top1=99.0)])  # a seed without its pair
+    # 4.303: t of 2 degrees of freedom at 97.5 %, from a printed table.
+    assert (found.n, found.mean) == (3, 2.0)
+    assert found.high - found.mean == pytest.approx(4.303 * 1.0 / math.sqrt(3), rel=1e-3)
+    assert found.low == pytest.approx(2 * found.mean - found.high)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "verdict"),
+    [
+        ("[0.0, inf]", "as predicted"), ("[1.0, 3.0]", "as predicted"), ("[2.0, inf]", "undecided"),
+        ("[-inf, 2.0]", "undecided"), ("[3.0, inf]", "refuted"), ("[-inf, 1.0]", "refuted"), ("[-1.0, 1.0]", "refuted"),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_by_the_interval(predicted: str, verdict: str) -> None:
+    claim = _claim(predicted)
+    every = _pairs(claim, [(62.0 + noise, 60.0) for noise in (-0.3, -0.1, 0.0, 0.1, 0.3)])
+    assert _difference(claim, every).verdict == verdict
+    assert _difference(claim, every[:2]).verdict == "one seed"
+    assert _difference(claim, []).verdict == "no runs yet"
+
+
+def test_steps_are_compared_as_ratios_and_a_run_that_never_gets_there_has_none() -> None:
+    claim = _claim("[2.0, inf]", '["a.steps_to_25", "b.steps_to_25"]')
+    curves = {"a": "100:80 700:20", "b": "100:35 200:15"}  # 25 % at 650 and at 150
+    every = [_row(claim, name, seed, train_curve=text) for name, text in curves.items() for seed in range(3)]
+    every += [_row(claim, "a", 3, train_curve="100:80 700:30"), _row(claim, "b", 3, train_curve=curves["b"])]
+    found = _difference(claim, every)
+    assert (found.n, found.missing) == (3, 1)
+    assert found.mean == pytest.approx(650 / 150)
+
+
+def test_an_ensemble_is_compared_with_the_mean_of_its_own_members() -> None:
+    claim = _claim(pair='["both", "a"]', more='[variants.both]\nof = "a"\nmembers = 2')
+    every = [_row(claim, "a", seed, top1=value) for seed, value in enumerate((50.0, 60.0, 70.0, 90.0))]
+    every += [_row(claim, "both", 0, top1=58.0), _row(claim, "both", 1, top1=84.0)]
+    found = _difference(claim, every)
+    assert (found.n, found.mean) == (2, pytest.approx((3.0 + 4.0) / 2))
+
+
+def test_a_run_that_diverged_is_counted_and_not_compared() -> None:
+    claim = _claim()
+    every = [
+        *_pairs(claim, [(61.0, 60.0), (62.0, 61.0)]),
+        _row(claim, "a", 2, note="diverged"),
+        _row(claim, "b", 2, top1=5),
+    ]
+    found = _difference(claim, every)
+    assert (found.n, found.missing) == (2, 1)
+    section = pages.Ledger([claim], PROXIES, every).section(claim)
+    assert "| a | 1,000 | 2, 1 diverged | 61.50 |" in section
+    assert "| 2, 1 without a pair |" in section
+
+
+def test_training_errors_are_means_between_evaluations() -> None:
+    entries = [{"step": 5, "top1": 40.0}, {"step": 10, "top1": 60.0}, {"step": 10, "eval_top1": 1.0}]
+    entries += [{"step": 15, "top1": 90.0}, {"step": 20, "eval_top1": 2.0}]
+    assert rows.train_curve(entries) == [(5, 50.0), (15, 10.0)]
+
+
+def test_a_page_changes_with_its_rows_and_a_strange_mark_is_an_error(tmp_path: Path) -> None:
+    claim = _claim()
+    every = _pairs(claim, [(61.0, 60.0), (62.0, 60.5)])
+    text = "before\n<!-- rows: x -->\nold\n<!-- /rows -->\nafter\n"
+    filled = pages.Ledger([claim], PROXIES, every).filled(text, tmp_path / "p.md")
+    assert filled.startswith("before\n")
+    assert filled.endswith("after\n")
+    assert "| a against b | at least 0 | 2 | +1.25 |" in filled
+    every[0]["top1"] = "61.2"
+    assert "| +1.35 |" in pages.Ledger([claim], PROXIES, every).filled(text, tmp_path / "p.md")
+    with pytest.raises(AlexNetError, match=r"p\.md has a mark of 'y'"):
+        pages.Ledger([claim], PROXIES, every).filled("<!-- rows: y -->\n<!-- /rows -->", tmp_path / "p.md")
+
+
+def test_a_plot_of_every_kind_of_claim(tmp_path: Path) -> None:
+    from alexnet_jax.figures import drawing
+
+    claim = _claim("[2.0, inf]", '["a.steps_to_25", "b.steps_to_25"]')
+    every = [
+        _row(claim, name, seed, top1=50 + seed, curve="10:40 20:50", train_curve=f"5:90 15:{20 - seed}")
+        for name in "ab" for seed in range(3)
+    ]  # fmt: skip
+    found = [verdicts.results(claim, PROXIES["cifar"], every)]
+    drawing.save(plots.plot(found), tmp_path / "p.png", about=plots.digest(found))
+    assert _description(tmp_path / "p.png") == plots.digest(found)
+    assert plots.digest([verdicts.results(claim, PROXIES["cifar"], every[1:])]) != plots.digest(found)
+
+
+def test_weights_are_tuned_on_the_other_half_of_the_images() -> None:
+    """One member is right on the first images of each half only by chance of the labels it was given."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 400)
+    right = np.full((400, 10), 0.01)
+    right[np.arange(400), labels] = 0.91
+    wrong = rng.dirichlet(np.ones(10), 400)
+    found = ensembles.cross_tuned([right, wrong], labels)
+    assert ensembles.errors(found, labels)[0] <= ensembles.errors(ensembles.mixed([right, wrong], [1, 1]), labels)[0]
+    # The weights of the odd images come from the even ones: other labels of the odd ones leave them as they are.
+    swapped = labels.copy()
+    swapped[1::2] = (labels[1::2] + 5) % 10
+    again = ensembles.cross_tuned([right, wrong], swapped)
+    assert np.array_equal(again[1::2], found[1::2])
+
+
+def test_costs_come_from_rows_where_there_are_some() -> None:
+    claim = _claim()
+    runs = plans.planned(claim, PROXIES["cifar"], 2)
+    every = [_row(claim, "a", 5, seconds=600), _row(claim, "b", 5, seconds=1200)]
+    assert costs.in_words(runs, every, at_a_time=2)[0].startswith("cifar: 4 runs, about 30 min of steps, by the 2 rows")
+    first = costs.in_words(plans.planned(claim, PROXIES["imagenet"], 1), every, at_a_time=2)[0]
+    assert first.startswith("imagenet: 2 runs, about ")
+    assert "233.2 million images" in first
+
+
+# ---------------------------------------------------------------- errors of people who write claims
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("recipe = \"half\"", "recip = \"half\""), "variants.b must have recipe"),
+        (("cifar = 9", "cifar = 0"), "seeds must be a table"),
+        (("[\"a\", \"b\"]", "[\"a\", \"c\"]"), "comparisons.difference names c"),
+        (("[\"a\", \"b\"]", "[\"a.speed\", \"b\"]"), "names a.speed"),
+        (("[\"a\", \"b\"]", "\"a\""), "must be two variants"),
+        (("[0.0, inf]", "[1.0, 0.0]"), r"must be \[low, high\]"),
+        (("prediction = \"p\"", ""), "has no prediction"),
+        (("core_minutes = 1", "core_minutes = \"1\""), "core_minutes must be"),
+        (("[\"a\", \"b\"]", "[\"a.steps_to_25\", \"b.steps_to_25\"]"), "is a ratio"),
+    ],
+)  # fmt: skip
+def test_a_wrong_claim_is_one_sentence(change: tuple[str, str], words: str, tmp_path: Path) -> None:
+    text = """
+question = "?"
+source = "s"
+number = "n"
+prediction = "p"
+core_minutes = 1
+[seeds]
+cifar = 9
+[variants.a]
+recipe = "alexnet"
+[variants.b]
+recipe = "half"
+[[comparisons]]
+what = "a against b"
+difference = ["a", "b"]
+predicted = [0.0, inf]
+"""
+    path = tmp_path / claims.FILE
+    path.write_text(text)
+    claims.read_claim(path)
+    path.write_text(text.replace(*change))
+    assert path.read_text() != text
+    with pytest.raises(AlexNetError, match=words):
+        claims.read_claim(path)
+
+
+# ---------------------------------------------------------------- runs that are killed
+
+_TINY = """
+[tiny]
+what = "digits, tiny"
+data = "digits"
+classes = 10
+images = 1498
+width = 0.0625
+cores = 1
+set = [
+  "data.resize_pixels=67", "data.crop_pixels=67", "train.steps=40", "log.every_steps=5", "checkpoint.every_steps=5",
+  "checkpoint.keep=1", "precision=float32", "eval.views=center",
+]
+"""
+_TOY = """
+question = "?"
+source = "s"
+number = "n"
+prediction = "p"
+core_minutes = 1
+[seeds]
+tiny = 1
+[variants.alexnet]
+recipe = "alexnet"
+[variants.too_fast]
+recipe = "alexnet"
+set = ["train.learning_rate=1e9"]
+[[comparisons]]
+what = "a against b"
+difference = ["alexnet", "too_fast"]
+predicted = [0.0, inf]
+"""
+# The checkout of whoever runs the tests may have changes that are not committed.
+_DRIVER = """
+import sys
+from alexnet_jax.evidence import runner
+runner.commit_of = lambda root: sys.argv[1] * 40
+from alexnet_jax.__main__ import main
+main(["experiments", "run", "--experiments", sys.argv[2], "--workdirs", sys.argv[2] + "/runs"])
+"""
+
+
+def _harness(folder: Path, commit: str = "c") -> "subprocess.Popen[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, commit, str(folder)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def _folder(path: Path) -> Path:
+    (path / "001_toy").mkdir(parents=True)
+    (path / claims.PROXIES).write_text(_TINY)
+    (path / "001_toy" / claims.FILE).write_text(_TOY)
+    return path
+
+
+def _results(folder: Path) -> list[dict[str, str]]:
+    found = list(csv.DictReader(io.StringIO((folder / rows.FILE).read_text())))
+    return sorted(
+        [{k: v for k, v in row.items() if k not in ("seconds", "date")} for row in found],
+        key=lambda row: (row["digest"], row["seed"]),
+    )
+
+
+def test_a_harness_killed_at_random_gives_the_rows_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """Killed twice, the second time with a run that outlives it; what diverges has a row as well."""
+    quiet, killed = _folder(tmp_path / "quiet"), _folder(tmp_path / "killed")
+    whole = _harness(quiet)
+    said, _ = whole.communicate(timeout=600)
+    assert whole.returncode == 0, said
+    expected = _results(quiet)
+    assert [bool(row["note"]) for row in expected].count(True) == 1
+    assert all(row["curve"] for row in expected if not row["note"])
+
+    rng = random.Random(1)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        harness = _harness(killed)
+        begin, wait = time.monotonic(), 4.0 + 8.0 * rng.random()
+        while harness.poll() is None and time.monotonic() - begin < wait:
+            time.sleep(0.05)
+        harness.send_signal(number)
+        harness.communicate(timeout=120)
+    last = _harness(killed)
+    said, _ = last.communicate(timeout=600)
+    assert last.returncode == 0, said
+    assert _results(killed) == expected
+    assert not list((killed / "runs").glob("*/checkpoints")), "weights that nobody needs are left"
+
+    third = _harness(killed)
+    said, _ = third.communicate(timeout=120)
+    assert "2 runs, 2 of them have a row; 0 to run" in said
+
+
+def test_a_run_begun_by_other_code_starts_anew(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "moved")
+    run = plans.variant_run(claims.Variant("alexnet", "alexnet"), claims.read_proxies(folder)["tiny"], 0)
+    workdir = tmp_path / run.name
+    workdir.mkdir()
+    (workdir / "commit.txt").write_text("d" * 40 + "\n")
+    (workdir / "metrics.jsonl").write_text("left by other code\n")
+    started = runner._start(run, tmp_path, (), "c" * 40, ())
+    assert started is not None
+    assert runner._start(run, tmp_path, (), "c" * 40, ()) is None, "two processes train in one workdir"
+    assert not (workdir / "metrics.jsonl").exists() or "other code" not in (workdir / "metrics.jsonl").read_text()
+    assert (workdir / "commit.txt").read_text() == "c" * 40 + "\n"
+    runner._stop([started])
