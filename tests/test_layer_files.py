@@ -319,6 +319,15 @@ def test_a_changed_word_is_a_field(tmp_path: Path, old: str, new: str, field: st
     assert differs.get(field, value) == value  # nothing differs from tanh and avg_pool, which are recipes
 
 
+def test_an_average_beside_maxima_is_a_word_of_its_own(tmp_path: Path) -> None:
+    one = r"(\[conv5-pool[ab]\]\n.*\n.*\n)pool=max"
+    network, _ = _read(_changed(tmp_path, (one, r"\1pool=avg")))
+    assert network.missing == []
+    assert network.said["model.pool.kind"] == "max"
+    assert network.said["model.conv2.post_ops"] == "relu norm spatial_norm pool"
+    assert network.said["model.conv5.post_ops"] == "avg_pool relu"
+
+
 def test_towers_may_be_joined_under_one_name(tmp_path: Path) -> None:
     both = "conv5-poola,conv5-poolb"
     join = _section("both", type="concat", inputs=both)
