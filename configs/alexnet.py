@@ -119,6 +119,7 @@ def _data(name: str) -> ConfigDict:
     c.eval_split = facts["eval_split"]  # "" is validation, or test if there is none
     c.resize_pixels = facts["resize_pixels"]  # the short side, before the crop
     c.crop_pixels = 224  # random in training, the center in evaluation
+    c.random_crop = True  # False: the center in training too
     c.center_square = True  # random crops stay within the center square, as in 2012; False: anywhere in the image
     c.crop_chunk = 1  # how many neighbors in a batch share crop and flip: 32 in 2012
     c.flip = facts["flip"]  # mirror left and right, half of the training images
@@ -130,7 +131,8 @@ def _data(name: str) -> ConfigDict:
     c.color_noise_form = "std"  # and everything over 1.1, as in the source; "eigenvalues": as commonly copied, weaker
     c.color_std = facts["color_std"]  # of the components; (): the data set's own, as stored
     c.color_vectors = facts["color_vectors"]
-    c.color_noise_end_epoch = noise_end  # no noise from this epoch on
+    c.color_noise_end_epoch = noise_end  # no noise from this epoch on ...
+    c.color_noise_again = ()  # ... but from the first of two epochs to the second
     c.threads = 0  # that read and decode, per process or worker; 0: by the number of cores
     c.workers = -1  # processes that read and decode; -1: none up to 16 cores, one per 8 cores beyond
     c.prefetch_batches = 4  # ready on the host; a batch of 128 is 19 MB
@@ -176,11 +178,14 @@ def _train(fields: dict[str, Any]) -> ConfigDict:
     c.seed = 0
     c.learning_rate = fields["learning_rate"]
     c.rates = ConfigDict()  # by layer: a factor on its learning rate, 1 for a layer not named here; 0 freezes it
+    c.decays = ConfigDict()  # by layer: the decay of its weights, instead of weight_decay
     c.bias_rate = 2.0  # a factor on the learning rate of the biases
     c.schedule = "steps"  # or constant, plateau, dexp, polynomial, cosine: each with its fields below
     c.warmup_epochs = 0.0  # in which the rate rises from 0, in proportion to the step, to that of the schedule
     c.drop_epochs = fields["drop_epochs"]  # steps: where the learning rate is divided ...
     c.drop_factor = fields["drop_factor"]  # ... by this; plateau too
+    c.raise_epochs = ()  # steps: where the learning rate of all weights, not of biases, is multiplied ...
+    c.raise_factor = 100.0  # ... by this
     c.bias_drop_epochs = fields.get("bias_drop_epochs", ())  # steps: where that of the biases is
     c.own_drop_epochs = ConfigDict()  # steps, by layer: of its weights, instead of drop_epochs
     c.freeze_epochs = ConfigDict()  # by layer: it is frozen from this epoch on

@@ -328,6 +328,14 @@ def test_an_average_beside_maxima_is_a_word_of_its_own(tmp_path: Path) -> None:
     assert network.said["model.conv5.post_ops"] == "avg_pool relu"
 
 
+@pytest.mark.parametrize(("new", "decay"), [("wc=1,1", 1.0), ("", 0.0)])
+def test_a_decay_of_a_layers_own_is_a_field(tmp_path: Path, new: str, decay: float) -> None:
+    one = r"(\[fc8\]\n(?:.+\n)*)wc=.*"
+    network, found = _read(_changed(tmp_path, (one, r"\1" + new), params=True))
+    assert (network.missing, found.recipe, found.model) == ([], "alexnet", [])
+    assert [(d.field, d.ours, d.theirs) for d in found.train] == [("train.decays.fc8", decay, None)]
+
+
 def test_towers_may_be_joined_under_one_name(tmp_path: Path) -> None:
     both = "conv5-poola,conv5-poolb"
     join = _section("both", type="concat", inputs=both)
@@ -355,7 +363,6 @@ def test_towers_may_be_joined_under_one_name(tmp_path: Path) -> None:
         (r"(\[fc7-dropout[ab]\]\n.*\n.*\n)keep=0.5", r"\1keep=0.7", False, "[fc7-dropouta]"),
         ("momB=0.9", "momB=0.5", True, "momb=0.5"),
         ("coeff=1", "coeff=2", True, "coeff=2"),
-        (r"(\[fc8\]\n(?:.+\n)*)wc=.*", r"\1", True, "no wc"),
         ("enable=true", "enable=false", True, "enable=false"),
         ("epsB=0.02", "epsB=0.02\nschedW=jdexp[250,0,4]", True, "schedw=jdexp[250,0,4]"),
         (r"(\[fc6.\]\n.*\n)epsB=0.02", r"\1epsB=0.02\nschedW=dexp[250,4]", True, "epsw"),
