@@ -17,7 +17,7 @@ convnet.py:177. No weight decay on biases: src/layer.cu:565. 224 pixels out of 2
 What its authors reached: ILSVRC-2012 validation error 40.7 % top-1 and 18.2 % top-5 with ten crops (paper, Table 2,
 "1 CNN"; layer-params-145.cfg:182: .406640 and .182100 after 91 epochs). Their run then went on, with the learning
 rate back at 0.001, divided at epochs 107 and 124, and ended at epoch 135 with 40.25 % and 17.99 % (lines 192-203).
-That part is not in this recipe. For the digits see docs/results.md.
+That part is `alexnet_continued`. For the digits see docs/results.md.
 
 Differs: the authors subtract the center of the mean image from every crop (convdata_jpeg.py:95, 210;
 config.data.mean_image=True). Here it is the channel means, which need no file.
