@@ -11,7 +11,8 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network.model import OPERATIONS
 
 _Rule = tuple[Callable[[Any], bool], str]
-BY_LAYER: dict[str, Any] = {"rates": 1.0, "own_drop_epochs": (), "freeze_epochs": 0}  # sections of train, and defaults
+# Sections of train with a field for each layer that is named there, and what kind of value it has.
+BY_LAYER: dict[str, Any] = {"rates": 1.0, "decays": 0.0, "own_drop_epochs": (), "freeze_epochs": 0}
 
 
 def _number(v: Any) -> bool:
@@ -56,6 +57,7 @@ _NAME: _Rule = (lambda v: isinstance(v, str) and bool(v.strip()), "a name, not e
 _TEXT: _Rule = (lambda v: isinstance(v, str), "text")
 _FLAG: _Rule = (lambda v: isinstance(v, bool), "true or false")
 _EPOCHS: _Rule = (_rising, "whole epochs in rising order, above 0")
+_TWO_EPOCHS: _Rule = (lambda v: _rising(v) and len(v) in (0, 2), "two whole epochs in rising order, above 0, or ()")
 _WORDS: _Rule = (
     lambda v: isinstance(v, str) and all(w in OPERATIONS for w in v.split()),
     f"words of: {' '.join(OPERATIONS)}",
@@ -102,6 +104,7 @@ _ALLOWED: dict[str, Any] = {
         "eval_split": _TEXT,
         "resize_pixels": _PIXELS,
         "crop_pixels": _PIXELS,
+        "random_crop": _FLAG,
         "center_square": _FLAG,
         "crop_chunk": _count(1),
         "flip": _FLAG,
@@ -114,6 +117,7 @@ _ALLOWED: dict[str, Any] = {
         "color_std": _COLOR_STD,
         "color_vectors": _VECTORS,
         "color_noise_end_epoch": _at_least(0),
+        "color_noise_again": _TWO_EPOCHS,
         "threads": _count(0, 256),
         "workers": _count(-1, 256),
         "prefetch_batches": _count(1, 1000),
@@ -148,10 +152,13 @@ _ALLOWED: dict[str, Any] = {
         "learning_rate": _at_least(0),
         "bias_rate": _at_least(0),
         "rates": _at_least(0),  # of every layer
+        "decays": _at_least(0),
         "schedule": _one_of("steps", "constant", "plateau", "dexp", "polynomial", "cosine"),
         "warmup_epochs": _at_least(0),
         "drop_epochs": _EPOCHS,
         "drop_factor": _ABOVE_0,
+        "raise_epochs": _EPOCHS,
+        "raise_factor": _ABOVE_0,
         "bias_drop_epochs": _EPOCHS,
         "own_drop_epochs": _EPOCHS,
         "freeze_epochs": _at_least(0),

@@ -88,7 +88,7 @@ def inputs(config: ConfigDict, *, folder: Path | None = None, workdir: Path | No
         if kept and kept.exists():
             mean = np.load(kept)
         else:
-            mean = pixel_statistics.mean_image_of(folder, c.name, c.crop_pixels)
+            mean = pixel_statistics.mean_image_of(folder, c.name, c.resize_pixels, c.crop_pixels)
     return Input(c.crop_pixels, mean, tuple(c.std), c.bgr)
 
 

@@ -17,7 +17,7 @@ from alexnet_jax.network import model as models, placement
 
 Arrays = dict[str, np.ndarray]
 
-_HOMOGENEOUS = ("relu", "pool", "dropout")  # f(a x) = a f(x) for a > 0
+_HOMOGENEOUS = ("relu", *models.POOLS, "dropout")  # f(a x) = a f(x) for a > 0
 
 
 def to_arrays(model: models.AlexNet, variables: dict[str, Any]) -> Arrays:

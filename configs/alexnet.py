@@ -17,7 +17,7 @@ convnet.py:177. No weight decay on biases: src/layer.cu:565. 224 pixels out of 2
 What its authors reached: ILSVRC-2012 validation error 40.7 % top-1 and 18.2 % top-5 with ten crops (paper, Table 2,
 "1 CNN"; layer-params-145.cfg:182: .406640 and .182100 after 91 epochs). Their run then went on, with the learning
 rate back at 0.001, divided at epochs 107 and 124, and ended at epoch 135 with 40.25 % and 17.99 % (lines 192-203).
-That part is not in this recipe. For the digits see docs/results.md.
+That part is `alexnet_continued`. For the digits see docs/results.md.
 
 Differs: the authors subtract the center of the mean image from every crop (convdata_jpeg.py:95, 210;
 config.data.mean_image=True). Here it is the channel means, which need no file.
@@ -119,6 +119,7 @@ def _data(name: str) -> ConfigDict:
     c.eval_split = facts["eval_split"]  # "" is validation, or test if there is none
     c.resize_pixels = facts["resize_pixels"]  # the short side, before the crop
     c.crop_pixels = 224  # random in training, the center in evaluation
+    c.random_crop = True  # False: the center in training too
     c.center_square = True  # random crops stay within the center square, as in 2012; False: anywhere in the image
     c.crop_chunk = 1  # how many neighbors in a batch share crop and flip: 32 in 2012
     c.flip = facts["flip"]  # mirror left and right, half of the training images
@@ -130,7 +131,8 @@ def _data(name: str) -> ConfigDict:
     c.color_noise_form = "std"  # and everything over 1.1, as in the source; "eigenvalues": as commonly copied, weaker
     c.color_std = facts["color_std"]  # of the components; (): the data set's own, as stored
     c.color_vectors = facts["color_vectors"]
-    c.color_noise_end_epoch = noise_end  # no noise from this epoch on
+    c.color_noise_end_epoch = noise_end  # no noise from this epoch on ...
+    c.color_noise_again = ()  # ... but from the first of two epochs to the second
     c.threads = 0  # that read and decode, per process or worker; 0: by the number of cores
     c.workers = -1  # processes that read and decode; -1: none up to 16 cores, one per 8 cores beyond
     c.prefetch_batches = 4  # ready on the host; a batch of 128 is 19 MB
@@ -176,11 +178,14 @@ def _train(fields: dict[str, Any]) -> ConfigDict:
     c.seed = 0
     c.learning_rate = fields["learning_rate"]
     c.rates = ConfigDict()  # by layer: a factor on its learning rate, 1 for a layer not named here; 0 freezes it
+    c.decays = ConfigDict()  # by layer: the decay of its weights, instead of weight_decay
     c.bias_rate = 2.0  # a factor on the learning rate of the biases
     c.schedule = "steps"  # or constant, plateau, dexp, polynomial, cosine: each with its fields below
     c.warmup_epochs = 0.0  # in which the rate rises from 0, in proportion to the step, to that of the schedule
     c.drop_epochs = fields["drop_epochs"]  # steps: where the learning rate is divided ...
     c.drop_factor = fields["drop_factor"]  # ... by this; plateau too
+    c.raise_epochs = ()  # steps: where the learning rate of all weights, not of biases, is multiplied ...
+    c.raise_factor = 100.0  # ... by this
     c.bias_drop_epochs = fields.get("bias_drop_epochs", ())  # steps: where that of the biases is
     c.own_drop_epochs = ConfigDict()  # steps, by layer: of its weights, instead of drop_epochs
     c.freeze_epochs = ConfigDict()  # by layer: it is frozen from this epoch on

@@ -70,6 +70,8 @@ def logits_of(x, model, weights):
                 x = spatially_normalized(x, **model["spatial_norm"])
             elif word == "pool":
                 x = pooled(x, **model["pool"])
+            elif word == "avg_pool":
+                x = pooled(x, **model["pool"] | {"kind": "avg"})
             else:
                 assert word == "dropout", word
     return x

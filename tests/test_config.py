@@ -60,6 +60,11 @@ def test_the_recipe_is_possible_for_every_data_set(data_name: str, tmp_path: Pat
         ("data.color_vectors", ()),
         ("train.schedule", "sine"),
         ("train.rates.conv1", -1.0),
+        ("train.decays.conv1", -1.0),
+        ("train.raise_epochs", (9, 5)),
+        ("train.raise_factor", 0.0),
+        ("data.color_noise_again", (91,)),
+        ("data.color_noise_again", (124, 91)),
         ("train.plateau.patience", 0),
         ("train.dexp.pieces", 0),
         ("mesh.tower", -1),
@@ -79,7 +84,7 @@ def test_the_recipe_is_possible_for_every_data_set(data_name: str, tmp_path: Pat
 )
 def test_what_cannot_be_is_said_with_its_field(field: str, value: Any) -> None:
     config = get_config("imagenet2012")
-    config.train.rates.conv1 = 1.0
+    config.train.rates.conv1 = config.train.decays.conv1 = 1.0
     config.model.fc1 = config.model.pool1 = config.model.fc8
     config.update_from_flattened_dict({field: value})
     with pytest.raises(AlexNetError) as error:
@@ -109,6 +114,8 @@ def test_a_run_saved_before_a_field_was_there_is_read(tmp_path: Path) -> None:
     configs.save(config, ("a", "b"), tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     del saved["mesh"]["hybrid"], saved["mesh"]["exchange_dtype"], saved["train"]["rollbacks"], saved["precision"]
+    del saved["train"]["decays"], saved["train"]["raise_epochs"], saved["train"]["raise_factor"]
+    del saved["data"]["random_crop"], saved["data"]["color_noise_again"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert configs.differences(configs.load(tmp_path), config) == [("precision", "float32", "auto")]
 

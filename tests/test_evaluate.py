@@ -319,7 +319,7 @@ def _with_statistics(folder: Path, pixels: int) -> Split:
 def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(small_config: ConfigDict, tmp_path: Path) -> None:
     """As the 2012 source does it, wherever the crop was taken; a run keeps its mean image for its evaluation."""
     split = _with_statistics(tmp_path, 71)
-    small_config.data.mean_image = True
+    small_config.data.mean_image, small_config.data.resize_pixels = True, 71
     whole = np.load(tmp_path / "mean_image.npy")
     images = np.random.default_rng(1).integers(0, 256, (2, 67, 67, 3), np.uint8)
     inputs = parts.inputs(small_config, folder=split.folder)
@@ -328,11 +328,16 @@ def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(small_config
     np.save(tmp_path / "workdir" / "mean_image.npy", inputs.mean + 1)
     kept = parts.inputs(small_config, folder=split.folder, workdir=tmp_path / "workdir")
     np.testing.assert_array_equal(kept.mean, inputs.mean + 1)
-    small_config.data.crop_pixels = 75
-    with pytest.raises(AlexNetError, match=r"has 71 pixels, fewer than config\.data\.crop_pixels=75"):
-        parts.inputs(small_config, folder=split.folder)
     with pytest.raises(AlexNetError, match=r"no statistics.*config\.data\.mean_image=false"):
         parts.inputs(small_config)
+
+
+def test_the_mean_image_is_as_large_as_the_images(small_config: ConfigDict, tmp_path: Path) -> None:
+    """Stored at twice the size of the images: every pixel is the mean of four, and then the center is taken."""
+    split = _with_statistics(tmp_path, 72)
+    small_config.data.mean_image, small_config.data.resize_pixels, small_config.data.crop_pixels = True, 36, 32
+    halved = np.load(tmp_path / "mean_image.npy").reshape(36, 2, 36, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(parts.inputs(small_config, folder=split.folder).mean, halved[2:34, 2:34], rtol=1e-6)
 
 
 def test_ones_own_principal_components(small_config: ConfigDict, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_onnxruntime_gives_the_logits_of_every_kind_of_network(recipe: str, clas
         {"conv1.padding": (2, 5)},  # 16, 8 and 4 pixels: the last window of each pool is cut off
         {"pool.size": 1, "pool.stride": 2, "pool.ceil": True},
         {"pool.size": 3, "pool.stride": 2, "pool.ceil": False, "pool.kind": "avg"},
+        {"conv1.padding": (2, 5), "conv2.post_ops": "relu avg_pool", "conv5.post_ops": "relu avg_pool"},
         {"conv1.padding": (2, 5), "conv2.stride": 2, "conv2.padding": (0, 3), "conv3.padding": (2, 2)},
     ],
     ids=str,

@@ -93,7 +93,8 @@ def _tower(
             ("epsB", layer.eps_b, net.schedule["biases"]),
         ):
             rates[key] = f"dexp[base={base};tgtFactor={factor:g};numSteps={steps}]"
-    params.append(_section(sections[0][0], **rates, momW=each(net.training.momentum), wc=each(net.training.decay)))
+    decay = net.training.decay if layer.decay is None else layer.decay
+    params.append(_section(sections[0][0], **rates, momW=each(net.training.momentum), wc=each(decay)))
     for word in layer.post_ops.split():
         if word in _NEURONS:
             sections[-1][1]["neuron"] = _NEURONS[word]
@@ -107,10 +108,10 @@ def _tower(
 
 
 def _operation(net: tables.Net, word: str, channels: int) -> tuple[dict[str, object], dict[str, object]]:
-    if word == "pool":
+    if word in ("pool", "avg_pool"):
         return {
             "type": "pool",
-            "pool": "max",
+            "pool": "max" if word == "pool" else "avg",
             "sizeX": net.pool.size,
             "stride": net.pool.stride,
             "channels": channels,
@@ -160,10 +161,30 @@ def test_a_released_net_is_its_recipe_to_the_number(
     assert ("with the very rates of the file" in said.replace("\n", " ")) == (recipe != "one_weird_trick")
 
 
-@pytest.mark.parametrize("recipe", EXACT)
+CIFAR = {"cuda_convnet_18pct": tables.CUDA_CONVNET_18PCT, "cuda_convnet_26pct": tables.CUDA_CONVNET_26PCT}
+
+
+@pytest.mark.parametrize("recipe", CIFAR)
+def test_a_net_for_cifar_10_is_its_recipe_whose_rates_its_file_begins_with(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Maxima beside averages, a decay for each layer; the file was never edited, so it holds the first rates."""
+    paths = _write(CIFAR[recipe], tmp_path)
+    network, found = _read(paths)
+    assert (network.missing, network.classes, network.towers) == ([], 10, 1)
+    assert (found.recipe, found.model, found.train) == (recipe, [], [])
+    fall = 100 if recipe == "cuda_convnet_18pct" else 10
+    for _, first, last in found.ends:
+        assert last == pytest.approx((first[0] / fall, first[1] / fall))
+    assert len(found.ends) == len(network.layers)
+    from_cfg.main([str(path) for path in paths])
+    assert f"nothing: it is {recipe}, to the number" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", [*EXACT, *CIFAR])
 def test_every_field_of_the_network_comes_from_the_file(recipe: str, tmp_path: Path) -> None:
     """What a network reads of its config, but for what it does not use, is among what the file says."""
-    network, _ = _read(_write(EXACT[recipe], tmp_path))
+    network, _ = _read(_write((EXACT | CIFAR)[recipe], tmp_path))
     config = configs.load_recipe(f"{recipe}:imagenet2012")
     used = {word for layer in config.model.layers for word in config.model[layer].post_ops.split()}
     sections = {"norm", "spatial_norm", "batch_norm", "dropout", "pool"} - used
@@ -226,7 +247,9 @@ def test_other_released_nets_are_their_recipes_but_for_their_training(net: str, 
     assert (found.recipe, found.model, network.missing) == (net.lower(), [], [])
 
 
-@pytest.mark.parametrize("recipe", ["alexnet", "one_weird_trick", "alexnet_paper_text", "half"])
+@pytest.mark.parametrize(
+    "recipe", ["alexnet", "one_weird_trick", "alexnet_paper_text", "half", "alexnet_continued", "cuda_convnet_18pct"]
+)
 def test_the_end_of_a_schedule_is_that_of_the_update_rule(recipe: str) -> None:
     """Asked as in tests/sources: with a gradient of 1 a weight of 0 moves by minus its rate."""
     images, config = 10_000, configs.load_recipe(f"{recipe}:imagenet2012")
@@ -319,6 +342,23 @@ def test_a_changed_word_is_a_field(tmp_path: Path, old: str, new: str, field: st
     assert differs.get(field, value) == value  # nothing differs from tanh and avg_pool, which are recipes
 
 
+def test_an_average_beside_maxima_is_a_word_of_its_own(tmp_path: Path) -> None:
+    one = r"(\[conv5-pool[ab]\]\n.*\n.*\n)pool=max"
+    network, _ = _read(_changed(tmp_path, (one, r"\1pool=avg")))
+    assert network.missing == []
+    assert network.said["model.pool.kind"] == "max"
+    assert network.said["model.conv2.post_ops"] == "relu norm spatial_norm pool"
+    assert network.said["model.conv5.post_ops"] == "avg_pool relu"
+
+
+@pytest.mark.parametrize(("new", "decay"), [("wc=1,1", 1.0), ("", 0.0)])
+def test_a_decay_of_a_layers_own_is_a_field(tmp_path: Path, new: str, decay: float) -> None:
+    one = r"(\[fc8\]\n(?:.+\n)*)wc=.*"
+    network, found = _read(_changed(tmp_path, (one, r"\1" + new), params=True))
+    assert (network.missing, found.recipe, found.model) == ([], "alexnet", [])
+    assert [(d.field, d.ours, d.theirs) for d in found.train] == [("train.decays.fc8", decay, None)]
+
+
 def test_towers_may_be_joined_under_one_name(tmp_path: Path) -> None:
     both = "conv5-poola,conv5-poolb"
     join = _section("both", type="concat", inputs=both)
@@ -346,7 +386,6 @@ def test_towers_may_be_joined_under_one_name(tmp_path: Path) -> None:
         (r"(\[fc7-dropout[ab]\]\n.*\n.*\n)keep=0.5", r"\1keep=0.7", False, "[fc7-dropouta]"),
         ("momB=0.9", "momB=0.5", True, "momb=0.5"),
         ("coeff=1", "coeff=2", True, "coeff=2"),
-        (r"(\[fc8\]\n(?:.+\n)*)wc=.*", r"\1", True, "no wc"),
         ("enable=true", "enable=false", True, "enable=false"),
         ("epsB=0.02", "epsB=0.02\nschedW=jdexp[250,0,4]", True, "schedw=jdexp[250,0,4]"),
         (r"(\[fc6.\]\n.*\n)epsB=0.02", r"\1epsB=0.02\nschedW=dexp[250,4]", True, "epsw"),

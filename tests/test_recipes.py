@@ -76,10 +76,12 @@ class Net:
         self.x = np.concatenate(outs, 1)
         return self
 
-    def spatial(self) -> "Net":
-        """(1 + 0.001 / 25 * sum of 5 x 5 squares) ** 0.75 in each channel."""
-        squares = np.pad(self.x**2, ((0, 0), (0, 0), (2, 2), (2, 2)))
-        self.x = self.x / (1 + 0.001 / 25 * sliding_window_view(squares, (5, 5), (2, 3)).sum((4, 5))) ** 0.75
+    def spatial(self, size: int = 5, scale: float = 0.001) -> "Net":
+        """(1 + scale / size^2 * sum of size x size squares) ** 0.75 in each channel."""
+        edge = size // 2
+        squares = np.pad(self.x**2, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
+        sums = sliding_window_view(squares, (size, size), (2, 3)).sum((4, 5))
+        self.x = self.x / (1 + scale / size**2 * sums) ** 0.75
         return self
 
     def pool(self, size: int = 3, reduce: Callable[..., Array] = np.nanmax) -> "Net":
@@ -120,6 +122,21 @@ def alexnet(n: Net) -> Net:
     _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
     _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
     return _dense(_conv3_to_5(n))
+
+
+def alexnet_continued(n: Net) -> Net:
+    return alexnet(n)
+
+
+def cuda_convnet_18pct(n: Net) -> Net:
+    n.conv("conv1", 1, 2, 2).pool().relu().spatial(3, 5e-5)
+    n.conv("conv2", 1, 2, 2).relu().pool(3, np.nanmean).spatial(3, 5e-5)
+    return n.conv("conv3", 1, 2, 2).relu().pool(3, np.nanmean).fc("fc4")
+
+
+def cuda_convnet_26pct(n: Net) -> Net:
+    n.conv("conv1", 1, 2, 2).pool().relu().conv("conv2", 1, 2, 2).relu().pool(3, np.nanmean)
+    return n.conv("conv3", 1, 2, 2).relu().pool(3, np.nanmean).fc("fc4").relu().fc("fc5")
 
 
 def alexnet_paper_text(n: Net) -> Net:
@@ -300,12 +317,12 @@ ORACLES: dict[str, Callable[[Net], Net]] = {
     f.__name__: f
     for f in (
         alexnet, alexnet_paper_text, alexnet_pool_lrn_relu, caffe_alexnet, caffenet, one_weird_trick, torchvision,
-        alexnet_bn_large, alexnet_bn_32k, alexnet_modern,
+        alexnet_bn_large, alexnet_bn_32k, alexnet_modern, alexnet_continued, cuda_convnet_18pct, cuda_convnet_26pct,
         alexnet_bn, alexnet_wn, half, no_lrn, no_spatial_norm, no_norm2, nonoverlap, avg_pool, no_communication,
         communicate_at_conv4, conv6, tanh, no_dropout, no_conv2, no_conv3, no_conv4, no_conv5,
     )
 }  # fmt: skip
-ONE_TOWER = ("one_weird_trick", "torchvision", "half")
+ONE_TOWER = ("one_weird_trick", "torchvision", "half", "cuda_convnet_18pct", "cuda_convnet_26pct")
 
 
 def test_every_recipe_has_its_oracle() -> None:
@@ -322,6 +339,7 @@ NUMBERS = {
     "alexnet_bn": (60_984_360, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 2 x 9,568 channels and units
     "alexnet_bn_32k": (60_967_464, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_bn_large": (60_967_464, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 2 x 1,120 channels
+    "alexnet_continued": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_modern": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_paper_text": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "alexnet_pool_lrn_relu": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
@@ -331,6 +349,8 @@ NUMBERS = {
     "caffenet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "communicate_at_conv4": (61_186_408, 761_786_912, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "conv6": (61_555_304, 745_640_480, f"{_TOP} 13x192 13x192 13x128 6x128 6x128"),
+    "cuda_convnet_18pct": (1_104_328, 13_312_000, "32x32 16x32 16x32 8x32 8x64 4x64"),
+    "cuda_convnet_26pct": (209_928, 12_417_536, "32x32 16x32 16x32 8x32 8x64 4x64"),
     "half": (59_798_312, 391_514_384, f"{_TOP} 13x192 13x192 13x256 6x256"),
     "no_communication": (60_714_408, 724_323_872, "55x48 27x48 27x160 13x160 13x192 13x192 13x128 6x128"),
     "no_conv2": (60_104_808, 592_802_336, "55x48 27x48 27x192 13x192 13x192 13x128 6x128"),
@@ -365,7 +385,7 @@ EXCHANGES = dict.fromkeys(ORACLES, _USUAL) | {
 def test_parameters_table_and_placement(name: str) -> None:
     model, pixels = catalog.build(name)
     rows = table.rows(model, pixels)
-    shapes = [f"{r.output[0]}x{r.output[-1]}" for r in rows if r.name.startswith(("conv", "pool"))]
+    shapes = [f"{r.output[0]}x{r.output[-1]}" for r in rows if r.name.startswith(("conv", "pool", "avg_pool"))]
     assert (sum(r.parameters for r in rows), sum(r.macs for r in rows), " ".join(shapes)) == NUMBERS[name]
     params = jax.eval_shape(lambda: models.init_variables(model, jax.random.key(0), pixels))["params"]
     assert models.count_parameters(model, params) == NUMBERS[name][0]
@@ -388,7 +408,8 @@ def test_every_recipe_says_what_it_is_and_where_from() -> None:
     for name in configs.recipe_names():
         text = configs.recipe_module(name).__doc__
         folder = "ablations/" if "ablations" in configs.recipe_module(name).__name__ else ""
-        assert f"python main.py --config=configs/{folder}{name}.py:imagenet2012" in text, name
+        data_name = "cifar10" if name.startswith("cuda_convnet") else "imagenet2012"
+        assert f"python main.py --config=configs/{folder}{name}.py:{data_name}" in text, name
         assert "\nSource: " in text, name
         assert "\nDiffers" in text, name
         assert "to its end" not in text, name

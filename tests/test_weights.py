@@ -148,6 +148,7 @@ def test_with_weight_norm_the_factor_goes_into_the_scale(small_config: ConfigDic
         ({"fc6": "relu dropout", "fc7": "tanh dropout"}, {"fc7": 0.75, "fc8": 0.75}),
         ({"conv5": "relu dropout pool", "fc6": "dropout relu dropout", "fc7": ""}, {"fc6": 0.75, "fc7": 0.75**2}),
         ({"conv2": "dropout pool relu", "fc6": "relu", "fc7": "relu"}, {"conv3": 0.75}),
+        ({"conv2": "dropout avg_pool relu", "fc6": "relu", "fc7": "relu"}, {"conv3": 0.75}),
     ],
 )
 def test_where_the_factors_go(post_ops: dict[str, str], factors: dict[str, float], small_config: ConfigDict) -> None:

@@ -68,9 +68,9 @@ def _described(pair: str, network: networks.Network, rates: Rates, found: Neares
     lines += [_flag(d, found.recipe) for d in found.train] or [f"  nothing: {', '.join(_said(rates))}"]
     lines += ["", *_rates(network, rates, found)]
     unsaid = (
-        "Neither file has the batch, the epochs, the color noise or the size of the images: those of the recipe stay, "
+        "Neither file has the batch, the epochs, the color noise or the size of the images: those of the recipe stay. "
     )
-    lines.append(_wrapped(unsaid + f"and {networks.IMAGE_PIXELS} pixels.", 0))
+    lines.append(_wrapped(unsaid + f"Padding is what {networks.IMAGE_PIXELS} pixels need.", 0))
     return lines
 
 

@@ -138,7 +138,9 @@ def _mistakes_about_operations(
     dense = [layer.name for layer in model.stack if isinstance(layer, models.DenseLayer) and "relu" in layer.post_ops]
     if dense:
         yield "ReLU", f"It follows {' and '.join(dense)} too, not only the convolutions."
-    if model.pool.kind == "max" and model.pool.size > model.pool.stride:
+    words = {word for layer in model.stack for word in layer.post_ops if word in models.POOLS}
+    kinds = {models.pool_of(model, word).kind for word in words}
+    if kinds == {"max"} and model.pool.size > model.pool.stride:
         yield (
             "pool",
             "What avoids the averaging of average pooling is the maximum. That its windows overlap is a separate "

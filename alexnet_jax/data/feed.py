@@ -49,13 +49,15 @@ class Images:
     """How a record becomes the network's input: short side to `resize_pixels`, then a square crop.
 
     `square`: random crops stay within the center square. `chunk`: how many neighbors in a batch share
-    a crop (32 in 2012, convdata_jpeg.py).
+    a crop (32 in 2012, convdata_jpeg.py). `random`: where it is is drawn in training; it is the center
+    otherwise, as in evaluation, and nothing else that is drawn changes.
     """
 
     resize_pixels: int
     crop_pixels: int
     square: bool = False
     chunk: int = 1
+    random: bool = True
 
     def __call__(self, image: bytes | np.ndarray, place: np.ndarray | None, out: np.ndarray) -> None:
         """Fills `out`, [crop, crop, 3]. `place` is as in `augment.crop_resized`. Raises ValueError."""
@@ -170,7 +172,7 @@ class _LoadTraining:
         # Drawn for the global batch, so that an example's crop does not depend on how many processes there are.
         place = np.arange(self.batch_size)[index::count]
         crops = np.random.default_rng((self.seed, _CROPS, step)).random((self.batch_size, 2))
-        places = crops[place // self.images.chunk]
+        places = crops[place // self.images.chunk] if self.images.random else [None] * len(place)
         batch = _empty(len(place), self.images) | {"place": place.astype(np.int32)}
         for i, at in enumerate((step * self.batch_size + place).tolist()):
             epoch, position = divmod(at, records)

@@ -98,18 +98,14 @@ def components_of(folder: Path | None, name: str) -> tuple[tuple[float, ...], tu
     return tuple(std), tuple(tuple(vector) for vector in stored["vectors"])
 
 
-def mean_image_of(folder: Path | None, name: str, pixels: int) -> np.ndarray:
-    """The center [pixels, pixels, 3] of the stored mean image, float32. Raises AlexNetError without one."""
+def mean_image_of(folder: Path | None, name: str, short: int, pixels: int) -> np.ndarray:
+    """The center [pixels, pixels, 3] of the mean image of images whose short side is `short`, float32.
+
+    It is the stored one, resized as images are. Raises AlexNetError without one.
+    """
     _stored(folder, name, "config.data.mean_image=false")
     assert folder is not None
-    image: np.ndarray = np.load(folder / MEAN_IMAGE)
-    spare = image.shape[0] - pixels
-    if spare < 0:
-        raise AlexNetError(
-            f"The mean image of {name} has {image.shape[0]} pixels, fewer than config.data.crop_pixels={pixels}: "
-            "set config.data.mean_image=false."
-        )
-    return image[spare // 2 : spare // 2 + pixels, spare // 2 : spare // 2 + pixels]
+    return augment.crop_resized(augment.resize_short_side(np.load(folder / MEAN_IMAGE), short), short, pixels, None)
 
 
 def _stored(folder: Path | None, name: str, otherwise: str) -> dict[str, Any]:

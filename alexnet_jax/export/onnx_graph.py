@@ -247,8 +247,8 @@ def _add_operation(
         bn = models.operation_name("bn", layer_name)
         parts = [graph.constant(f"{bn}_{part}", arrays[f"{bn}_{part}"]) for part in ("scale", "b", "mean", "var")]
         graph.then("BatchNormalization", name, *parts, epsilon=model.batch_norm.epsilon)
-    elif word == "pool":
-        _add_pool(graph, model.pool, name, shape)
+    elif word in models.POOLS:
+        _add_pool(graph, models.pool_of(model, word), name, shape)
     else:
         assert word == "dropout", word  # its factor is in the weights of the next layer
 

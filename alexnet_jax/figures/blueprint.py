@@ -100,7 +100,7 @@ def _lines(
         lines = [(layer.name, _shape(held if layer is not model.stack[-1] else (model.classes,)))]
     for word in layer.post_ops:
         name = models.operation_name(word, layer.name)
-        said = name if word in ("norm", "pool") else _WORDS.get(word, word)
+        said = name if word in ("norm", *models.POOLS) else _WORDS.get(word, word)
         shape = shapes[name]
         if len(lines) > 1 and not lines[-1][1] and len(f"{lines[-1][0]}, {said}") <= (11 if shape != held else 22):
             lines[-1] = (f"{lines[-1][0]}, {said}", _shape(shape) if shape != held else "")

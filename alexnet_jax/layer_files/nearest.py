@@ -51,6 +51,8 @@ def _compared(recipe: str, network: Network, rates: Rates) -> Nearest:
     said = {_renamed(field, names): value for field, value in (network.said | rates.said).items()}
     for field in ("model.layers", "model.exchange"):
         said[field] = tuple(names[name] for name in said[field])
+    for layer in config.train.decays:
+        said.setdefault(f"train.decays.{layer}", said["train.weight_decay"])
     theirs = dict(configs.flat(config))
     theirs["model.exchange"] = tuple(name for name in config.model.layers if name in config.model.exchange)
     differences = []

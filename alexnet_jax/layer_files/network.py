@@ -43,10 +43,10 @@ def read_network(layers: Sections, params: Sections) -> Network:
         "model.init": "normal",
         "model.weight_norm": False,
     }
-    channels, pixels = 3, IMAGE_PIXELS
+    channels, pixels, mixed = 3, IMAGE_PIXELS, _pools_both_ways(graph)
     for layer in graph:
         read = channels * (towers if layer.reads_all else 1)
-        fields = _fields(layer, read, pixels, missing)
+        fields = _fields(layer, read, pixels, missing, mixed)
         if "kernel_size" in fields:
             before, after = fields["padding"]
             pixels = (pixels + before + after - fields["kernel_size"]) // fields["stride"] + 1
@@ -64,10 +64,13 @@ def read_network(layers: Sections, params: Sections) -> Network:
 # ---------------------------------------------------------------- layers with weights
 
 
-def _fields(layer: Weighted, read: int, pixels: int, missing: list[Missing]) -> dict[str, Any]:
-    """The fields of a layer that reads `read` channels of `pixels` x `pixels`. Raises AlexNetError."""
+def _fields(layer: Weighted, read: int, pixels: int, missing: list[Missing], mixed: bool) -> dict[str, Any]:
+    """The fields of a layer that reads `read` channels of `pixels` x `pixels`. Raises AlexNetError.
+
+    `mixed`: of two kinds of pooling in one network the average is `avg_pool`.
+    """
     section = layer.row[0]
-    words = [word for part in (section, *layer.operations) for word in vocabulary.post_ops(part)]
+    words = [word for part in (section, *layer.operations) for word in _words(part, mixed)]
     fields: dict[str, Any] = {
         "post_ops": " ".join(words),
         "init_std": one(section, "initw", layer, missing, "0.01"),
@@ -129,6 +132,22 @@ def _whole(section: Section, key: str, value: float, low: int) -> int:
 # ---------------------------------------------------------------- layers without
 
 
+def _pools_both_ways(graph: list[Weighted]) -> bool:
+    """Whether a network has poolings by the maximum and by the average."""
+    kinds = {_averages(section) for layer in graph for section in layer.operations if section.text("type") == "pool"}
+    return len(kinds) == 2
+
+
+def _averages(section: Section) -> bool:
+    return section.text("pool") == "avg"
+
+
+def _words(section: Section, mixed: bool) -> list[str]:
+    """The post-ops of a layer, with `avg_pool` for an average where there are maxima too."""
+    words = vocabulary.post_ops(section)
+    return ["avg_pool" if mixed and word == "pool" and _averages(section) else word for word in words]
+
+
 def _pooled(layer: Weighted, features: int, pixels: int) -> int:
     """The pixels that are left after a layer's post-ops; its poolings and norms must state its channels."""
     for section in layer.operations:
@@ -149,12 +168,12 @@ def _pooled(layer: Weighted, features: int, pixels: int) -> int:
 
 def _constants(graph: list[Weighted], params: Sections, missing: list[Missing]) -> dict[str, Any]:
     """The fields of the norms, the pooling and the dropout that the network has; there is one of each here."""
-    said = dict[str, Any]()
+    said, mixed = dict[str, Any](), _pools_both_ways(graph)
     fields: dict[str, Any]
     for section in (section for layer in graph for section in layer.operations):
         kind, words = section.text("type"), vocabulary.post_ops(section)
         if kind == "pool":
-            fields = {"kind": "avg" if section.text("pool") == "avg" else "max", "ceil": True}
+            fields = {"kind": "avg" if _averages(section) and not mixed else "max", "ceil": True}
             fields |= {"size": whole(section, "sizex"), "stride": whole(section, "stride")}
         elif kind in ("cmrnorm", "rnorm"):
             fields = _norm(section, of(params, section), across=kind == "cmrnorm", towers=len(graph[0].row))

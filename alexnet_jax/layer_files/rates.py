@@ -46,20 +46,21 @@ def read_rates(layers: list[Weighted], params: Sections, missing: list[Missing])
     """The rates of the network's layers; adds to `missing` what no field can say. Raises AlexNetError."""
     said: dict[str, Any] = dict.fromkeys(_NOT_THERE, 0.0)
     weights, biases = dict[str, _Schedule](), dict[str, _Schedule]()
-    single: dict[str, list[tuple[float, Section, str]]] = {"momentum": [], "weight_decay": []}
+    momenta, decays = list[tuple[float, Section, str]](), dict[str, float]()
     for layer in layers:
         section = of(params, layer.row[0])
         weights[layer.name] = _schedule(section, "epsw", "schedw", layer, missing)
         biases[layer.name] = _schedule(section, "epsb", "schedb", layer, missing)
-        single["momentum"].append((one(section, "momw", layer, missing), section, "momw"))
-        single["momentum"].append((section.number("momb"), section, "momb"))
-        single["weight_decay"].append((one(section, "wc", layer, missing, "0"), section, "wc"))
-    for name, values in single.items():
-        said[f"train.{name}"] = values[0][0]
-        for value, section, key in values:
-            if value != values[0][0]:
-                what = f"another {name.replace('_', ' ')} than that of the other layers; here there is one for all"
-                missing.append(Missing(section.where(key), section.word(key), what))
+        momenta.append((one(section, "momw", layer, missing), section, "momw"))
+        momenta.append((section.number("momb"), section, "momb"))
+        decays[layer.name] = one(section, "wc", layer, missing, "0")
+    said["train.momentum"] = momenta[0][0]
+    for value, section, key in momenta:
+        if value != momenta[0][0]:
+            what = "another momentum than that of the other layers; here there is one for all"
+            missing.append(Missing(section.where(key), section.word(key), what))
+    usual = said["train.weight_decay"] = collections.Counter(decays.values()).most_common(1)[0][0]
+    said |= {f"train.decays.{name}": decay for name, decay in decays.items() if decay != usual}
     frozen = [name for name, schedule in weights.items() if not schedule.base]
     shapes = {(s.factor, s.pieces) for s in weights.values()}, {(s.factor, s.pieces) for s in biases.values()}
     if any(pieces for shape in shapes for _, pieces in shape):
@@ -142,6 +143,7 @@ def end_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
         biases *= c.bias_rate
         if c.schedule == "steps":
             weights /= c.drop_factor ** _past(c.own_drop_epochs.get(layer, c.drop_epochs), c.epochs)
+            weights *= c.raise_factor ** _past(c.raise_epochs, c.epochs)
             biases /= c.drop_factor ** _past(c.bias_drop_epochs, c.epochs)
         elif c.schedule == "dexp":
             weights, biases = weights / c.dexp.factor, biases / c.dexp.bias_factor

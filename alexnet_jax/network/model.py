@@ -19,7 +19,8 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.network import layers, towers
 from alexnet_jax.network.towers import TOWER, gather_towers
 
-OPERATIONS = ("relu", "tanh", "norm", "spatial_norm", "batch_norm", "pool", "dropout")
+OPERATIONS = ("relu", "tanh", "norm", "spatial_norm", "batch_norm", "pool", "avg_pool", "dropout")
+POOLS = ("pool", "avg_pool")
 _BY_UNIT = frozenset(("relu", "tanh", "batch_norm", "dropout"))  # those that a part of the units can do for itself
 LOGITS = "logits"
 
@@ -198,9 +199,9 @@ class AlexNet(nn.Module):
             with jax.named_scope(f"sum_{name}"):
                 norm = nn.BatchNorm(**constants, use_running_average=keys_B is None, axis_name=axis, name=name)
                 return norm(x.astype(jnp.float32)).astype(x.dtype)
-        if word == "pool":
+        if word in POOLS:
             _check_fits(x, layer.name, window=self.pool.size, padding=0)
-            return layers.pool(x, **dataclasses.asdict(self.pool))
+            return layers.pool(x, **dataclasses.asdict(pool_of(self, word)))
         assert word == "dropout", word  # config.py has checked the words
         over = self.split_over if self.splits(layer) else 1
         return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B, split_over=over)
@@ -296,6 +297,11 @@ def _check_fits(x: jax.Array, layer_name: str, *, window: int, padding: int) -> 
 def operation_name(word: str, layer_name: str) -> str:
     """The paper's name of an operation: pool after conv5 is pool5, norm after conv1 is norm1."""
     return word + layer_name.lstrip("convf")
+
+
+def pool_of(model: AlexNet, word: str) -> Pool:
+    """The pooling that `pool` or `avg_pool` stands for: the latter averages whatever the kind of the former."""
+    return model.pool if word == "pool" else dataclasses.replace(model.pool, kind="avg")
 
 
 def _layer_keys(keys_B: jax.Array, number: int) -> jax.Array:

@@ -1,6 +1,7 @@
 """From uint8 pixels to what the network is given, on the device: mean, std, channel order, views, augmentation."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -76,15 +77,15 @@ class Augmentation:
 
     `flip` mirrors half of them; it is drawn once for each `chunk` of neighboring images. `colors` is
     [3, 3]: one row per principal component, its unit vector over R, G, B times the std of the noise
-    along it, in levels of 0..255; with None there is none. `shrink` divides what got noise. The noise ends
-    before step `color_steps`.
+    along it, in levels of 0..255; with None there is none. `shrink` divides what got noise. Each of
+    `color_steps` is the first step with noise and the first without.
     """
 
     flip: bool = False
     chunk: int = 1
     colors: np.ndarray | None = None
     shrink: float = 1.0
-    color_steps: int = 0
+    color_steps: tuple[tuple[int, ...], ...] = ()
 
     def __call__(
         self, pixels: jax.Array, inputs: Input, *, step: jax.Array, step_key: jax.Array, place_B: jax.Array
@@ -107,7 +108,8 @@ class Augmentation:
         draws_B3 = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _COLOR), (3,)))(keys_B)
         noise_B3 = jnp.matmul(draws_B3, self.colors.astype(np.float32), precision=jax.lax.Precision.HIGHEST)
         colored = (images + noise_B3[:, None, None, :]) / np.float32(self.shrink)
-        return jnp.where(step < self.color_steps, colored, images)
+        noisy = functools.reduce(jnp.logical_or, [(step >= first) & (step < end) for first, end in self.color_steps])
+        return jnp.where(noisy, colored, images)
 
 
 def fold_in_each(key: jax.Array, number_B: jax.Array) -> jax.Array:

@@ -35,8 +35,9 @@ def rows(model: models.AlexNet, image_pixels: int) -> list[Row]:
         x = shapes[f"{layer.name}_out"]
         for word in layer.post_ops:
             name = models.operation_name(word, layer.name)
-            if word == "pool":
-                window = f"{model.pool.size} x {model.pool.size} / {model.pool.stride} {model.pool.kind}"
+            if word in models.POOLS:
+                pool = models.pool_of(model, word)
+                window = f"{pool.size} x {pool.size} / {pool.stride} {pool.kind}"
                 found.append(Row(name, x, window, shapes[name], "own"))
             elif word == "batch_norm":
                 found.append(Row(name, x, "batch", shapes[name], "own", parameters=2 * x[-1] * model.towers))

@@ -1,7 +1,7 @@
 """The update rule of 2012 and its schedules, as an optax transformation."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,13 +31,19 @@ class State(NamedTuple):
 
 
 def sgd_2012(
-    *, rate_of: RateOf, momentum: float, weight_decay: float, lars: float = 0.0
+    *,
+    rate_of: RateOf,
+    momentum: float,
+    weight_decay: float,
+    decays: Mapping[str, float] | None = None,
+    lars: float = 0.0,
 ) -> optax.GradientTransformation:
     """V <- momentum V - weight_decay e W - e dL/dW;  W <- W + V (paper, section 5; weights.cu:146).
 
     e is `rate_of(layer, name)(step)` for the parameter `name` of a layer, times the plateau's scale.
     It goes *into* the velocity, so a drop leaves the old velocity as it is (as in Caffe; PyTorch's
-    SGD scales it at once). Only kernels decay. Where e is 0 the parameter is frozen: it stands still
+    SGD scales it at once). Only kernels decay, those of a layer in `decays` by the number there instead of
+    `weight_decay`. Where e is 0 the parameter is frozen: it stands still
     at once, and its velocity is kept as it is (weights.cu, `if (getBaseRate() > 0)`).
 
     With `lars`, the trust coefficient of You et al. 2017 (arXiv 1708.03888, equation 6 and algorithm 1), what e
@@ -64,7 +70,8 @@ def sgd_2012(
 
         def new_velocity(path: Any, v: jax.Array, g: jax.Array, w: jax.Array) -> jax.Array:
             e = rate(path)
-            decayed = g + weight_decay * w if path[-1].key == "kernel" else g
+            decay = (decays or {}).get(path[0].key, weight_decay)
+            decayed = g + decay * w if path[-1].key == "kernel" else g
             return jnp.where(e > 0, momentum * v - e * scaled(decayed, w), v)
 
         def moved(path: Any, v: jax.Array) -> jax.Array:
@@ -83,6 +90,13 @@ def sgd_2012(
 def step_schedule(*, learning_rate: float, drop_steps: Sequence[int], drop_factor: float) -> optax.Schedule:
     """Constant, and divided by `drop_factor` from each of `drop_steps` on."""
     return lambda step: learning_rate * drop_factor ** -sum(jnp.where(step >= drop, 1.0, 0.0) for drop in drop_steps)
+
+
+def raised(schedule: optax.Schedule, raise_steps: Sequence[int], factor: float) -> optax.Schedule:
+    """The schedule, and `factor` times it from each of `raise_steps` on."""
+    if not raise_steps:
+        return schedule
+    return lambda step: schedule(step) * factor ** sum(jnp.where(step >= start, 1.0, 0.0) for start in raise_steps)
 
 
 def dexp_schedule(*, learning_rate: float, factor: float, pieces: int, steps: int) -> optax.Schedule:

@@ -63,7 +63,8 @@ def build_optimizer(
         rate = c.learning_rate * (c.bias_rate if bias else 1.0)
         if c.schedule == "steps":
             drops = c.bias_drop_epochs if bias else c.own_drop_epochs.get(layer, c.drop_epochs)
-            return optimizers.step_schedule(learning_rate=rate, drop_steps=steps_of(drops), drop_factor=c.drop_factor)
+            found = optimizers.step_schedule(learning_rate=rate, drop_steps=steps_of(drops), drop_factor=c.drop_factor)
+            return found if bias else optimizers.raised(found, steps_of(c.raise_epochs), c.raise_factor)
         if c.schedule == "dexp":
             factor, pieces = (c.dexp.bias_factor, c.dexp.bias_pieces) if bias else (c.dexp.factor, c.dexp.pieces)
             return optimizers.dexp_schedule(learning_rate=rate, factor=factor, pieces=pieces, steps=steps)
@@ -83,7 +84,10 @@ def build_optimizer(
             schedule = optimizers.frozen_from(schedule, *steps_of([c.freeze_epochs[layer]]))
         return lambda step: factor * schedule(step)
 
-    optimizer = optimizers.sgd_2012(rate_of=rate_of, momentum=c.momentum, weight_decay=c.weight_decay, lars=c.lars)
+    decays = {layer: c.decays[layer] for layer in c.decays}
+    optimizer = optimizers.sgd_2012(
+        rate_of=rate_of, momentum=c.momentum, weight_decay=c.weight_decay, decays=decays, lars=c.lars
+    )
     return optimizer, schedule_of("", bias=False)
 
 
@@ -109,11 +113,13 @@ def build_augmentation(config: ConfigDict, *, images: int) -> Augmentation:
     """
     c = config.data
     augmentation = Augmentation(flip=c.flip, chunk=c.crop_chunk)
-    if not c.color_noise or not c.color_noise_end_epoch:
+    if not c.color_noise or not (c.color_noise_end_epoch or c.color_noise_again):
         return augmentation
     std, shrink = np.asarray(c.color_std), 1.0 + c.color_noise
     if c.color_noise_form == "eigenvalues":
         std, shrink = std**2 / 255.0, 1.0
-    end = step_of_epoch(c.color_noise_end_epoch, images=images, batch_size=config.train.batch_size)
+    spans = ((0, c.color_noise_end_epoch), *([c.color_noise_again] if c.color_noise_again else []))
+    size = config.train.batch_size
+    steps = tuple(tuple(step_of_epoch(e, images=images, batch_size=size) for e in span) for span in spans)
     colors = c.color_noise * std[:, None] * np.asarray(c.color_vectors)
-    return dataclasses.replace(augmentation, colors=colors, shrink=shrink, color_steps=end)
+    return dataclasses.replace(augmentation, colors=colors, shrink=shrink, color_steps=steps)

@@ -11,8 +11,9 @@ from alexnet_jax.training.plan import Plan
 
 # Fields that decide what a run is. A run is not resumed under other values of these.
 _IDENTITY = (
-    "data.name", "data.train_split", "data.resize_pixels", "data.crop_pixels", "data.center_square", "data.flip",
-    "data.mean", "data.std", "data.bgr", "model.", "train.batch_size", "train.seed", "train.ema_decay", "init_from",
+    "data.name", "data.train_split", "data.resize_pixels", "data.crop_pixels", "data.center_square", "data.random_crop",
+    "data.flip", "data.mean", "data.std", "data.bgr", "model.", "train.batch_size", "train.seed", "train.ema_decay",
+    "init_from",
 )  # fmt: skip
 
 # Fields that weights were trained for: under other values they are not the same network.

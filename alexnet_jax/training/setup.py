@@ -59,7 +59,7 @@ class Parts:
         c = self.config.data
         return feed.train_batches(
             self.split,
-            feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk),
+            feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk, c.random_crop),
             reader,
             batch_size=self.plan.batch_size,
             seed=self.config.train.seed,

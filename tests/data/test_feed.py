@@ -10,9 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from alexnet_jax import parts as building
 from alexnet_jax.data import augment, feed as data, sources
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.training import plan as plans, setup
 
 TFDS_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 IMAGES = data.Images(resize_pixels=16, crop_pixels=8)  # nine places for a crop in each direction
@@ -482,6 +485,24 @@ def test_the_crops_of_2012_are_33_by_33_within_the_center_square() -> None:
     for place, corner in (((0.0, 0.0), (0, 72)), ((0.5, 0.99), (16, 104)), ((0.999, 0.5), (32, 88))):
         crop = augment.crop_resized(image, 256, 224, np.asarray(place), in_center=True)
         np.testing.assert_array_equal(crop, image[corner[0] : corner[0] + 224, corner[1] : corner[1] + 224])
+
+
+def test_without_random_crops_training_sees_the_center_of_the_same_images(small_config: ConfigDict) -> None:
+    """Of 16 x 16 pixels the 8 x 8 in the middle; order, labels and places stay. The flip is drawn on the device."""
+    small_config.data.resize_pixels, small_config.data.crop_pixels, small_config.train.batch_size = 16, 8, 4
+    opened = setup.Parts(
+        small_config, building.mesh(small_config), _split(10), _split(10),
+        plans.make_plan(small_config, images=10), *[None] * 4,  # type: ignore[arg-type]
+    )  # fmt: skip
+    drawn = list(itertools.islice(opened.batches(0, data.Feed()), 6))
+    small_config.data.random_crop = False
+    center = list(itertools.islice(opened.batches(0, data.Feed()), 6))
+    assert len({tuple(place) for place in _places(drawn)}) > 5
+    assert _places(center) == [[4, 4]] * 24
+    assert _labels(center) == _labels(drawn)
+    for one, other in zip(center, drawn, strict=True):
+        np.testing.assert_array_equal(one["image"][..., 2], other["image"][..., 2])
+        np.testing.assert_array_equal(one["place"], other["place"])
 
 
 def test_a_chunk_of_images_has_one_crop() -> None:

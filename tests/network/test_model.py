@@ -13,7 +13,7 @@ from alexnet_jax import parts
 from alexnet_jax.commands import summary
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, table, towers
+from alexnet_jax.network import layers, model as models, table, towers
 
 
 def _network(config: ConfigDict, classes: int = 10) -> tuple[models.AlexNet, Any, jax.Array]:
@@ -176,6 +176,21 @@ def test_the_order_of_the_stages_is_the_configs(field: str, small_config: Config
     both = [_logits(net)(params, images) for net in (network, other)]
     assert not np.allclose(both[0], both[1], rtol=1e-6, atol=0)
     assert f"{field} -> relu{field[-1]} -> pool{field[-1]} -> norm{field[-1]}" in summary.summarize(small_config)
+
+
+def test_avg_pool_averages_in_one_layer_and_pool_is_what_its_kind_says(small_config: ConfigDict) -> None:
+    """Its windows are those of `pool`, which takes the maximum in the other layers."""
+    small_config.model.conv5.post_ops = "relu avg_pool"
+    network, params, images = _network(small_config)
+    seen = models.seeing_program(network)
+    found = jax.jit(jax.vmap(lambda p: seen({"params": p}, images), axis_name=towers.TOWER))(params)
+    for before, after, kind in (("spatial_norm2", "pool2", "max"), ("relu5", "avg_pool5", "avg")):
+        for tower in range(2):
+            wanted = layers.pool(found[before][tower], kind=kind, size=3, stride=2, ceil=True)
+            np.testing.assert_allclose(found[after][tower], wanted, rtol=1e-6)
+    rows = {row.name: row.window for row in table.rows(network, 67)}
+    assert (rows["pool2"], rows["avg_pool5"]) == ("3 x 3 / 2 max", "3 x 3 / 2 avg")
+    assert "avoids the averaging" not in summary.summarize(small_config)
 
 
 def test_without_exchange_the_towers_never_meet(small_config: ConfigDict) -> None:

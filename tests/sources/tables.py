@@ -6,6 +6,7 @@ has the file and the line it stands in; a reader with the file open can check ea
     O12      computerhistory/AlexNet-Source-Code at 2f8b81f7, the 2012 code
     CC2      akrizhevsky/cuda-convnet2 at 3238bf03
     CAFFE    BVLC/caffe at 9b891540
+    CC1      dnouri/cuda-convnet at e4ac0c1f
     CVGJ     cvjena/cnn-models at a0ade4d5
     NVCAFFE  borisgin/nvcaffe at 8896d330
     TV       torchvision 0.29.1 (pytorch/vision at 1f1a920d): torchvision/models/alexnet.py
@@ -41,6 +42,7 @@ class Layer:
     rates_at: str
     eps_w: float  # as the file states it, in units of Training.unit. In O12 this is the END of the run
     eps_b: float
+    decay: float | None = None  # wc; None: Training.decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Net:
     more_channels: dict[str, int] = dataclasses.field(default_factory=dict)  # that a layer reads from elsewhere
     schedule: dict[str, Any] = dataclasses.field(default_factory=dict)  # by hand: epochs as the file counts them
     says: dict[str, Any] = dataclasses.field(default_factory=dict)  # results and counts that the file states
+    data: tuple[str, int, int] = ("imagenet2012", 1000, 1_281_167)  # our name, classes, training images
 
 
 # ---------------------------------------------------------------- what O12 and CC2 have for every net
@@ -160,6 +163,20 @@ ALEXNET = Net(
         "color noise off": (67, 178), "stop": (91, 181),
     },
     says={"top-1, top-5 error, ILSVRC-2012 validation": (0.406640, 0.182100, 182)},
+)
+
+# What followed net 145, in the same files: the rates of all but conv1 (195: it stays at 0).
+ALEXNET_CONTINUED = dataclasses.replace(
+    ALEXNET,
+    schedule={
+        "kind": "by hand",
+        "drops": (
+            *ALEXNET.schedule["drops"],
+            (91, "others", 1e-3, 195), (107, "others", 1e-4, 198), (124, "others", 1e-5, 199),
+        ),
+        "color noise off": (67, 178), "color noise on": (91, 196), "color noise off again": (124, 200), "stop": (135, 201),
+    },
+    says={"top-1, top-5 error, ILSVRC-2012 validation": (0.402500, 0.179940, 203)},
 )
 
 HALF = Net(
@@ -506,6 +523,46 @@ ALEXNET_BN_32K = dataclasses.replace(
 
 # The initialization is that of torch.nn. Dropout comes before the classifier's layers (38, 41), so it follows conv5's pool and
 # fc6. AdaptiveAvgPool2d (36) does nothing to 6 x 6. torch's SGD decays every parameter it is given: train.py gives it all.
+# CIFAR-10. Pools: start 0, rounded up (layer.py:1022-1023); an average is over the pixels inside (include/cudaconv2/
+# conv_util.cuh:163-166, 187). initB is 0 (layer.py:745), no decay on biases (src/layer.cu:310), batch 128 (convnet.py:175),
+# no mirroring, crop or noise, and the mean image subtracted (convdata.py:33-40).
+_CIFAR = ("cifar10", 10, 50_000)
+_CC1_TRAINING = Training(0.001, 0.002, 1.0, 0.9, 0.004, 0.0, 128, 0.0, 1, "center of the mean image", "params; convnet.py:175")
+_CC1_POOL = Pool("max", 3, 2, "ceil", "each", "23-32, the averages 53-61 and 82-90; ties: conv_util.cu:1559")
+
+CUDA_CONVNET_18PCT = Net(
+    "CC1 example-layers/layers-18pct.cfg", "CC1 example-layers/layer-params-18pct.cfg", 1, True, 32, "ceil", "normal",
+    (
+        Layer("conv1", "11-21", 32, 5, 1, 2, (3,), "image", 0.0001, 0.0, "pool relu spatial_norm", "6-11", 0.001, 0.002),
+        Layer("conv2", "40-51", 32, 5, 1, 2, (32,), "all", 0.01, 0.0, "relu avg_pool spatial_norm", "13-18", 0.001, 0.002),
+        Layer("conv3", "69-80", 64, 5, 1, 2, (32,), "all", 0.01, 0.0, "relu avg_pool", "20-25", 0.001, 0.002),
+        Layer("fc4", "92-96", 10, 0, 0, 0, (), "all", 0.01, 0.0, "", "27-32", 0.001, 0.002, decay=1.0),
+    ),
+    pool=_CC1_POOL,
+    spatial_norm=Norm(3, 0.00005, 0.75, 1.0, "space", "34-38,63-67; params 37-43; rnorm: layer.py:1128; over size^2: 1043"),
+    training=_CC1_TRAINING,
+    # The rates of all, weights and biases; the end is that of Caffe's copy, 70,000 batches of 100.
+    schedule={"kind": "by hand", "drops": ((120, "all", 1e-4, 3), (130, "all", 1e-5, 4)), "biases too": True, "stop": (140, 0)},
+    says={"top-1 error, CIFAR-10 test": (0.18, 1)},
+    data=_CIFAR,
+)
+
+CUDA_CONVNET_26PCT = Net(
+    "CC1 example-layers/layers-80sec.cfg", "CC1 example-layers/layer-params-80sec.cfg", 1, True, 32, "ceil", "normal",
+    (
+        Layer("conv1", "11-21", 32, 5, 1, 2, (3,), "image", 0.0001, 0.0, "pool relu", "4-9", 0.001, 0.002),
+        Layer("conv2", "34-45", 32, 5, 1, 2, (32,), "all", 0.01, 0.0, "relu avg_pool", "11-16", 0.001, 0.002),
+        Layer("conv3", "57-68", 64, 5, 1, 2, (32,), "all", 0.01, 0.0, "relu avg_pool", "18-23", 0.001, 0.002),
+        Layer("fc4", "80-85", 64, 0, 0, 0, (), "all", 0.1, 0.0, "relu", "25-30", 0.001, 0.002, decay=0.03),
+        Layer("fc5", "87-91", 10, 0, 0, 0, (), "all", 0.1, 0.0, "", "32-37", 0.001, 0.002, decay=0.03),
+    ),
+    pool=dataclasses.replace(_CC1_POOL, at="23-32, the averages 47-55 and 70-78; ties: conv_util.cu:1559"),
+    training=_CC1_TRAINING,
+    schedule={"kind": "by hand", "drops": ((8, "all", 1e-4, 2),), "biases too": True, "stop": (10, 0)},
+    says={"top-1 error, CIFAR-10 test": (0.26, 1)},
+    data=_CIFAR,
+)
+
 TORCHVISION = Net(
     "TV torchvision/models/alexnet.py", "TV-REF README.md, train.py", 1, False, 224, "floor", "torch.nn's default",
     (
@@ -531,6 +588,9 @@ TORCHVISION = Net(
 
 NETS = {
     "alexnet": ALEXNET,
+    "alexnet_continued": ALEXNET_CONTINUED,
+    "cuda_convnet_18pct": CUDA_CONVNET_18PCT,
+    "cuda_convnet_26pct": CUDA_CONVNET_26PCT,
     "half": HALF,
     "nonoverlap": NONOVERLAP,
     "no_lrn": NO_LRN,
@@ -575,13 +635,16 @@ _LARS = {
     "parameters": "of scale and shift",
     "*.rate": "asked at the first step of warm-up",
     "*.bias_rate": "as above",
-    "decay": "LARS scales what is left where the gradient is 0",
+    "*.decay": "LARS scales what is left where the gradient is 0",
     "decay_b": "biases do not decay",
 }
 
 # {recipe: {field, or a pattern of fields: why it is not compared}}. Each must differ indeed, or the test says so.
 DEPARTURES: dict[str, dict[str, str]] = {
     "alexnet": _2012,
+    "alexnet_continued": _2012,
+    "cuda_convnet_18pct": _TIE | _MEAN,
+    "cuda_convnet_26pct": _TIE | _MEAN,
     "half": _2012 | _SCHEDULE,
     "nonoverlap": _2012 | _SCHEDULE,
     "no_lrn": _2012 | _SCHEDULE,

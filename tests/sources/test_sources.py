@@ -17,7 +17,6 @@ import tables
 from tables import DEPARTURES, NETS, WITHOUT, Layer, Net
 
 IMAGES = 1_281_167  # ILSVRC-2012's training images
-CLASSES = 1000
 
 # ---------------------------------------------------------------- our side: all that is known of the library
 
@@ -41,8 +40,9 @@ def built(name: str) -> Built:
     from alexnet_jax import config as configs, parts
     from alexnet_jax.network import model as models, table
 
-    config = configs.recipe_module(name).get_config("imagenet2012")
-    model, pixels = parts.network(config, CLASSES), config.data.crop_pixels
+    data_name, classes, images = NETS[name].data
+    config = configs.recipe_module(name).get_config(data_name)
+    model, pixels = parts.network(config, classes), config.data.crop_pixels
     shapes = jax.eval_shape(functools.partial(models.init_variables, model, image_pixels=pixels), jax.random.key(0))
     facts: dict[str, Any] = {"layers": tuple(layer.name for layer in model.stack), "pixels": pixels}
     for number, layer in enumerate(model.stack):
@@ -51,7 +51,7 @@ def built(name: str) -> Built:
         reads = "both" if layer.name in model.exchange else "own"
         wide = layer.features * model.towers
         facts |= {
-            f"{layer.name}.features": min(wide, CLASSES) if layer is model.stack[-1] else wide,
+            f"{layer.name}.features": min(wide, classes) if layer is model.stack[-1] else wide,
             f"{layer.name}.size": layer.kernel_size if conv else 0,
             f"{layer.name}.stride": layer.stride if conv else 0,
             f"{layer.name}.padding": tuple(layer.padding) if conv else (0, 0),
@@ -79,7 +79,7 @@ def built(name: str) -> Built:
         "spatial_norm.power": model.spatial_norm.beta,
         "spatial_norm.k": model.spatial_norm.k,
         "spatial_norm.over": "space",
-        "dropout": (model.dropout.rate, "inverted" if model.dropout.inverted else "scaled in the test"),
+        "dropout": _dropout(model),
         "batch_norm.momentum": model.batch_norm.momentum,
         "batch_norm.epsilon": model.batch_norm.epsilon,
         "batch_norm.learned": True,
@@ -92,16 +92,16 @@ def built(name: str) -> Built:
     }
     rows = table.rows(model, pixels)
     facts |= {"parameters": sum(row.parameters for row in rows), "macs": sum(row.macs for row in rows)}
-    rates, rate = _rates(config, model)
+    rates, rate = _rates(config, model, images)
     return Built(facts | rates, rate)
 
 
-def _rates(config: Any, model: Any) -> tuple[dict[str, Any], Any]:
+def _rates(config: Any, model: Any, images: int) -> tuple[dict[str, Any], Any]:
     """The update rule is asked, and not its config: a gradient of 1 moves a weight of 0 by minus its rate."""
     from alexnet_jax.training import plan
 
-    steps = config.train.epochs * IMAGES // config.train.batch_size
-    optimizer, _ = plan.build_optimizer(config, images=IMAGES, steps=steps)
+    steps = config.train.epochs * images // config.train.batch_size
+    optimizer, _ = plan.build_optimizer(config, images=images, steps=steps)
     zeros = {layer.name: {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)} for layer in model.stack}
     ones = jax.tree.map(jnp.ones_like, zeros)
     begin = optimizer.init(zeros)
@@ -119,9 +119,9 @@ def _rates(config: Any, model: Any) -> tuple[dict[str, Any], Any]:
     facts: dict[str, Any] = {}
     for one in zeros:
         facts |= {f"{one}.rate": start[one]["kernel"], f"{one}.bias_rate": start[one]["bias"]}
+        facts |= {f"{one}.decay": -decays[one]["kernel"].item() / start[one]["kernel"]}
     facts |= {
         "momentum": (second[layer]["kernel"] / first[layer]["kernel"]).item(),
-        "decay": -decays[layer]["kernel"].item() / start[layer]["kernel"],
         "decay_b": -decays[layer]["bias"].item() / start[layer]["bias"],
     }
     return facts, lambda layer, part, fraction: moved(fraction)[layer][part]
@@ -137,6 +137,12 @@ def _ties(pool: Any) -> str:
     if bool((g == 1.0).all()):
         return "each"
     return "first" if float(g.max()) == 1.0 else "shared"
+
+
+def _dropout(model: Any) -> Any:
+    if not any("dropout" in layer.post_ops for layer in model.stack):
+        return "none"
+    return model.dropout.rate, "inverted" if model.dropout.inverted else "scaled in the test"
 
 
 def _mean(config: Any) -> Any:
@@ -174,6 +180,7 @@ def stated(net: Net) -> dict[str, Any]:
             f"{layer.name}.bias": layer.bias,
             f"{layer.name}.post_ops": layer.post_ops,
             f"{layer.name}.rate": net.training.start_w,
+            f"{layer.name}.decay": net.training.decay if layer.decay is None else layer.decay,
         }
         bias_rate = layer.eps_b * net.training.unit
         if net.training.start_b is not None and bias_rate >= net.training.start_b * 0.999:  # never lowered
@@ -185,7 +192,7 @@ def stated(net: Net) -> dict[str, Any]:
             facts |= {f"{name}.{field}": value for field, value in dataclasses.asdict(getattr(net, name)).items()}
     facts |= {f"batch_norm.{field}": value for field, value in net.batch_norm.items()}
     t = net.training
-    facts |= {"momentum": t.momentum, "decay": t.decay, "decay_b": t.decay_b, "batch": t.batch, "mean": t.mean}
+    facts |= {"momentum": t.momentum, "decay_b": t.decay_b, "batch": t.batch, "mean": t.mean}
     facts |= {"color_noise": t.color_noise, "crop_chunk": t.crop_chunk, "blue_first": t.blue_first}
     if net.dropout is None:
         facts["dropout"] = "none"
@@ -262,6 +269,8 @@ COUNTS = {
     "caffenet": (60_965_224, 724_406_816),
     "one_weird_trick": (61_100_840, 714_188_480),
     "torchvision": (61_100_840, 714_188_480),
+    "cuda_convnet_18pct": (89_578, 12_298_240),
+    "cuda_convnet_26pct": (145_578, 12_354_176),
 }
 
 
@@ -330,18 +339,41 @@ def test_rates_fall_as_in_the_source(name: str, fraction: float) -> None:
         assert built(name).rate(layer.name, "bias", fraction) == pytest.approx(biases, rel=1e-3)
 
 
-@pytest.mark.parametrize("epoch", [12, 22, 28, 40, 49, 53, 60, 65, 69, 74, 77, 81, 89])
-def test_rates_of_net_145_are_set_when_its_authors_set_them(epoch: int) -> None:
-    """At epochs that are two or more from any change: whether the first pass is 0 or 1 the comments do not say."""
-    net = NETS["alexnet"]
+_OF_145 = [12, 22, 28, 40, 49, 53, 60, 65, 69, 74, 77, 81, 89]
+_OWN_EPOCHS = {
+    "alexnet": _OF_145,
+    "alexnet_continued": [*_OF_145, 93, 105, 109, 122, 126, 133],
+    "cuda_convnet_18pct": [3, 60, 118, 122, 128, 132, 138],
+    "cuda_convnet_26pct": [1, 4, 6, 9.5],
+}
+
+
+@pytest.mark.parametrize(("name", "epoch"), [(name, epoch) for name, epochs in _OWN_EPOCHS.items() for epoch in epochs])
+def test_rates_are_set_when_the_authors_set_them(name: str, epoch: float) -> None:
+    """At epochs away from any change: whether the first pass is 0 or 1 the comments do not say."""
+    net = NETS[name]
     last, _ = net.schedule["stop"]
     for layer in net.layers:
-        rate = net.training.start_w
+        rate = start = net.training.start_w
         for begins, which, value, _line in net.schedule["drops"]:
             own = "conv1" if layer.name == "conv1" else "others"
             rate = value if epoch >= begins and which in ("all", own) else rate
-        assert built("alexnet").rate(layer.name, "kernel", epoch / last) == pytest.approx(rate, rel=1e-3)
-        assert built("alexnet").rate(layer.name, "bias", epoch / last) == pytest.approx(0.02 if rate else 0.0, rel=1e-3)
+        bias = net.training.start_b * (rate / start if "biases too" in net.schedule else rate > 0)
+        assert built(name).rate(layer.name, "kernel", epoch / last) == pytest.approx(rate, rel=1e-3)
+        assert built(name).rate(layer.name, "bias", epoch / last) == pytest.approx(bias, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_continued"])
+def test_color_noise_is_on_when_the_authors_had_it_on(name: str) -> None:
+    from alexnet_jax import config as configs
+    from alexnet_jax.training import plan
+
+    config = configs.recipe_module(name).get_config("imagenet2012")
+    augmentation = plan.build_augmentation(config, images=IMAGES)
+    epochs = [round(step * config.train.batch_size / IMAGES) for span in augmentation.color_steps for step in span]
+    keys = ("color noise off", "color noise on", "color noise off again")
+    assert epochs == [0, *(NETS[name].schedule[key][0] for key in keys if key in NETS[name].schedule)]
+    assert config.train.epochs == NETS[name].schedule["stop"][0]
 
 
 def test_total_of_passes() -> None:

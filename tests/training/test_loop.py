@@ -180,7 +180,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config: ConfigDict, tmp_p
 
 
 @pytest.mark.parametrize(
-    "field", ["train.seed", "train.batch_size", "model.dropout.rate", "model.conv2.post_ops", "data.flip"]
+    "field",
+    ["train.seed", "train.batch_size", "model.dropout.rate", "model.conv2.post_ops", "data.flip", "data.random_crop"],
 )
 def test_a_run_does_not_go_on_as_another(field: str, small_config: ConfigDict, tmp_path: Path) -> None:
     other = {
@@ -189,6 +190,7 @@ def test_a_run_does_not_go_on_as_another(field: str, small_config: ConfigDict, t
         "model.dropout.rate": 0.25,
         "model.conv2.post_ops": "relu pool",
         "data.flip": True,
+        "data.random_crop": False,
     }
     plan, now = Plan(images=1498, batch_size=8, steps=9, every_epochs=1), ConfigDict(small_config.to_dict())
     there: dict[str, Any] = {"latest": 1, "plan": plan, "workdir": tmp_path}

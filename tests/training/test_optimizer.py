@@ -25,15 +25,21 @@ def _f32(tree: Tree) -> dict[str, dict[str, jax.Array]]:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
 
 
-@pytest.mark.parametrize(("bias_rate", "weight_decay"), [(2.0, 0.0005), (3.0, 0.3), (1.0, 0.0)])
-def test_three_steps_by_hand(bias_rate: float, weight_decay: float) -> None:
-    """V <- momentum V - decay e W - e g, W <- W + V; biases at bias_rate e without decay; e drops before step 2."""
+@pytest.mark.parametrize(
+    ("bias_rate", "weight_decay", "decays"),
+    [(2.0, 0.0005, {}), (3.0, 0.3, {}), (1.0, 0.0, {}), (2.0, 0.004, {"fc8": 1.0}), (1.0, 0.3, {"conv1": 0.0})],
+)
+def test_three_steps_by_hand(bias_rate: float, weight_decay: float, decays: dict[str, float]) -> None:
+    """V <- momentum V - decay e W - e g, W <- W + V; biases at bias_rate e without decay; e drops before step 2.
+
+    A layer may have a decay of its own.
+    """
     schedule = optimizer.step_schedule(learning_rate=0.1, drop_steps=[2], drop_factor=10.0)
 
     def rate_of(layer: str, name: str) -> optax.Schedule:
         return (lambda step: bias_rate * schedule(step)) if name == "bias" else schedule
 
-    rule = optimizer.sgd_2012(rate_of=rate_of, momentum=0.9, weight_decay=weight_decay)
+    rule = optimizer.sgd_2012(rate_of=rate_of, momentum=0.9, weight_decay=weight_decay, decays=decays)
     by_hand = _random(0)
     velocity = jax.tree.map(np.zeros_like, by_hand)
     params = _f32(by_hand)
@@ -42,7 +48,8 @@ def test_three_steps_by_hand(bias_rate: float, weight_decay: float) -> None:
         gradients = _random(1 + step)
         for layer, leaves in by_hand.items():
             for name in leaves:
-                e, decay = (rate, weight_decay) if name == "kernel" else (rate * bias_rate, 0.0)
+                own = decays.get(layer, weight_decay)
+                e, decay = (rate, own) if name == "kernel" else (rate * bias_rate, 0.0)
                 old, g = velocity[layer][name], gradients[layer][name]
                 velocity[layer][name] = 0.9 * old - decay * e * leaves[name] - e * g
                 leaves[name] = leaves[name] + velocity[layer][name]
@@ -157,6 +164,42 @@ def test_the_schedule_of_net_145() -> None:
     assert seen["conv1", "kernel"] == pytest.approx({0: 1e-2, 25: 1e-3, 51: 1e-4, 67: 1e-5, 72: 0, 79: 0, 90: 0})
     assert seen["fc8", "bias"] == pytest.approx(dict.fromkeys((0, 25, 51, 67, 72, 79, 90), 2e-2))
     assert seen["conv1", "bias"] == pytest.approx({0: 2e-2, 25: 2e-2, 51: 2e-2, 67: 2e-2, 72: 0, 79: 0, 90: 0})
+
+
+def test_any_layer_has_the_decay_the_config_gives_it() -> None:
+    """In an update without a gradient: e times the layer's own decay, or that of all; biases have none."""
+    config = get_config()
+    config.train.decays.fc8, config.train.weight_decay = 0.5, 0.004
+    rule, _ = plans.build_optimizer(config, images=100, steps=10)
+    ones = {name: {"kernel": jnp.ones(2), "bias": jnp.ones(2)} for name in ("fc7", "fc8")}
+    updates, _ = rule.update(jax.tree.map(jnp.zeros_like, ones), rule.init(ones), ones)
+    for name, decay in (("fc7", 0.004), ("fc8", 0.5)):
+        np.testing.assert_allclose(updates[name]["kernel"], -config.train.learning_rate * decay, rtol=1e-6)
+        np.testing.assert_array_equal(updates[name]["bias"], 0.0)
+
+
+def test_the_rate_of_the_weights_may_rise_again() -> None:
+    """By the factor at each of the epochs, drops going on from there; biases and frozen layers are left as they are."""
+    config = get_config()
+    c = config.train
+    c.batch_size, c.learning_rate, c.drop_factor = 1, 0.01, 10.0
+    c.drop_epochs, c.bias_drop_epochs, c.own_drop_epochs.conv2 = (2, 4, 8), (6,), (3,)
+    c.raise_epochs, c.raise_factor, c.freeze_epochs.conv1 = (5, 9), 50.0, 4
+    seen: dict[tuple[str, str], list[float]] = {}
+
+    def spy(*, rate_of: optimizer.RateOf, **_: object) -> None:
+        for layer, name in (("conv1", "kernel"), ("conv2", "kernel"), ("conv3", "kernel"), ("conv3", "bias")):
+            seen[layer, name] = [float(rate_of(layer, name)(jnp.asarray(step))) for step in range(10)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizer, "sgd_2012", spy)
+        _, shown = plans.build_optimizer(config, images=1, steps=10)
+    of_all = [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 5e-3, 5e-3, 5e-3, 5e-4, 2.5e-2]
+    assert seen["conv3", "kernel"] == pytest.approx(of_all)
+    assert [float(shown(jnp.asarray(step))) for step in range(10)] == pytest.approx(of_all)
+    assert seen["conv2", "kernel"] == pytest.approx([1e-2] * 3 + [1e-3] * 2 + [5e-2] * 4 + [2.5])
+    assert seen["conv3", "bias"] == pytest.approx([2e-2] * 6 + [2e-3] * 4)
+    assert seen["conv1", "kernel"] == pytest.approx([*of_all[:4], *[0.0] * 6])
 
 
 def test_any_layer_has_the_rate_the_config_gives_it() -> None:

@@ -280,6 +280,21 @@ def test_the_colors_noise_by_hand() -> None:
     np.testing.assert_array_equal(augmentation.colored(jnp.asarray(images), keys_B, jnp.asarray(670)), images)
 
 
+def test_the_colors_noise_may_come_back() -> None:
+    """From epoch 91 to 124, of ten steps each; the same draws."""
+    config = get_config("imagenet2012")
+    config.data.color_noise_again = (91, 124)
+    augmentation, keys_B = plans.build_augmentation(config, images=1280), jax.random.split(jax.random.key(0), 3)
+    images = jnp.full((3, 1, 1, 3), 5.0)
+    noisy = augmentation.colored(images, keys_B, jnp.asarray(0))
+    for step, wanted in ((669, noisy), (670, images), (909, images), (910, noisy), (1239, noisy), (1240, images)):
+        np.testing.assert_array_equal(augmentation.colored(images, keys_B, jnp.asarray(step)), wanted, str(step))
+    config.data.color_noise_end_epoch = 0
+    only = plans.build_augmentation(config, images=1280)
+    np.testing.assert_array_equal(only.colored(images, keys_B, jnp.asarray(0)), images)
+    np.testing.assert_array_equal(only.colored(images, keys_B, jnp.asarray(910)), noisy)
+
+
 @pytest.mark.parametrize(
     ("form", "deviations", "shrink"),
     [("std", DEVIATIONS, 1.1), ("eigenvalues", DEVIATIONS**2 / 255, 1.0)],
