@@ -260,6 +260,12 @@ def test_an_ensemble_is_compared_with_the_mean_of_its_own_members() -> None:
     assert (found.n, found.mean) == (2, pytest.approx((3.0 + 4.0) / 2))
 
 
+def test_a_number_stands_for_the_second_variant() -> None:
+    claim = _claim("[-0.5, 0.5]", '["a", 82.0]')
+    found = _difference(claim, [_row(claim, "a", seed, top1=value) for seed, value in enumerate((81.8, 82.1, 82.0))])
+    assert (found.n, found.mean) == (3, pytest.approx(-0.1 / 3))
+
+
 def test_a_run_that_diverged_is_counted_and_not_compared() -> None:
     claim = _claim()
     every = [

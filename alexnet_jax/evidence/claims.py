@@ -55,7 +55,8 @@ class Variant:
 class Comparison:
     """What is predicted of the difference of two measures, seed by seed: that it lies in `predicted`, [low, high].
 
-    `first` and `second` are (variant, measure). The difference of steps is that of their logarithms: `ratio`.
+    `first` and `second` are (variant, measure); a number in place of the second is a `constant`, and `second` the first
+    again. The difference of steps is that of their logarithms: `ratio`.
     """
 
     what: str
@@ -63,6 +64,7 @@ class Comparison:
     second: tuple[str, str]
     predicted: tuple[float, float]
     ratio: bool
+    constant: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +147,8 @@ def _comparison(table: dict[str, Any], variants: dict[str, Variant], path: Path)
     pair, interval = table.get("difference"), table.get("predicted")
     if not isinstance(pair, list) or len(pair) != 2:
         raise AlexNetError(f'{path}: comparisons.difference must be two variants, such as ["alexnet", "no_lrn"].')
-    sides = [str(side).partition(".") for side in pair]
+    constant = pair[1] if isinstance(pair[1], float) else None
+    sides = [str(side).partition(".") for side in (pair if constant is None else [pair[0]] * 2)]
     for side, _, measure in sides:
         if side not in variants or (measure or "top1") not in MEASURES:
             raise AlexNetError(
@@ -159,7 +162,8 @@ def _comparison(table: dict[str, Any], variants: dict[str, Variant], path: Path)
     ratio = of_a == "steps_to_25"
     if ratio and low <= 0:
         raise AlexNetError(f"{path}: comparisons.predicted of steps is a ratio, above 0.")
-    return Comparison(_text(table, "what", path), (a, of_a or "top1"), (b, of_b or "top1"), (low, high), ratio)
+    first, second = (a, of_a or "top1"), (b, of_b or "top1")
+    return Comparison(_text(table, "what", path), first, second, (low, high), ratio, constant)
 
 
 def _variant(name: str, table: dict[str, Any], path: Path) -> Variant:

@@ -70,7 +70,7 @@ class Ledger:
     def table(self) -> str:
         """The ledger: a line for each claim, its first comparison on its first proxy."""
         lines = ["| claim | source | ours | n | verdict |", "| --- | --- | --- | --- | --- |"]
-        for claim in self.claims.values():
+        for claim in (claim for claim in self.claims.values() if claim.comparisons):
             head, rest = claim.comparisons[0], self.differences(claim, next(iter(claim.seeds)))
             ours, n = (said(rest[0]), str(rest[0].n)) if rest[0].n else ("", "0")
             link = f"[{head.what}](experiments/{claim.folder.name}/README.md)"

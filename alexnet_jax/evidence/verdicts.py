@@ -78,8 +78,10 @@ def differences(found: Results) -> list[Difference]:
 def _difference(comparison: Comparison, found: Results) -> Difference:
     (a, of_a), (b, of_b) = comparison.first, comparison.second
     first, second = found.values(a, of_a), found.values(b, of_b)
+    if comparison.constant is not None:
+        second = dict.fromkeys(first, comparison.constant)
     variant = found.claim.variants[a]
-    if variant.of == b:  # against the mean of its own members
+    if variant.of and variant.of == b:  # against the mean of its own members
         second = {seed: _mean_of_members(second, seed, variant.members) for seed in first}
     pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
     whole = [(x, y) for x, y in pairs if x is not None and y is not None]
