@@ -1,6 +1,7 @@
 """alexnet experiments: the claims about AlexNet, the runs that test them, and what the runs say."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from alexnet_jax import ending
@@ -44,7 +45,7 @@ def _run(options: argparse.Namespace) -> None:
     for line in costs.in_words(missing, rows.read(root), at_a_time=len(runner.slots(missing))):
         print(line)
     if options.plan:
-        print("\n".join(f"  {run.proxy.name}  {run.what}  seed {run.seed}" for run in missing))
+        print("\n".join(f"  {shlex.join(runner.command_of(run))}" for run in missing))
         return
     ending.note(lambda: "every run that has ended has its row, and the others resume with the same command")
     where = [f"data.data_dir={options.data_dir}"] if options.data_dir else []

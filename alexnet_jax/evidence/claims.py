@@ -71,7 +71,8 @@ class Comparison:
 class Claim:
     """A question, and what would answer it. `seeds` is how many there are on each proxy; the first proxy decides.
 
-    `core_minutes` is what its runs were expected to take, of one core, and `number` the source's in a few words.
+    `core_minutes` is what its runs were expected to take, of one core. `number` is the source's in a few words, and
+    `chinese` the first comparison and that number in Chinese.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Claim:
     seeds: dict[str, int]
     variants: dict[str, Variant]
     comparisons: tuple[Comparison, ...]
+    chinese: tuple[str, str]
 
     @property
     def name(self) -> str:
@@ -137,7 +139,12 @@ def parse_claim(table: dict[str, Any], path: Path) -> Claim:
         raise AlexNetError(f"{path}: seeds must be a table of proxies and whole numbers from 1 to 1,000.")
     parts = table.get("comparisons", [])
     comparisons = tuple(_comparison(part, variants, path) for part in parts)
-    return Claim(path.parent, question, source, number, prediction, minutes, dict(seeds), variants, comparisons)
+    chinese = table.get("chinese", [question, number])
+    if not isinstance(chinese, list) or len(chinese) != 2:
+        raise AlexNetError(f"{path}: chinese must be two texts, of the first comparison and of the source's number.")
+    return Claim(
+        path.parent, question, source, number, prediction, minutes, dict(seeds), variants, comparisons, tuple(chinese)
+    )
 
 
 MEASURES = ("top1", "top5", "views_top1", "first_top1", "train_error", "steps_to_25")

@@ -19,6 +19,15 @@ from alexnet_jax.evidence.verdicts import Difference, Results
 
 _BLOCK = re.compile(r"(<!-- rows: ([a-z0-9_ ]+) -->\n).*?(<!-- /rows -->)", re.DOTALL)
 
+_CHINESE = {
+    verdicts.AS_PREDICTED: "与预测一致",
+    verdicts.REFUTED: "被推翻",
+    verdicts.UNDECIDED: "未定",
+    verdicts.NO_RUNS: "尚未运行",
+    verdicts.ONE_SEED: "只有一个种子",
+    ", ": "\uff0c",
+}
+
 
 class Ledger:
     """All claims with all rows, and what is written of them."""
@@ -53,28 +62,40 @@ class Ledger:
 
     def filled(self, text: str, path: Path) -> str:
         """A page with everything between its marks written anew. Raises AlexNetError for a mark of no claim."""
-        written: dict[str, Callable[[], str]] = {"ledger": self.table, "calibration": self.calibration}
+        written: dict[str, Callable[[], str]] = {
+            "ledger": self.table, "calibration": self.calibration, "specialization": self.specialization,
+        }  # fmt: skip
 
         def block(match: re.Match[str]) -> str:
             name, _, kind = match[2].partition(" ")
             if name in written:
                 said = written[name]()
+                said = self.table(chinese=True) if kind == "zh" else said
+                said = said.replace("](experiments/", "](") if kind == "experiments" else said
             elif name in self.claims:
                 said = self.sentence(self.claims[name]) if kind == "in short" else self.section(self.claims[name])
             else:
-                raise AlexNetError(f"{path} has a mark of {name!r}: it must be a claim, ledger or calibration.")
+                raise AlexNetError(
+                    f"{path} has a mark of {name!r}: it must be a claim, or one of {', '.join(written)}."
+                )
             return f"{match[1]}{said}\n{match[3]}"
 
         return _BLOCK.sub(block, text)
 
-    def table(self) -> str:
+    def table(self, *, chinese: bool = False) -> str:
         """The ledger: a line for each claim, its first comparison on its first proxy."""
-        lines = ["| claim | source | ours | n | verdict |", "| --- | --- | --- | --- | --- |"]
+        head = "| 论断 | 来源 | 我们 | n | 结论 |" if chinese else "| claim | source | ours | n | verdict |"
+        lines = [head, "| --- | --- | --- | --- | --- |"]
         for claim in (claim for claim in self.claims.values() if claim.comparisons):
-            head, rest = claim.comparisons[0], self.differences(claim, next(iter(claim.seeds)))
-            ours, n = (said(rest[0]), str(rest[0].n)) if rest[0].n else ("", "0")
-            link = f"[{head.what}](experiments/{claim.folder.name}/README.md)"
-            lines.append(f"| {link} | {claim.number} | {ours} | {n} | {in_all(rest)} |")
+            found = self.differences(claim, next(iter(claim.seeds)))
+            ours, n = (said(found[0]), str(found[0].n)) if found[0].n else ("", "0")
+            what, number = claim.chinese if chinese else (claim.comparisons[0].what, claim.number)
+            verdict = in_all(found)
+            for word, theirs in _CHINESE.items() if chinese else ():
+                verdict = verdict.replace(word, theirs)
+            ours = ours.replace(" to ", " 至 ") if chinese else ours
+            link = f"[{what}](experiments/{claim.folder.name}/README.md)"
+            lines.append(f"| {link} | {number} | {ours} | {n} | {verdict} |")
         return "\n".join(lines)
 
     def section(self, claim: Claim) -> str:
@@ -99,10 +120,26 @@ class Ledger:
         told = []
         for name in proxies:
             parts = [
-                f"{d.comparison.what} {said(d)}, n = {d.n}: {d.verdict}" for d in self.differences(claim, name) if d.n
+                f"{d.comparison.what} {said(d)}, n = {d.n}{_then(d)}" for d in self.differences(claim, name) if d.n
             ]
             told.append(f"On {name}: {'; '.join(parts)}." if parts else f"On {name} no pair of runs has ended yet.")
         return f"{' '.join(told)} [Rows](../experiments/{claim.folder.name}/README.md)."
+
+    def specialization(self) -> str:
+        """Do the towers specialize in color? Of every variant with two towers of the claims on starts and towers."""
+        head = "| proxy | variant | n | more colorful tower | other tower | rare by chance (5 %) |"
+        lines, seen = [head, "| --- | --- | --- | --- | --- | --- |"], set[tuple[str, str]]()
+        for claim in (self.claims[name] for name in ("start", "two_towers") if name in self.claims):
+            for proxy in self.proxies_of(claim):
+                for name, mine in self.results(claim, proxy).rows.items():
+                    found = _towers_of(mine)
+                    if not found or (proxy, name) in seen:
+                        continue
+                    seen.add((proxy, name))
+                    more, less = (statistics.fmean(row[i] for row in found) for i in (0, 1))
+                    rare = f"{sum(chance < 0.05 for *_, chance in found)} of {len(found)}"
+                    lines.append(f"| {proxy} | {name} | {len(found)} | {more:.3f} | {less:.3f} | {rare} |")
+        return "\n".join(lines) if len(lines) > 2 else "No run with two towers has ended yet."
 
     def calibration(self) -> str:
         """Every comparison that was run at full size too: what each proxy says of it."""
@@ -117,6 +154,13 @@ class Ledger:
                 cells = [said(others[name][i]) if name in others and others[name][i].n else "" for name in names]
                 lines.append(f"| {there.comparison.what} | {said(there) if there.n else ''} | {' | '.join(cells)} |")
         return "\n".join(lines) if len(lines) > 2 else "No run at full size has ended yet."
+
+
+def _towers_of(mine: list[Row]) -> list[tuple[float, float, float]]:
+    """(color of the more colorful tower, of the other, chance) of each row that has two towers."""
+    known = [row for row in mine if row["color_1"]]
+    pairs = [(float(row["color_0"]), float(row["color_1"]), float(row["color_chance"])) for row in known]
+    return [(max(a, b), min(a, b), chance) for a, b, chance in pairs]
 
 
 def of(root: Path) -> list[Path]:
@@ -146,6 +190,10 @@ def said(difference: Difference) -> str:
         return f"{d.mean:.2f}{interval} times"
     interval = f" ({d.low:+.2f} to {d.high:+.2f})" if d.n > 1 else ""
     return f"{d.mean:+.2f}{interval}"
+
+
+def _then(difference: Difference) -> str:
+    return f", {difference.verdict}" if difference.n > 1 else ""
 
 
 def in_all(found: list[Difference]) -> str:

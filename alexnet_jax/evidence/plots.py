@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 FILE = "result.png"
 COLORS = (*drawing.TOWERS, "#2a8c4a", "#8a4fbf", "#b58900", "#5d6d7e", "#d63384", "#0a9396")
+_UNDECIDED = "#5d6d7e"
 _VERDICTS = {verdicts.AS_PREDICTED: drawing.GOOD, verdicts.REFUTED: drawing.BAD}
 
 
@@ -29,20 +29,18 @@ def plot(found: list[Results]) -> "Figure":
     """One column of three panels on each proxy: test (thick) and training accuracy (thin), seeds, differences."""
     shown = max(len(results.rows) for results in found)
     compared = max(len(results.claim.comparisons) for results in found)
-    heights = (2.4, 0.35 + 0.24 * shown, 0.45 + 0.36 * compared)
+    heights = [2.2, 0.3 * shown, *([0.34 * compared] if compared else [])]
     with drawing.style():
-        figure = drawing.new(
-            0.9 * sum(heights) * 1.0 + 0.9 + 0.2 * shown, width=drawing.WIDTH * (1 + 0.75 * (len(found) - 1))
-        )
-        panels = figure.subplots(3, len(found), squeeze=False, height_ratios=heights)
+        width = drawing.WIDTH * (1 + 0.7 * (len(found) - 1))
+        figure = drawing.new(sum(heights) + 0.75 * len(heights) + 0.3, width=width)
+        panels = figure.subplots(len(heights), len(found), squeeze=False, height_ratios=heights)
         for column, results in enumerate(found):
             _curves(panels[0, column], results)
-            _seeds(panels[1, column], results, named=column == 0)
-            _differences(panels[2, column], verdicts.differences(results), named=column == 0)
+            _seeds(panels[1, column], results)
+            if compared:
+                _differences(panels[2, column], verdicts.differences(results))
             panels[0, column].set_title(results.proxy.name, loc="left", fontweight="bold")
         panels[0, 0].set_ylabel("accuracy, %")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", frameon=False, ncols=2, fontsize=9)
     return figure
 
 
@@ -57,9 +55,8 @@ def _curves(panel: Any, results: Results) -> None:
         for column, width, sign in (("curve", 2.0, 1.0), ("train_curve", 0.9, -1.0)):
             points = _mean_curve(mine, column)
             values = [value if sign > 0 else 100.0 - value for _, value in points]
-            label = name.replace("_", " ") if sign > 0 else None
-            panel.plot([step for step, _ in points], values, color=color, linewidth=width, label=label)
-    panel.set_xlabel("step")
+            panel.plot([step for step, _ in points], values, color=color, linewidth=width)
+    panel.set_xlabel("step; thick: test images, thin: training batches")
     panel.grid(visible=True, alpha=0.25)
 
 
@@ -72,25 +69,19 @@ def _mean_curve(mine: list[Row], column: str) -> list[tuple[int, float]]:
     return [(step, statistics.fmean(values)) for step, values in sorted(by_step.items()) if len(values) == most]
 
 
-def _seeds(panel: Any, results: Results, *, named: bool) -> None:
-    names = list(results.rows)
-    for place, name in enumerate(names):
+def _seeds(panel: Any, results: Results) -> None:
+    for place, name in enumerate(results.rows):
         values = [value for row in results.rows[name] if (value := measure(row, "top1")) is not None]
         color = _color(results, name)
         panel.plot(values, [place] * len(values), "o", color=color, markersize=4, alpha=0.55)
         if values:
-            panel.plot([statistics.fmean(values)], [place], "|", color=color, markersize=16, markeredgewidth=2)
-    panel.set_yticks(range(len(names)), [name.replace("_", " ") for name in names] if named else [])
-    panel.set_ylim(len(names) - 0.5, -0.5)
+            panel.plot([statistics.fmean(values)], [place], "|", color=color, markersize=11, markeredgewidth=2)
+    _named(panel, [name.replace("_", " ") for name in results.rows], [_color(results, name) for name in results.rows])
     panel.set_xlabel("top-1 at the end, %, of each seed")
-    panel.grid(visible=True, axis="x", alpha=0.25)
 
 
-def _differences(panel: Any, found: list[Difference], *, named: bool) -> None:
+def _differences(panel: Any, found: list[Difference]) -> None:
     """The means and intervals over what was predicted (gray)."""
-    if not found:
-        panel.set_visible(False)
-        return
     ends = [end for d in found if d.n > 1 for end in (d.low, d.high)] or [d.mean for d in found if d.n] or [0.0]
     ratio = found[0].comparison.ratio
     zero = 1.0 if ratio else 0.0
@@ -101,17 +92,24 @@ def _differences(panel: Any, found: list[Difference], *, named: bool) -> None:
         begin, end = d.comparison.predicted
         left, right = max(begin, low - margin), min(end, high + margin)
         if left < right:
-            panel.barh(place, right - left, left=left, height=0.62, color="#9aa7b8", alpha=0.28, linewidth=0)
-        if not d.n:
-            continue
-        color = _VERDICTS.get(d.verdict, "#5d6d7e")
-        if d.n > 1 and math.isfinite(d.high):
-            panel.plot([d.low, d.high], [place, place], color=color, linewidth=2)
-        panel.plot([d.mean], [place], "o", color=color, markersize=5)
-    panel.axvline(zero, color="#5d6d7e", linewidth=0.8)
-    labels = [drawing.short(d.comparison.what, 44) for d in found]
-    panel.set_yticks(range(len(found)), labels if named else [], fontsize=8)
-    panel.set_ylim(len(found) - 0.5, -0.5)
-    unit = "ratio" if ratio else "points"
-    panel.set_xlabel(f"difference, {unit}; gray: predicted")
+            panel.barh(place, right - left, left=left, height=0.34, color="#9aa7b8", alpha=0.28, linewidth=0)
+        if d.n:
+            color = _VERDICTS.get(d.verdict, _UNDECIDED)
+            if d.n > 1:
+                panel.plot([d.low, d.high], [place, place], color=color, linewidth=2)
+            panel.plot([d.mean], [place], "o", color=color, markersize=5)
+    panel.axvline(zero, color=_UNDECIDED, linewidth=0.8)
+    _named(panel, [d.comparison.what for d in found], [_VERDICTS.get(d.verdict, _UNDECIDED) for d in found])
+    panel.set_xlabel(f"difference, {'ratio' if ratio else 'points'}; gray is what was predicted")
+
+
+def _named(panel: Any, names: list[str], colors: list[str]) -> None:
+    """A row for each name, which stands above what is drawn in it: beside the panel it would take half of the width."""
+    for place, (name, color) in enumerate(zip(names, colors, strict=True)):
+        panel.text(
+            0.008, place - 0.3, drawing.short(name, 70), color=color, fontsize=8, va="center",
+            transform=panel.get_yaxis_transform(),
+        )  # fmt: skip
+    panel.set_yticks([])
+    panel.set_ylim(len(names) - 0.5, -0.7)
     panel.grid(visible=True, axis="x", alpha=0.25)

@@ -130,11 +130,8 @@ def _start(
             if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     files.write_text(before, commit + "\n")
-    changes = (*run.overrides, f"train.seed={run.seed}", *overrides)
-    command = [
-        sys.executable, "-m", "alexnet_jax", "train", f"--config={run.recipe}", f"--workdir={workdir}",
-        *(f"--config.{change}" for change in changes),
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "alexnet_jax", *command_of(run)[1:], f"--workdir={workdir}"]
+    command += [f"--config.{override}" for override in overrides]
     with (workdir / _LOG).open("ab") as log:
         process = subprocess.Popen(
             command, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -143,6 +140,12 @@ def _start(
     if cores:
         os.sched_setaffinity(process.pid, cores)  # it is still starting: the threads of its work come later
     return _Running(run, workdir, cores, process, lock, time.monotonic())
+
+
+def command_of(run: Planned) -> list[str]:
+    """What a person would type to train it."""
+    changes = (*run.overrides, f"train.seed={run.seed}")
+    return ["alexnet", "train", f"--config={run.recipe}", *(f"--config.{change}" for change in changes)]
 
 
 def _environment() -> dict[str, str]:

@@ -13,7 +13,8 @@ from alexnet_jax.evidence import plans, rows
 from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
 from alexnet_jax.evidence.rows import Row
 
-AS_PREDICTED, REFUTED, UNDECIDED, NO_RUNS = "as predicted", "refuted", "undecided", "no runs yet"
+AS_PREDICTED, REFUTED, UNDECIDED = "as predicted", "refuted", "undecided"
+NO_RUNS, ONE_SEED = "no runs yet", "one seed"
 _CONFIDENCE = 0.95
 
 
@@ -35,7 +36,7 @@ class Difference:
     def verdict(self) -> str:
         """By the rule at the top of this module."""
         if self.n < 2:
-            return NO_RUNS if not self.n else "one seed"
+            return NO_RUNS if not self.n else ONE_SEED
         begin, end = self.comparison.predicted
         if begin <= self.low and self.high <= end:
             return AS_PREDICTED
