@@ -246,6 +246,13 @@ def test_a_run_keeps_the_answers_of_its_last_evaluation(run: loop.Run) -> None:
     np.testing.assert_allclose(found.right, run.answers.right, rtol=1e-4, atol=1e-6)
 
 
+def test_the_kernels_of_one_tower_are_drawn_too(folder: Path) -> None:
+    """In the color of the text, since there is no tower to tell it from."""
+    one = _build(folder, "half")
+    title = figures.filters(one).axes[0].get_title(loc="left")
+    assert title.startswith("3 kernels of 11 x 11, color 0.")
+
+
 # ---------------------------------------------------------------- the drawing of the towers
 
 

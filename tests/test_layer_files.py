@@ -311,6 +311,20 @@ def test_a_recipe_file_may_have_a_layer_that_no_recipe_has(tmp_path: Path) -> No
     assert rows["conv5"].parameters == 2 * (3 * 3 * 192 * 64 + 64)
 
 
+def test_a_recipe_file_has_no_fields_of_layers_that_are_gone(tmp_path: Path) -> None:
+    """The 18 % net without conv3: fc3 is its last layer, and has the decay that fc4 has in the recipe."""
+    net = tables.CUDA_CONVNET_18PCT
+    paths = _write(dataclasses.replace(net, layers=(*net.layers[:2], net.layers[3])), tmp_path)
+    output = tmp_path / "two.py"
+    from_cfg.main([*map(str, paths), f"--output={output}"])
+    _, found = _read(paths)
+    assert found.recipe == "cuda_convnet_18pct"
+    assert [(d.field, d.ours) for d in found.train] == [("train.decays.fc3", 1.0)]
+    config = configs.load_recipe(f"{output}:imagenet2012")
+    assert config.model.layers == ("conv1", "conv2", "fc3")
+    assert config.train.decays.to_dict() == {"fc3": 1.0}
+
+
 # ---------------------------------------------------------------- words
 
 

@@ -82,10 +82,9 @@ def filters(net: Classifier) -> "Figure":
         for tower, panel in enumerate(panels):
             panel.imshow(_grid(0.5 + found[tower] / (2 * scale), columns), interpolation="nearest")
             name = f"tower {tower}, " if towers > 1 else ""
-            panel.set_title(
-                f"{name}{channels} kernels of {size} x {size}, color {color[tower].mean():.2f}",
-                color=drawing.TOWERS[tower % 2] if towers > 1 else None, loc="left", fontweight="bold",
-            )  # fmt: skip
+            own = {"color": drawing.TOWERS[tower % 2]} if towers > 1 else {}
+            text = f"{name}{channels} kernels of {size} x {size}, color {color[tower].mean():.2f}"
+            panel.set_title(text, loc="left", fontweight="bold", **own)
             drawing.plain(panel)
         figure.supxlabel(f"gray is 0, white +{scale:.3g}, black -{scale:.3g}", fontsize=9)
     return figure

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs
-from alexnet_jax.allowed import check
+from alexnet_jax.allowed import BY_LAYER, check
 from alexnet_jax.layer_files.network import Network
 from alexnet_jax.layer_files.rates import Rates, end_of
 
@@ -51,7 +51,7 @@ def _compared(recipe: str, network: Network, rates: Rates) -> Nearest:
     said = {_renamed(field, names): value for field, value in (network.said | rates.said).items()}
     for field in ("model.layers", "model.exchange"):
         said[field] = tuple(names[name] for name in said[field])
-    for layer in config.train.decays:
+    for layer in set(config.train.decays) & set(names.values()):
         said.setdefault(f"train.decays.{layer}", said["train.weight_decay"])
     theirs = dict(configs.flat(config))
     theirs["model.exchange"] = tuple(name for name in config.model.layers if name in config.model.exchange)
@@ -101,7 +101,7 @@ def recipe_text(found: Nearest, about: str) -> str:
     """
     module = configs.recipe_module(found.recipe).__name__
     package, _, name = module.rpartition(".")
-    model, train = _lines(found.model), _lines(found.train)
+    model, train = _lines(found.model) + _without_layers(found), _lines(found.train)
     needs_datasets = ["from alexnet_jax.configs import datasets"] * bool(train and package != "alexnet_jax.configs")
     beside = ", datasets" if train and package == "alexnet_jax.configs" else ""
     text = "\n".join(
@@ -128,6 +128,19 @@ def recipe_text(found: Nearest, about: str) -> str:
     exec(compile(text, "the recipe", "exec"), namespace)  # what is above, and nothing from the files but numbers
     check(namespace["get_config"](DATA))
     return text
+
+
+def _without_layers(found: Nearest) -> list[str]:
+    """Lines that take out what the recipe's train section says of layers that the files have not."""
+    layers = next((d.ours for d in found.model if d.field == "model.layers"), None)
+    if layers is None:
+        return []
+    train = configs.recipe_module(found.recipe).get_config(DATA).train
+    return [
+        f"c.train.{section} = ConfigDict({{k: v for k, v in c.train.{section}.items() if k in c.model.layers}})"
+        for section in BY_LAYER
+        if set(train[section]) - set(layers)
+    ]
 
 
 def _lines(differences: list[Difference]) -> list[str]:
