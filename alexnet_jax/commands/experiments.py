@@ -2,9 +2,10 @@
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
-from alexnet_jax import ending
+from alexnet_jax import bars, ending
 from alexnet_jax.commands import border
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evidence import claims, costs, pages, plans, plots, rows, runner
@@ -21,8 +22,9 @@ def main(argv: list[str]) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     """A line for each claim: how many of its runs there are rows of."""
-    proxies, known = claims.read_proxies(options.experiments), _known(options.experiments)
-    for claim in claims.read_claims(options.experiments):
+    everything, known = claims.read_claims(options.experiments), _known(options.experiments)
+    proxies = claims.read_proxies(options.experiments)
+    for claim in everything:
         there = []
         for name, seeds in claim.seeds.items():
             wanted = plans.planned(claim, proxies[name], seeds)
@@ -33,7 +35,7 @@ def _list(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Runs what is missing of the claims that were named."""
     root = options.experiments
-    proxies, everything = claims.read_proxies(root), claims.read_claims(root)
+    everything, proxies = claims.read_claims(root), claims.read_proxies(root)
     if options.proxy and options.proxy not in proxies:
         raise AlexNetError(f"--proxy={options.proxy} is not a proxy: use one of {', '.join(proxies)}.")
     named = [claims.claim_named(root, name) for name in options.names] or everything
@@ -90,16 +92,18 @@ def _known(root: Path) -> set[tuple[str, str]]:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    bars.write(line)
+    sys.stdout.flush()
 
 
 def _report(options: argparse.Namespace) -> None:
     """Writes the tables and plots anew: of the claims' pages, and of every page that quotes the ledger."""
-    root, named = options.experiments, set(options.names)
+    root = options.experiments
     everything = claims.read_claims(root)
+    named = {claims.claim_named(root, name).name for name in options.names}
     ledger = pages.Ledger(everything, claims.read_proxies(root), rows.read(root))
     for claim in everything:
-        if named and claim not in [claims.claim_named(root, name) for name in named]:
+        if named and claim.name not in named:
             continue
         found = [ledger.results(claim, name) for name in ledger.proxies_of(claim)]
         if found:

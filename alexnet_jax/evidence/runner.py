@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from alexnet_jax import files
+from alexnet_jax import bars, files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evidence import ensembles, rows
 from alexnet_jax.evidence.claims import Claim, Proxy
@@ -31,6 +32,7 @@ class _Running:
     cores: tuple[int, ...]
     process: "subprocess.Popen[bytes]"
     lock: IO[str]
+    commit: str
     since: float
 
 
@@ -67,31 +69,42 @@ def run_all(
     removed with their row written. `overrides` are set in each, such as where the data lie.
     Raises AlexNetError where one fails.
     """
-    commit, waiting, running = commit_of(root), list(runs), list[_Running]()
-    free = slots(runs)
+    waiting, running, free = list(runs), list[_Running](), slots(runs)
     done, begin = 0, time.monotonic()
-    try:
-        while waiting or running:
-            while waiting and free:
-                started = _start(waiting[0], workdirs, free[0], commit, overrides)
-                if started is None:  # a process that an earlier command left is at it
-                    waiting.append(waiting.pop(0))
-                    break
-                waiting.pop(0)
-                running.append(started)
-                free.pop(0)
-            ended = next((r for r in running if r.process.poll() is not None), None)
-            if ended is None:
-                time.sleep(0.2)
-                continue
-            running.remove(ended)
-            free.append(ended.cores)
-            done += 1
-            row = _finished(ended, root, commit, keep)
-            left = (time.monotonic() - begin) / done * (len(runs) - done)
-            say(_told(row, f"{done}/{len(runs)}", time.monotonic() - ended.since, left))
-    finally:
-        _stop(running)
+    with bars.bar(total=len(runs), unit="run", delay=0.0) as bar:
+        try:
+            while waiting or running:
+                while waiting and free:
+                    started = _start(waiting[0], workdirs, free[0], commit_of(root), overrides)
+                    if started is None:  # a process that an earlier command left is at it
+                        waiting.append(waiting.pop(0))
+                        break
+                    waiting.pop(0)
+                    running.append(started)
+                    free.pop(0)
+                ended = next((r for r in running if r.process.poll() is not None), None)
+                if ended is None:
+                    bar.set_postfix_str(", ".join(map(_how_far, running)))
+                    time.sleep(0.2)
+                    continue
+                running.remove(ended)
+                free.append(ended.cores)
+                done += 1
+                row = _finished(ended, root, keep)
+                left = (time.monotonic() - begin) / done * (len(runs) - done)
+                say(_told(row, f"{done}/{len(runs)}", time.monotonic() - ended.since, left))
+                bar.update()
+        finally:
+            _stop(running)
+
+
+def _how_far(one: _Running) -> str:
+    """The step that a run says it is at, of how many."""
+    log = one.workdir / _LOG
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        found = re.findall(rb"^step (\d+)/(\d+) ", file.read(), re.MULTILINE)
+    return f"{100 * int(found[-1][0]) // int(found[-1][1])} %" if found else "starting"
 
 
 def slots(runs: Sequence[Planned]) -> list[tuple[int, ...]]:
@@ -139,7 +152,7 @@ def _start(
         )  # fmt: skip
     if cores:
         os.sched_setaffinity(process.pid, cores)  # it is still starting: the threads of its work come later
-    return _Running(run, workdir, cores, process, lock, time.monotonic())
+    return _Running(run, workdir, cores, process, lock, commit, time.monotonic())
 
 
 def command_of(run: Planned) -> list[str]:
@@ -153,7 +166,7 @@ def _environment() -> dict[str, str]:
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | dict(os.environ)
 
 
-def _finished(ended: _Running, root: Path, commit: str, keep: frozenset[str]) -> rows.Row:
+def _finished(ended: _Running, root: Path, keep: frozenset[str]) -> rows.Row:
     """The row of a run whose process has ended, written. Raises AlexNetError where it failed."""
     status, run, workdir = ended.process.returncode, ended.run, ended.workdir
     last = ([line for line in files.read_text(workdir / _LOG).splitlines() if line] or [""])[-1]
@@ -164,9 +177,9 @@ def _finished(ended: _Running, root: Path, commit: str, keep: frozenset[str]) ->
         )
     if status:
         why = f"diverged: {last.partition('error: ')[2].partition(' (')[0]}"
-        row = rows.diverged_row(run, workdir, why, commit=commit)
+        row = rows.diverged_row(run, workdir, why, commit=ended.commit)
     else:
-        row = rows.row_of(run, workdir, commit=commit)
+        row = rows.row_of(run, workdir, commit=ended.commit)
     if not any((other["digest"], other["seed"]) == run.key for other in rows.read(root)):
         rows.add(root, row)
     if run.digest not in keep:

@@ -398,6 +398,17 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("predict W/nowhere.png --workdir=W/run", "None of the pictures could be read"),
         ("predict W/empty.json W/tars --workdir=W/run", "None of the pictures could be read"),
     ],
+    "experiments": [
+        ("experiments", "required: what"),
+        ("experiments fly", "invalid choice: 'fly'"),
+        ("experiments run lrm", "There is no claim 'lrm': use one of .*lrn"),
+        ("experiments report 999", "There is no claim '999'"),
+        ("experiments run lrn --proxy=mars", "--proxy=mars is not a proxy: use one of cifar, "),
+        ("experiments run lrn --seeds=0", "argument --seeds: 0 is not a whole number from 1"),
+        ("experiments run lrn --speed=3", "unrecognized arguments: --speed=3"),
+        ("experiments list --experiments=W/pictures", "There are no claims in .*pictures: run this in a checkout"),
+        ("experiments run lrn --experiments=W/nowhere", "There are no claims in .*nowhere"),
+    ],
     "from-cfg": [
         ("from-cfg", "required: LAYERS.cfg, LAYER-PARAMS.cfg"),
         ("from-cfg W/net.cfg", "required: LAYER-PARAMS.cfg"),
