@@ -220,7 +220,8 @@ def test_a_difference_is_paired_by_seed_and_has_students_interval() -> None:
     claim = _claim()
     every = _pairs(claim, [(61.0, 60.0), (72.0, 70.0), (53.0, 50.0)])
     random.Random(0).shuffle(every)
-    found = _difference(claim, [*every, _row(claim, "a", 7, top1=99.0)])  # a seed without its pair
+    alone = [_row(claim, "b", 7, top1=1.0), _row(claim, "a", 8, top1=99.0)]  # seeds without their pairs
+    found = _difference(claim, [*every, *alone])
     # 4.303: t of 2 degrees of freedom at 97.5 %, from a printed table.
     assert (found.n, found.mean) == (3, 2.0)
     assert found.high - found.mean == pytest.approx(4.303 * 1.0 / math.sqrt(3), rel=1e-3)
