@@ -69,6 +69,7 @@ def _commands(away: Path, python: Path) -> None:
         (["recipes"], "no_communication"),
         (["summary", "half"], "59,798,312"),
         (["from-cfg", "--help"], "LAYERS.cfg"),
+        (["experiments", "--help"], "the claims about AlexNet"),
         (["prepare", "folder", "--from=pictures", "--name=pets", "--data_dir=data"], "train on it with: "),
         (["train", *train], "done: top-1 "),
         (["train", "--mode=eval", "--workdir=run"], "of pets validation"),
