@@ -24,7 +24,7 @@ _CHINESE = {
     verdicts.REFUTED: "被推翻",
     verdicts.UNDECIDED: "未定",
     verdicts.NO_RUNS: "尚未运行",
-    verdicts.ONE_SEED: "只有一个种子",
+    verdicts.MORE_TO_COME: "种子还不全",
     ", ": "\uff0c",
 }
 

@@ -1,8 +1,9 @@
 """What the rows say of a prediction: the paired difference, its interval, and the verdict by a rule that stood before.
 
 The interval is the 95 % interval of the mean difference over seeds, by Student's t. The verdict is "as predicted" where
-all of it lies in what was predicted, "refuted" where none of it does, and "undecided" otherwise. Of a hundred true
-nulls five are missed so: with a few dozen comparisons in the ledger, one or two verdicts are chance.
+all of it lies in what was predicted, "refuted" where none of it does, and "undecided" otherwise. Five of a hundred such
+intervals miss the truth by chance: of a few dozen comparisons one or two. There is no verdict before all seeds are in
+that the claim asks for: whoever may stop at what they like to see will find it.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
 from alexnet_jax.evidence.rows import Row
 
 AS_PREDICTED, REFUTED, UNDECIDED = "as predicted", "refuted", "undecided"
-NO_RUNS, ONE_SEED = "no runs yet", "one seed"
+NO_RUNS, MORE_TO_COME = "no runs yet", "not all seeds yet"
 _CONFIDENCE = 0.95
 
 
@@ -22,7 +23,8 @@ _CONFIDENCE = 0.95
 class Difference:
     """A comparison over its seeds: `n` pairs, their mean, and the interval of it; of steps, ratios.
 
-    `missing` is how many seeds have no pair although both were run: one diverged, or never came to 25 %.
+    `missing` is how many seeds have no pair although both were run: one diverged, or never came to 25 %. `wanted` is
+    how many seeds the claim asks for.
     """
 
     comparison: Comparison
@@ -31,12 +33,15 @@ class Difference:
     low: float
     high: float
     missing: int
+    wanted: int
 
     @property
     def verdict(self) -> str:
         """By the rule at the top of this module."""
-        if self.n < 2:
-            return NO_RUNS if not self.n else ONE_SEED
+        if not self.n:
+            return NO_RUNS
+        if self.n < 2 or self.n + self.missing < self.wanted:
+            return MORE_TO_COME
         begin, end = self.comparison.predicted
         if begin <= self.low and self.high <= end:
             return AS_PREDICTED
@@ -87,13 +92,13 @@ def _difference(comparison: Comparison, found: Results) -> Difference:
     pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
     whole = [(x, y) for x, y in pairs if x is not None and y is not None]
     logs = [math.log(x / y) if comparison.ratio else x - y for x, y in whole]
-    missing = len(pairs) - len(whole)
+    missing, wanted = len(pairs) - len(whole), found.claim.seeds.get(found.proxy.name, 0)
     if not logs:
-        return Difference(comparison, 0, math.nan, math.nan, math.nan, missing)
+        return Difference(comparison, 0, math.nan, math.nan, math.nan, missing, wanted)
     mean, half = statistics.fmean(logs), half_width(logs)
     ends = (mean, mean - half, mean + half)
     mean, low, high = (math.exp(end) for end in ends) if comparison.ratio else ends
-    return Difference(comparison, len(logs), mean, low, high, missing)
+    return Difference(comparison, len(logs), mean, low, high, missing, wanted)
 
 
 def _mean_of_members(values: dict[int, float | None], seed: int, members: int) -> float | None:
