@@ -86,7 +86,8 @@ def _text(output: dict[str, Any]) -> str:
 def _check_outputs(name: str, notebook: dict[str, Any]) -> None:
     outputs = _outputs(notebook)
     assert [output for output in outputs if output["output_type"] == "error"] == []
-    assert [_text(output) for output in outputs if output.get("name") == "stderr"] == []
+    said = [_text(output) for output in outputs if output.get("name") == "stderr"]
+    assert [text for text in said if not text.startswith("\r")] == []  # a bar shows where a machine is slow
     assert sum("image/png" in output.get("data", {}) for output in outputs) == PICTURES[name]
     text, at = "".join(map(_text, outputs)), 0
     for fact in FACTS[name]:
