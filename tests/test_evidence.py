@@ -45,7 +45,7 @@ def test_every_page_says_what_the_rows_say() -> None:
 def test_every_plot_is_of_the_rows(claim: claims.Claim) -> None:
     ledger = pages.Ledger(CLAIMS, PROXIES, ROWS)
     found = [ledger.results(claim, name) for name in ledger.proxies_of(claim)]
-    path = claim.folder / plots.FILE
+    path = claim.folder / pages.PLOT
     if not found:
         assert not path.exists()
         return
@@ -175,26 +175,28 @@ def test_an_ensemble_asks_for_its_members() -> None:
 # ---------------------------------------------------------------- from rows to a verdict
 
 
+_TEXT = """
+question = "?"
+source = "s"
+number = "n"
+prediction = "p"
+core_minutes = 1
+[seeds]
+cifar = 5
+[variants.a]
+recipe = "alexnet"
+[variants.b]
+recipe = "half"
+[[comparisons]]
+what = "a against b"
+difference = ["a", "b"]
+predicted = [0.0, inf]
+"""
+
+
 def _claim(predicted: str = "[0.0, inf]", pair: str = '["a", "b"]', more: str = "") -> claims.Claim:
-    text = f"""
-    question = "?"
-    source = "s"
-    number = "n"
-    prediction = "p"
-    core_minutes = 1
-    [seeds]
-    cifar = 5
-    [variants.a]
-    recipe = "alexnet"
-    [variants.b]
-    recipe = "half"
-    {more}
-    [[comparisons]]
-    what = "a against b"
-    difference = {pair}
-    predicted = {predicted}
-    """
-    return claims.parse_claim(tomllib.loads(text), Path("experiments/001_x/claim.toml"))
+    text = _TEXT.replace("[0.0, inf]", predicted).replace('["a", "b"]', pair)
+    return claims.parse_claim(tomllib.loads(text + more), Path("experiments/001_x/claim.toml"))
 
 
 def _row(claim: claims.Claim, variant: str, seed: int, **values: Any) -> rows.Row:
@@ -301,6 +303,34 @@ def test_a_page_changes_with_its_rows_and_a_strange_mark_is_an_error(tmp_path: P
         pages.Ledger([claim], PROXIES, every).filled("<!-- rows: y -->\n<!-- /rows -->", tmp_path / "p.md")
 
 
+def test_a_claim_says_nothing_of_a_proxy_on_which_only_another_one_ran() -> None:
+    """013's network without color noise is, on CIFAR-10, the one that others share."""
+    claim = claims.claim_named(EXPERIMENTS, "color_noise")
+    shared = [row for row in ROWS if row["what"] == "alexnet" and row["proxy"] == "cifar"]
+    assert shared
+    assert verdicts.results(claim, PROXIES["cifar"], shared).rows["source"]
+    assert pages.Ledger([claim], PROXIES, shared).proxies_of(claim) == []
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_the_variants_of_a_claim_are_different_runs(claim: claims.Claim) -> None:
+    for name in claim.seeds:
+        trained = [plans.variant_run(v, PROXIES[name], 0).digest for v in claim.variants.values() if not v.of]
+        assert len(set(trained)) == len(trained)
+
+
+def test_only_the_ensembles_that_are_missing_need_their_members() -> None:
+    claim = claims.claim_named(EXPERIMENTS, "crops_and_ensembles")
+    member = plans.variant_run(claim.variants["alexnet"], PROXIES["cifar"], 0).digest
+    done = {
+        (plans.ensemble_digest(claim.variants[n], claim, PROXIES["cifar"]), "0")
+        for n in claim.variants
+        if n != "alexnet"
+    }
+    assert plans.members(claim, PROXIES["cifar"], 2, done) == {(member, str(seed)) for seed in range(5, 10)}
+    assert plans.members(claims.claim_named(EXPERIMENTS, "lrn"), PROXIES["cifar"], 5, set()) == set()
+
+
 def test_a_plot_of_every_kind_of_claim(tmp_path: Path) -> None:
     from alexnet_jax.figures import drawing
 
@@ -348,7 +378,7 @@ def test_costs_come_from_rows_where_there_are_some() -> None:
     ("change", "words"),
     [
         (("recipe = \"half\"", "recip = \"half\""), "variants.b must have recipe"),
-        (("cifar = 9", "cifar = 0"), "seeds must be a table"),
+        (("cifar = 5", "cifar = 0"), "seeds must be a table"),
         (("[\"a\", \"b\"]", "[\"a\", \"c\"]"), "comparisons.difference names c"),
         (("[\"a\", \"b\"]", "[\"a.speed\", \"b\"]"), "names a.speed"),
         (("[\"a\", \"b\"]", "\"a\""), "must be two variants"),
@@ -359,28 +389,11 @@ def test_costs_come_from_rows_where_there_are_some() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_claim_is_one_sentence(change: tuple[str, str], words: str, tmp_path: Path) -> None:
-    text = """
-question = "?"
-source = "s"
-number = "n"
-prediction = "p"
-core_minutes = 1
-[seeds]
-cifar = 9
-[variants.a]
-recipe = "alexnet"
-[variants.b]
-recipe = "half"
-[[comparisons]]
-what = "a against b"
-difference = ["a", "b"]
-predicted = [0.0, inf]
-"""
     path = tmp_path / claims.FILE
-    path.write_text(text)
+    path.write_text(_TEXT)
     claims.read_claim(path)
-    path.write_text(text.replace(*change))
-    assert path.read_text() != text
+    path.write_text(_TEXT.replace(*change))
+    assert path.read_text() != _TEXT
     with pytest.raises(AlexNetError, match=words):
         claims.read_claim(path)
 

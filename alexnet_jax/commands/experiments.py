@@ -41,8 +41,9 @@ def _run(options: argparse.Namespace) -> None:
     named = [claims.claim_named(root, name) for name in options.names] or everything
     pairs = [(claim, proxies[name]) for claim in named for name in _proxies_of(claim, proxies, options)]
     wanted = list({run.key: run for pair in pairs for run in plans.planned(*pair, _seeds(*pair, options))}.values())
-    known, members = _known(root), _members(everything, proxies)
-    missing = [run for run in wanted if run.key not in known or (run.digest in members and not _is_here(run, options))]
+    known = _known(root)
+    needed = {member for pair in pairs for member in plans.members(*pair, _seeds(*pair, options), known)}
+    missing = [run for run in wanted if run.key not in known or (run.key in needed and not _is_here(run, options))]
     print(f"{len(wanted):,} runs, {len(wanted) - len(missing):,} of them have a row; {len(missing):,} to run")
     for line in costs.in_words(missing, rows.read(root), at_a_time=len(runner.slots(missing))):
         print(line)
@@ -51,8 +52,12 @@ def _run(options: argparse.Namespace) -> None:
         return
     ending.note(lambda: "every run that has ended has its row, and the others resume with the same command")
     where = [f"data.data_dir={options.data_dir}"] if options.data_dir else []
+    every = [
+        (claim, proxies[name]) for claim in everything for name in {*claim.seeds, options.proxy} if name in proxies
+    ]
+    keep = {member for pair in every for member in plans.members(*pair, _seeds(*pair, options), known)}
     for group in runner.groups(missing):
-        runner.run_all(group, root, options.workdirs, keep=members, overrides=where, say=_say)
+        runner.run_all(group, root, options.workdirs, keep=keep, overrides=where, say=_say)
     for claim, proxy in pairs:
         seeds = _seeds(claim, proxy, options)
         runner.add_ensembles(claim, proxy, seeds, root, options.workdirs, overrides=where, say=_say)
@@ -76,17 +81,6 @@ def _is_here(run: plans.Planned, options: argparse.Namespace) -> bool:
     return (options.workdirs / run.name / "checkpoints").is_dir()
 
 
-def _members(every: list[claims.Claim], proxies: dict[str, claims.Proxy]) -> frozenset[str]:
-    """The digests of what ensembles are made of: their weights are still needed when they have ended."""
-    return frozenset(
-        plans.variant_run(claim.variants[variant.of], proxies[name], 0).digest
-        for claim in every
-        for variant in claim.variants.values()
-        if variant.of
-        for name in claim.seeds
-    )
-
-
 def _known(root: Path) -> set[tuple[str, str]]:
     return {(row["digest"], row["seed"]) for row in rows.read(root)}
 
@@ -106,8 +100,10 @@ def _report(options: argparse.Namespace) -> None:
         if named and claim.name not in named:
             continue
         found = [ledger.results(claim, name) for name in ledger.proxies_of(claim)]
-        if found:
-            drawing.save(plots.plot(found), claim.folder / plots.FILE, about=plots.digest(found))
+        if not found:
+            (claim.folder / pages.PLOT).unlink(missing_ok=True)
+        else:
+            drawing.save(plots.plot(found), claim.folder / pages.PLOT, about=plots.digest(found))
         print(f"{claim.name:24} {ledger.in_all(claim)}")
     for path in pages.of(root):
         if pages.write(path, ledger):

@@ -38,7 +38,7 @@ class Proxy:
 class Variant:
     """A network of a claim: a recipe with "section.field=value" of `set`, and of `on[proxy]`, set in it.
 
-    With `of` it is no run of its own but an ensemble: its seed s averages the runs of that variant with the seeds
+    With `of` it is not trained but an ensemble: its seed s averages the runs of that variant with the seeds
     `members` s to `members` s + `members` - 1; `tune` also finds weights for them, as the 2012 source does.
     """
 
@@ -153,8 +153,10 @@ MEASURES = ("top1", "top5", "views_top1", "first_top1", "train_error", "steps_to
 def _comparison(table: dict[str, Any], variants: dict[str, Variant], path: Path) -> Comparison:
     pair, interval = table.get("difference"), table.get("predicted")
     if not isinstance(pair, list) or len(pair) != 2:
-        raise AlexNetError(f'{path}: comparisons.difference must be two variants, such as ["alexnet", "no_lrn"].')
-    constant = pair[1] if isinstance(pair[1], float) else None
+        raise AlexNetError(
+            f'{path}: comparisons.difference must be two variants, such as ["alexnet", "no_lrn"], or one and a number.'
+        )
+    constant = float(pair[1]) if isinstance(pair[1], int | float) else None
     sides = [str(side).partition(".") for side in (pair if constant is None else [pair[0]] * 2)]
     for side, _, measure in sides:
         if side not in variants or (measure or "top1") not in MEASURES:

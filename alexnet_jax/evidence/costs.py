@@ -10,7 +10,7 @@ from alexnet_jax.evidence.plans import Planned
 from alexnet_jax.evidence.rows import Row
 from alexnet_jax.training import speed
 
-_SHARE = 0.35  # of the peak: what long runs of this network reach on the devices of docs/speed.md, and not the best
+_SHARE = 0.35  # of the peak, assumed: docs/speed.md has 0.44 in float32 and 0.13 in bfloat16, of a CPU
 
 
 def in_words(missing: Sequence[Planned], known: Sequence[Row], *, at_a_time: int) -> list[str]:
@@ -21,11 +21,11 @@ def in_words(missing: Sequence[Planned], known: Sequence[Row], *, at_a_time: int
         here = [row for row in known if row["proxy"] == name and row["seconds"]]
         several = at_a_time if runs[0].proxy.cores else 1
         if here:
-            seconds = sum(_from_rows(run, here) for run in runs)
+            seconds = sum(_from_rows(run, here) for run in runs) / several
             how = f"by the {len(here)} rows of this proxy, with {several} at a time"
         else:
             seconds, how = _by_peak(runs)
-        lines.append(f"{name}: {len(runs)} runs, about {_hours(seconds / several)} of steps, {how}")
+        lines.append(f"{name}: {len(runs)} runs, about {_hours(seconds)} of steps, {how}")
     return lines
 
 
@@ -47,7 +47,7 @@ def _by_peak(runs: Sequence[Planned]) -> tuple[float, str]:
     per_second = _SHARE * peak.teraflops * 1e12 * devices
     return work / per_second, (
         f"{images / 1e6:,.1f} million images and {work / 1e15:,.1f} PFLOP at {100 * _SHARE:.0f} % of "
-        f"{peak.teraflops * devices:,.1f} TFLOP/s, the peak of the {devices} device(s) here: an estimate, and a feed "
+        f"{peak.teraflops * devices:.3g} TFLOP/s, the peak of the {devices} device(s) here: an estimate, and a feed "
         "that keeps up (python main.py --mode=bench_input)"
     )
 

@@ -17,6 +17,7 @@ from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
 from alexnet_jax.evidence.rows import Row, measure
 from alexnet_jax.evidence.verdicts import Difference, Results
 
+PLOT = "result.png"
 _BLOCK = re.compile(r"(<!-- rows: ([a-z0-9_ ]+) -->\n).*?(<!-- /rows -->)", re.DOTALL)
 
 _CHINESE = {
@@ -45,10 +46,14 @@ class Ledger:
         return self._found[key]
 
     def proxies_of(self, claim: Claim) -> list[str]:
-        """The proxies of a claim that there are rows on, in the claim's order, then any other."""
+        """The claim's own proxies that there are rows on, then others on which all of its variants were run.
+
+        Not those on which only a variant was run that another claim shares.
+        """
         there = {row["proxy"] for row in self._every}
-        names = [*claim.seeds, *(name for name in self.proxies if name not in claim.seeds and name in there)]
-        return [name for name in names if any(self.results(claim, name).rows.values())]
+        own = [name for name in claim.seeds if any(self.results(claim, name).rows.values())]
+        others = [name for name in self.proxies if name in there and name not in claim.seeds]
+        return own + [name for name in others if all(self.results(claim, name).rows.values())]
 
     def differences(self, claim: Claim, proxy: str) -> list[Difference]:
         """The comparisons of a claim on a proxy."""
@@ -63,15 +68,15 @@ class Ledger:
     def filled(self, text: str, path: Path) -> str:
         """A page with everything between its marks written anew. Raises AlexNetError for a mark of no claim."""
         written: dict[str, Callable[[], str]] = {
-            "ledger": self.table, "calibration": self.calibration, "specialization": self.specialization,
+            "ledger": lambda: self.table(whole=False), "ledger zh": lambda: self.table(whole=False, chinese=True),
+            "ledger experiments": lambda: self.table().replace("](experiments/", "]("),
+            "calibration": self.calibration, "specialization": self.specialization,
         }  # fmt: skip
 
         def block(match: re.Match[str]) -> str:
             name, _, kind = match[2].partition(" ")
-            if name in written:
-                said = written[name]()
-                said = self.table(chinese=True) if kind == "zh" else said
-                said = said.replace("](experiments/", "](") if kind == "experiments" else said
+            if match[2] in written:
+                said = written[match[2]]()
             elif name in self.claims:
                 said = self.sentence(self.claims[name]) if kind == "in short" else self.section(self.claims[name])
             else:
@@ -82,12 +87,14 @@ class Ledger:
 
         return _BLOCK.sub(block, text)
 
-    def table(self, *, chinese: bool = False) -> str:
-        """The ledger: a line for each claim, its first comparison on its first proxy."""
+    def table(self, *, whole: bool = True, chinese: bool = False) -> str:
+        """The ledger: a line for each claim, its first comparison on its first proxy; `whole`: without runs, too."""
         head = "| 论断 | 来源 | 我们 | n | 结论 |" if chinese else "| claim | source | ours | n | verdict |"
         lines = [head, "| --- | --- | --- | --- | --- |"]
         for claim in (claim for claim in self.claims.values() if claim.comparisons):
             found = self.differences(claim, next(iter(claim.seeds)))
+            if not found[0].n and not whole:
+                continue
             ours, n = (said(found[0]), str(found[0].n)) if found[0].n else ("", "0")
             what, number = claim.chinese if chinese else (claim.comparisons[0].what, claim.number)
             verdict = in_all(found)
@@ -110,6 +117,8 @@ class Ledger:
                 parts.append("No run has ended yet.")
                 continue
             parts += [_variants(found), _comparisons(self.differences(claim, name)), _made_with(found)]
+        if self.proxies_of(claim):
+            parts.append(f"![How the variants learned, where each seed ended, and the differences]({PLOT})")
         return "\n\n".join(part for part in parts if part)
 
     def sentence(self, claim: Claim) -> str:
@@ -200,11 +209,7 @@ def in_all(found: list[Difference]) -> str:
     """The verdicts of several comparisons: one word where they agree, else how many are of each kind."""
     words = [d.verdict for d in found]
     if len(set(words)) == 1:
-        return (
-            words[0]
-            if len(words) == 1 or words[0] == verdicts.NO_RUNS
-            else f"{words[0]} ({len(words)} of {len(words)})"
-        )
+        return words[0]
     return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
 
 

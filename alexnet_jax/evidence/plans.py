@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Set
 
 from ml_collections import ConfigDict
 
@@ -77,6 +78,16 @@ def ensemble_digest(variant: Variant, claim: Claim, proxy: Proxy) -> str:
     """What the rows of an ensemble are found by."""
     member = variant_run(claim.variants[variant.of], proxy, 0).digest
     return f"{member}x{variant.members}{'t' if variant.tune else ''}"
+
+
+def members(claim: Claim, proxy: Proxy, seeds: int, known: Set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The keys of the runs whose weights the ensembles of a claim need that have no row yet among the `known` ones."""
+    found = set[tuple[str, str]]()
+    for variant in (variant for variant in claim.variants.values() if variant.of):
+        member, key = variant_run(claim.variants[variant.of], proxy, 0).digest, ensemble_digest(variant, claim, proxy)
+        for seed in (seed for seed in range(seeds) if (key, str(seed)) not in known):
+            found |= {(member, str(seed * variant.members + i)) for i in range(variant.members)}
+    return found
 
 
 def reduced(config: ConfigDict, *, crop_pixels: int, width: float) -> tuple[str, ...]:

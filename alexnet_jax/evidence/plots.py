@@ -13,7 +13,6 @@ from alexnet_jax.figures import drawing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILE = "result.png"
 COLORS = (*drawing.TOWERS, "#2a8c4a", "#8a4fbf", "#b58900", "#5d6d7e", "#d63384", "#0a9396")
 _UNDECIDED = "#5d6d7e"
 _VERDICTS = {verdicts.AS_PREDICTED: drawing.GOOD, verdicts.REFUTED: drawing.BAD}

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import IO
 
@@ -45,7 +45,7 @@ def commit_of(root: Path) -> str:
     written = (f"{folder}/{rows.FILE}", f"{folder}/**/README.md", f"{folder}/**/*.png", "README*.md", "docs/*.md")
     found = provenance.commit(leaving_out=written)
     if found is None:
-        raise AlexNetError("The runs of the ledger name the commit that they were run on, and this is no git checkout.")
+        raise AlexNetError("The runs of the ledger name the commit that they were run on: run this in a git checkout.")
     if found.endswith("+changes"):
         raise AlexNetError(
             "The checkout has changes that are not committed, and a row names the commit that it was run on: commit "
@@ -59,13 +59,13 @@ def run_all(
     root: Path,
     workdirs: Path,
     *,
-    keep: frozenset[str],
+    keep: Set[tuple[str, str]],
     overrides: Sequence[str],
     say: Callable[[str], None],
 ) -> None:
     """Runs all of `runs` and appends a row of each to runs.csv in `root` as it ends.
 
-    A run that was killed is resumed. `keep`: digests of runs whose checkpoints are still needed; those of others are
+    A run that was killed is resumed. `keep`: keys of runs whose checkpoints are still needed; those of others are
     removed with their row written. `overrides` are set in each, such as where the data lie.
     Raises AlexNetError where one fails.
     """
@@ -166,7 +166,7 @@ def _environment() -> dict[str, str]:
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | dict(os.environ)
 
 
-def _finished(ended: _Running, root: Path, keep: frozenset[str]) -> rows.Row:
+def _finished(ended: _Running, root: Path, keep: Set[tuple[str, str]]) -> rows.Row:
     """The row of a run whose process has ended, written. Raises AlexNetError where it failed."""
     status, run, workdir = ended.process.returncode, ended.run, ended.workdir
     last = ([line for line in files.read_text(workdir / _LOG).splitlines() if line] or [""])[-1]
@@ -182,7 +182,7 @@ def _finished(ended: _Running, root: Path, keep: frozenset[str]) -> rows.Row:
         row = rows.row_of(run, workdir, commit=ended.commit)
     if not any((other["digest"], other["seed"]) == run.key for other in rows.read(root)):
         rows.add(root, row)
-    if run.digest not in keep:
+    if run.key not in keep:
         shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     ended.lock.close()
     return row

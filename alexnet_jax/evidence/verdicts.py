@@ -33,7 +33,7 @@ class Difference:
     low: float
     high: float
     missing: int
-    wanted: int
+    wanted: float
 
     @property
     def verdict(self) -> str:
@@ -50,11 +50,12 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The rows of a claim on one proxy: by variant, in the order of their seeds."""
+    """The rows of a claim on one proxy: by variant, in the order of their seeds, and how many of each are `wanted`."""
 
     claim: Claim
     proxy: Proxy
     rows: dict[str, list[Row]]
+    wanted: dict[str, float]
 
     def values(self, variant: str, measure: str) -> dict[int, float | None]:
         """A measure by seed."""
@@ -63,17 +64,17 @@ class Results:
 
 def results(claim: Claim, proxy: Proxy, every: list[Row]) -> Results:
     """What the rows hold of a claim on a proxy; seeds beyond those that the claim asks for are left out."""
-    wanted = claim.seeds.get(proxy.name, math.inf)
-    found = dict[str, list[Row]]()
+    asked = claim.seeds.get(proxy.name, math.inf)
+    found, wanted = dict[str, list[Row]](), dict[str, float]()
     for name, variant in claim.variants.items():
         if variant.of:
-            key, most = plans.ensemble_digest(variant, claim, proxy), wanted
+            key, wanted[name] = plans.ensemble_digest(variant, claim, proxy), asked
         else:
             key = plans.variant_run(variant, proxy, 0).digest
-            most = max([wanted, *(wanted * v.members for v in claim.variants.values() if v.of == name)])
-        mine = [row for row in every if row["digest"] == key and int(row["seed"]) < most]
+            wanted[name] = max([asked, *(asked * v.members for v in claim.variants.values() if v.of == name)])
+        mine = [row for row in every if row["digest"] == key and int(row["seed"]) < wanted[name]]
         found[name] = sorted(mine, key=lambda row: int(row["seed"]))
-    return Results(claim, proxy, found)
+    return Results(claim, proxy, found, wanted)
 
 
 def differences(found: Results) -> list[Difference]:
@@ -92,7 +93,8 @@ def _difference(comparison: Comparison, found: Results) -> Difference:
     pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
     whole = [(x, y) for x, y in pairs if x is not None and y is not None]
     logs = [math.log(x / y) if comparison.ratio else x - y for x, y in whole]
-    missing, wanted = len(pairs) - len(whole), found.claim.seeds.get(found.proxy.name, 0)
+    missing, wanted = len(pairs) - len(whole), found.wanted[a]
+    wanted = len(pairs) if math.isinf(wanted) else wanted  # a proxy that the claim asks for no number of seeds on
     if not logs:
         return Difference(comparison, 0, math.nan, math.nan, math.nan, missing, wanted)
     mean, half = statistics.fmean(logs), half_width(logs)

@@ -179,7 +179,7 @@ def test_any_layer_has_the_decay_the_config_gives_it() -> None:
 
 
 def test_the_rate_of_the_weights_may_rise_again() -> None:
-    """By the factor at each of the epochs, drops going on from there; biases and frozen layers are left as they are."""
+    """By the factor at each of the epochs, drops continue from there; biases and frozen layers are left as they are."""
     config = get_config()
     c = config.train
     c.batch_size, c.learning_rate, c.drop_factor = 1, 0.01, 10.0
