@@ -57,6 +57,11 @@ def _description(path: Path) -> str:
         return str(picture.info["Description"])
 
 
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_every_claim_says_what_it_does_not_show(claim: claims.Claim) -> None:
+    assert "**What this does not show.**" in (claim.folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_row_is_of_a_run_that_a_claim_asks_for() -> None:
     """So that no row of an older proxy or variant is left beside others."""
     wanted = set()
@@ -253,6 +258,11 @@ def test_steps_are_compared_as_ratios_and_a_run_that_never_gets_there_has_none()
     found = _difference(claim, every)
     assert (found.n, found.missing) == (3, 1)
     assert found.mean == pytest.approx(650 / 150)
+    every = [row | {"top1": "50.0"} for row in every]
+    section = pages.Ledger([claim], PROXIES, every).section(claim)
+    assert "| a | 1,000 | 4 | 50.00 | 0.00 |  | 22.50 | 3 of 4 came there |" in section
+    assert "| b | 1,000 | 4 | 50.00 | 0.00 |  | 15.00 | 150 |" in section
+    assert "steps to 25 %" not in pages.Ledger([claim], PROXIES, _pairs(claim, [(61.0, 60.0)])).section(claim)
 
 
 def test_an_ensemble_is_compared_with_the_mean_of_its_own_members() -> None:
@@ -287,6 +297,15 @@ def test_training_errors_are_means_between_evaluations() -> None:
     entries = [{"step": 5, "top1": 40.0}, {"step": 10, "top1": 60.0}, {"step": 10, "eval_top1": 1.0}]
     entries += [{"step": 15, "top1": 90.0}, {"step": 20, "eval_top1": 2.0}]
     assert rows.train_curve(entries) == [(5, 50.0), (15, 10.0)]
+
+
+def test_the_noise_of_a_proxy_is_of_its_rows() -> None:
+    claim = _claim()
+    every = _pairs(claim, [(61.0, 58.0), (62.0, 60.0), (63.0, 62.0)])
+    filled = pages.Ledger([claim], PROXIES, every).noise()
+    # Stds 1 and 2 over seeds, root of 2.5; differences 3, 2, 1; t of 2, 4 and 9 degrees: 4.303, 2.776, 2.262.
+    assert filled.splitlines()[2:] == ["| cifar | 6 | 1.58 | 1.00 | 2.5 | 1.2 | 0.7 |"]
+    assert pages.Ledger([claim], PROXIES, every[:2]).noise() == "No pairs of runs have ended yet."
 
 
 def test_a_page_changes_with_its_rows_and_a_strange_mark_is_an_error(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ class Comparison:
     ratio: bool
     constant: float | None = None
 
+    @property
+    def of_top1(self) -> bool:
+        """Whether it compares the top-1 of two variants."""
+        return self.constant is None and self.first[1] == self.second[1] == "top1"
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:

@@ -70,7 +70,7 @@ class Ledger:
         written: dict[str, Callable[[], str]] = {
             "ledger": lambda: self.table(whole=False), "ledger zh": lambda: self.table(whole=False, chinese=True),
             "ledger experiments": lambda: self.table().replace("](experiments/", "]("),
-            "calibration": self.calibration, "specialization": self.specialization,
+            "calibration": self.calibration, "specialization": self.specialization, "noise": self.noise,
         }  # fmt: skip
 
         def block(match: re.Match[str]) -> str:
@@ -150,6 +150,22 @@ class Ledger:
                     lines.append(f"| {proxy} | {name} | {len(found)} | {more:.3f} | {less:.3f} | {rare} |")
         return "\n".join(lines) if len(lines) > 2 else "No run with two towers has ended yet."
 
+    def noise(self) -> str:
+        """How far seeds are apart on each proxy, and the effect that 3, 5 and 10 pairs of them tell from none."""
+        lines = [
+            "| proxy | runs | std over seeds | std of a pair's difference | 3 pairs see | 5 | 10 |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for name in self.proxies:
+            found = [self.results(claim, name) for claim in self.claims.values() if name in claim.seeds]
+            runs, pairs = verdicts.samples(found)
+            if not pairs:
+                continue
+            apart, paired = verdicts.pooled(runs), verdicts.pooled(pairs)
+            seen = " | ".join(f"{verdicts.smallest_seen(paired, n):.1f}" for n in (3, 5, 10))
+            lines.append(f"| {name} | {sum(map(len, runs))} | {apart:.2f} | {paired:.2f} | {seen} |")
+        return "\n".join(lines) if len(lines) > 2 else "No pairs of runs have ended yet."
+
     def calibration(self) -> str:
         """Every comparison that was run at full size too: what each proxy says of it."""
         names = [name for name in self.proxies if name not in ("full", "imagenet")]
@@ -207,27 +223,38 @@ def _then(difference: Difference) -> str:
 
 def in_all(found: list[Difference]) -> str:
     """The verdicts of several comparisons: one word where they agree, else how many are of each kind."""
-    words = [d.verdict for d in found]
+    words = [d.verdict for d in found] or ["compares nothing"]
     if len(set(words)) == 1:
         return words[0]
     return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
 
 
 def _variants(found: Results) -> str:
-    lines = [
-        "| variant | parameters | n | top-1, % | std | all views | training error, % |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """A line for each variant; the steps to 25 % training error where a run came that far."""
+    heads = ["variant", "parameters", "n", "top-1, %", "std", "all views", "training error, %"]
+    rows = [row for mine in found.rows.values() for row in mine]
+    timed = any(measure(row, "steps_to_25") is not None for row in rows)
+    heads += ["steps to 25 %"] if timed else []
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
     for name, mine in found.rows.items():
         good = [row for row in mine if row["top1"]]
         if not mine:
-            lines.append(f"| {name} | | 0 | | | | |")
+            lines.append(f"| {name} | | 0 |{' |' * (len(heads) - 3)}")
             continue
         diverged = f", {len(mine) - len(good)} diverged" if len(good) < len(mine) else ""
         parameters = f"{int(mine[0]['parameters']):,}" if mine[0]["parameters"] else ""
         cells = [_mean(good, "top1"), _std(good, "top1"), _mean(good, "views_top1"), _mean(good, "train_error")]
+        cells += [_steps(mine)] if timed else []
         lines.append(f"| {name} | {parameters} | {len(good)}{diverged} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _steps(mine: list[Row]) -> str:
+    """The mean steps to 25 % training error; where not every run came that far, how many did."""
+    steps = [value for row in mine if (value := measure(row, "steps_to_25")) is not None]
+    if len(steps) < len(mine):
+        return f"{len(steps)} of {len(mine)} came there" if steps else "never"
+    return f"{statistics.fmean(steps):,.0f}"
 
 
 def _mean(mine: list[Row], name: str) -> str:

@@ -24,7 +24,7 @@ class Difference:
     """A comparison over its seeds: `n` pairs, their mean, and the interval of it; of steps, ratios.
 
     `missing` is how many seeds have no pair although both were run: one diverged, or never came to 25 %. `wanted` is
-    how many seeds the claim asks for.
+    how many seeds the claim asks for. `each` has the differences of the pairs, of ratios their logarithms.
     """
 
     comparison: Comparison
@@ -34,6 +34,7 @@ class Difference:
     high: float
     missing: int
     wanted: float
+    each: tuple[float, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -100,7 +101,7 @@ def _difference(comparison: Comparison, found: Results) -> Difference:
     mean, half = statistics.fmean(logs), half_width(logs)
     ends = (mean, mean - half, mean + half)
     mean, low, high = (math.exp(end) for end in ends) if comparison.ratio else ends
-    return Difference(comparison, len(logs), mean, low, high, missing, wanted)
+    return Difference(comparison, len(logs), mean, low, high, missing, wanted, tuple(logs))
 
 
 def _mean_of_members(values: dict[int, float | None], seed: int, members: int) -> float | None:
@@ -110,9 +111,25 @@ def _mean_of_members(values: dict[int, float | None], seed: int, members: int) -
 
 def half_width(values: list[float]) -> float:
     """Half of the 95 % interval of the mean of several values; infinite for one."""
-    if len(values) < 2:
-        return math.inf
+    return smallest_seen(statistics.stdev(values), len(values)) if len(values) > 1 else math.inf
+
+
+def smallest_seen(std: float, n: int) -> float:
+    """The smallest difference that `n` > 1 pairs tell from none: where differences of pairs have this std."""
     from scipy import stats
 
-    t = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, len(values) - 1))
-    return t * statistics.stdev(values) / math.sqrt(len(values))
+    return float(stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1)) * std / math.sqrt(n)
+
+
+def samples(found: list[Results]) -> tuple[list[list[float]], list[list[float]]]:
+    """Top-1 of each variant that has two seeds or more, those that claims share once, and the differences of pairs."""
+    runs = {rows_[0]["digest"]: rows_ for results in found for rows_ in results.rows.values() if rows_}
+    alone = [[float(row["top1"]) for row in mine if row["top1"]] for mine in runs.values()]
+    plain = [d for results in found for d in differences(results) if d.comparison.of_top1]
+    return [sample for sample in alone if len(sample) > 1], [list(d.each) for d in plain if d.n > 1]
+
+
+def pooled(parts: list[list[float]]) -> float:
+    """The std within samples of two values or more, each around a mean of its own."""
+    squares = sum((x - statistics.fmean(part)) ** 2 for part in parts for x in part)
+    return math.sqrt(squares / sum(len(part) - 1 for part in parts))
