@@ -299,6 +299,19 @@ def test_training_errors_are_means_between_evaluations() -> None:
     assert rows.train_curve(entries) == [(5, 50.0), (15, 10.0)]
 
 
+def test_a_sentence_says_once_what_all_comparisons_share() -> None:
+    claim = _claim(more='\n[[comparisons]]\nwhat = "b against a"\ndifference = ["b", "a"]\npredicted = [0.0, inf]\n')
+    every = _pairs(claim, [(61.0, 58.0), (62.0, 59.0)])
+    early = pages.Ledger([claim], PROXIES, every).sentence(claim)
+    assert early.startswith(
+        "On cifar, n = 2, not all seeds yet: a against b +3.00 (+3.00 to +3.00); b against a -3.00 ("
+    )
+    every = _pairs(claim, [(61.0, 58.0)] * 5)
+    late = pages.Ledger([claim], PROXIES, every).sentence(claim)
+    assert late.startswith("On cifar, n = 5: a against b +3.00 (+3.00 to +3.00), as predicted; b against a ")
+    assert ", refuted. [Rows]" in late
+
+
 def test_the_noise_of_a_proxy_is_of_its_rows() -> None:
     claim = _claim()
     every = _pairs(claim, [(61.0, 58.0), (62.0, 60.0), (63.0, 62.0)])

@@ -126,12 +126,7 @@ class Ledger:
         proxies = self.proxies_of(claim)
         if not proxies:
             return f"Our runs: none yet ([{claim.folder.name}](../experiments/{claim.folder.name}/README.md))."
-        told = []
-        for name in proxies:
-            parts = [
-                f"{d.comparison.what} {said(d)}, n = {d.n}{_then(d)}" for d in self.differences(claim, name) if d.n
-            ]
-            told.append(f"On {name}: {'; '.join(parts)}." if parts else f"On {name} no pair of runs has ended yet.")
+        told = [_in_short(name, [d for d in self.differences(claim, name) if d.n]) for name in proxies]
         return f"{' '.join(told)} [Rows](../experiments/{claim.folder.name}/README.md)."
 
     def specialization(self) -> str:
@@ -217,8 +212,23 @@ def said(difference: Difference) -> str:
     return f"{d.mean:+.2f}{interval}"
 
 
-def _then(difference: Difference) -> str:
-    return f", {difference.verdict}" if difference.n > 1 else ""
+def _in_short(proxy: str, found: list[Difference]) -> str:
+    """The differences on a proxy in one sentence, which says once what all of them share."""
+    if not found:
+        return f"On {proxy} no pair of runs has ended yet."
+    shared, own = list[Callable[[Difference], str]](), list[Callable[[Difference], str]]()
+    for words in (_n, _verdict):
+        (shared if len({words(d) for d in found}) == 1 else own).append(words)
+    each = [", ".join([f"{d.comparison.what} {said(d)}", *(words(d) for words in own)]) for d in found]
+    return f"{', '.join([f'On {proxy}', *(words(found[0]) for words in shared)])}: {'; '.join(each)}."
+
+
+def _n(difference: Difference) -> str:
+    return f"n = {difference.n}"
+
+
+def _verdict(difference: Difference) -> str:
+    return difference.verdict
 
 
 def in_all(found: list[Difference]) -> str:
