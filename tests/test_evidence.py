@@ -112,7 +112,7 @@ def _keys(claim: claims.Claim) -> set[tuple[str, str]]:
 
 def _promised(text: str) -> Any:
     table = tomllib.loads(text)
-    return [table[part] for part in ("question", "prediction", "variants", "comparisons")]
+    return [table.get(part) for part in ("question", "prediction", "variants", "comparisons")]
 
 
 def _promised_now(claim: claims.Claim) -> Any:
@@ -342,6 +342,13 @@ def test_a_claim_says_nothing_of_a_proxy_on_which_only_another_one_ran() -> None
     assert shared
     assert verdicts.results(claim, PROXIES["cifar"], shared).rows["source"]
     assert pages.Ledger([claim], PROXIES, shared).proxies_of(claim) == []
+
+
+def test_a_proxy_that_a_recipe_does_not_fit_is_left_out() -> None:
+    """cifar10k sets the weight decay of fc4, which only cuda-convnet's networks have."""
+    claim = claims.claim_named(EXPERIMENTS, "start")
+    others = [dict.fromkeys(rows.COLUMNS, "") | {"proxy": "cifar10k", "what": "cuda_convnet_18pct", "digest": "x"}]
+    assert pages.Ledger([claim], PROXIES, others).proxies_of(claim) == []
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)

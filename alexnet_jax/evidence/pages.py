@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.evidence import verdicts
+from alexnet_jax.evidence import plans, verdicts
 from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
 from alexnet_jax.evidence.rows import Row, measure
 from alexnet_jax.evidence.verdicts import Difference, Results
@@ -50,9 +50,13 @@ class Ledger:
 
         Not those on which only a variant was run that another claim shares.
         """
-        there = {row["proxy"] for row in self._every}
+        there = {(row["proxy"], row["what"]) for row in self._every}
         own = [name for name in claim.seeds if any(self.results(claim, name).rows.values())]
-        others = [name for name in self.proxies if name in there and name not in claim.seeds]
+        trained = [variant for variant in claim.variants.values() if not variant.of]
+        others = [
+            name for name, proxy in self.proxies.items()
+            if name not in claim.seeds and all((name, plans.what(variant, proxy)) in there for variant in trained)
+        ]  # fmt: skip
         return own + [name for name in others if all(self.results(claim, name).rows.values())]
 
     def differences(self, claim: Claim, proxy: str) -> list[Difference]:

@@ -59,9 +59,16 @@ def planned(claim: Claim, proxy: Proxy, seeds: int) -> list[Planned]:
 
 def variant_run(variant: Variant, proxy: Proxy, seed: int) -> Planned:
     """The run of one variant on a proxy. Raises AlexNetError."""
-    return dataclasses.replace(
-        _run_of(variant.recipe, (*variant.set, *variant.on.get(proxy.name, ())), proxy), seed=seed
-    )
+    return dataclasses.replace(_run_of(variant.recipe, _own(variant, proxy), proxy), seed=seed)
+
+
+def what(variant: Variant, proxy: Proxy) -> str:
+    """A variant in words: its recipe and what is set in it, on this proxy."""
+    return " ".join((variant.recipe, *_own(variant, proxy)))
+
+
+def _own(variant: Variant, proxy: Proxy) -> tuple[str, ...]:
+    return (*variant.set, *variant.on.get(proxy.name, ()))
 
 
 @functools.cache
