@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def _seeds(panel: Any, results: Results) -> None:
 def _differences(panel: Any, found: list[Difference]) -> None:
     """The means and intervals over what was predicted (gray)."""
     ends = [end for d in found if d.n > 1 for end in (d.low, d.high)] or [d.mean for d in found if d.n] or [0.0]
+    ends += [end for d in found for end in d.comparison.predicted if math.isfinite(end)]
     ratio = found[0].comparison.ratio
     zero = 1.0 if ratio else 0.0
     low, high = min([zero, *ends]), max([zero, *ends])
