@@ -164,6 +164,23 @@ def test_a_digest_is_of_what_decides_the_run() -> None:
     assert json.dumps(older.to_dict()) == text
 
 
+def test_a_run_is_the_planned_one_with_what_it_found_in_its_data() -> None:
+    """A folder of pictures has statistics of its own, and the config of a run on it has them."""
+    claim = claims.claim_named(EXPERIMENTS, "color_noise")
+    run = plans.variant_run(claim.variants["source"], PROXIES["photographs"], 2)
+
+    def ran(*overrides: str) -> bool:
+        found = ["train.seed=2", "data.mean=(120.0,115.0,110.0)", "data.color_std=(3.0,2.0,1.0)"]
+        found += ["data.color_vectors=((1.0,0.0,0.0),(0.0,1.0,0.0),(0.0,0.0,1.0))"]
+        return plans.is_of(configs.load_recipe(run.recipe, [*run.overrides, *found, *overrides]), run)
+
+    assert ran()
+    assert not ran("train.seed=1")
+    assert not ran("data.color_noise=0.2")
+    given = plans.Planned(run.proxy, "", run.recipe, (*run.overrides, "data.mean=(1.0,2.0,3.0)"), 2, run.digest)
+    assert not plans.is_of(configs.load_recipe(run.recipe, [*given.overrides, "train.seed=2"]), given)
+
+
 def test_the_seeds_of_a_claim_come_in_whole_pairs() -> None:
     claim = claims.claim_named(EXPERIMENTS, "pooling")
     found = plans.planned(claim, PROXIES["cifar"], 2)

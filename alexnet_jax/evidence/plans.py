@@ -15,6 +15,8 @@ from alexnet_jax.network import layers
 
 # What does not change what a run computes.
 _ANYWHERE = ("data.data_dir", "data.threads", "data.workers", "data.prefetch_batches", "data.cache", "train.seed")
+# What a config may leave to the data set; that of a run has the values that were found (parts.with_statistics).
+_FROM_DATA = ("data.mean", "data.color_std", "data.color_vectors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,16 @@ def _fan_in(config: ConfigDict, pixels: int) -> dict[str, int]:
             side = layers.pooled_length(side, m.pool.size, m.pool.stride, m.pool.ceil)
         channels = layer.features
     return found
+
+
+def is_of(config: ConfigDict, run: Planned) -> bool:
+    """Whether the config of a run, with what it took from its data set, is the one that was planned."""
+    asked = configs.load_recipe(run.recipe, run.overrides)
+    left = ConfigDict(config.to_dict())
+    for section, _, field in (name.partition(".") for name in _FROM_DATA):
+        if not asked[section][field]:
+            left[section][field] = ()
+    return digest(left) == run.digest and config.train.seed == run.seed
 
 
 def digest(config: ConfigDict) -> str:

@@ -13,7 +13,7 @@ from alexnet_jax.classifier import load
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evidence.claims import Variant
 from alexnet_jax.evidence.ensembles import Array, Member, cross_tuned, errors, mixed
-from alexnet_jax.evidence.plans import Planned, digest
+from alexnet_jax.evidence.plans import Planned, is_of
 from alexnet_jax.figures import kernels
 from alexnet_jax.network import table
 from alexnet_jax.training import provenance, report
@@ -53,7 +53,7 @@ def add(root: Path, row: Row) -> None:
 def row_of(run: Planned, workdir: Path, *, commit: str) -> Row:
     """The row of a run that has ended in `workdir`. Raises AlexNetError where it is not the run that was planned."""
     config = configs.load(workdir)
-    if digest(config) != run.digest or config.train.seed != run.seed:
+    if not is_of(config, run):
         raise AlexNetError(f"{workdir} holds another run than {run.what} with seed {run.seed}: remove it.")
     entries = [entry for entry in report.entries(workdir) if "mode" not in entry]
     evaluations = [entry for entry in entries if "eval_top1" in entry]
