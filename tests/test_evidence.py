@@ -197,14 +197,15 @@ def test_an_ensemble_asks_for_its_members() -> None:
 # ---------------------------------------------------------------- from rows to a verdict
 
 
-_TEXT = """
+_HEAD = """
 question = "?"
 source = "s"
 number = "n"
 prediction = "p"
 core_minutes = 1
 [seeds]
-cifar = 5
+"""
+_TEXT = f"""{_HEAD}cifar = 5
 [variants.a]
 recipe = "alexnet"
 [variants.b]
@@ -469,14 +470,7 @@ set = [
   "checkpoint.keep=1", "precision=float32", "eval.views=center",
 ]
 """
-_TOY = """
-question = "?"
-source = "s"
-number = "n"
-prediction = "p"
-core_minutes = 1
-[seeds]
-tiny = 1
+_TOY = f"""{_HEAD}tiny = 1
 [variants.alexnet]
 recipe = "alexnet"
 [variants.too_fast]

@@ -19,6 +19,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_SECONDS = 2.0  # for a command to clean up by itself
 _watching = threading.Event()
 _asked: list[int] = []  # the number of the first signal
+_handled = threading.Event()  # KeyboardInterrupt was raised
 
 
 @contextlib.contextmanager
@@ -76,9 +77,12 @@ def _watch() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _asked or _is_importing(frame):
+    # Not whether `_asked` has a number: the thread may have been first, and then nothing was cleaned up yet.
+    if _handled.is_set() or _is_importing(frame):
         ending.leave(status=ending.SIGNALED + number)
-    _asked.append(number)
+    _handled.set()
+    if not _asked:
+        _asked.append(number)
     raise KeyboardInterrupt
 
 

@@ -66,11 +66,15 @@ def variant_run(variant: Variant, proxy: Proxy, seed: int) -> Planned:
 
 def what(variant: Variant, proxy: Proxy) -> str:
     """A variant in words: its recipe and what is set in it, on this proxy."""
-    return " ".join((variant.recipe, *_own(variant, proxy)))
+    return _words(variant.recipe, _own(variant, proxy))
 
 
 def _own(variant: Variant, proxy: Proxy) -> tuple[str, ...]:
     return (*variant.set, *variant.on.get(proxy.name, ()))
+
+
+def _words(recipe: str, own: tuple[str, ...]) -> str:
+    return " ".join((recipe, *own))
 
 
 @functools.cache
@@ -80,7 +84,7 @@ def _run_of(name: str, own: tuple[str, ...], proxy: Proxy) -> Planned:
     if proxy.width < 1:
         overrides += reduced(config, crop_pixels=configs.load_recipe(recipe).data.crop_pixels, width=proxy.width)
         config = configs.load_recipe(recipe, overrides)
-    return Planned(proxy, " ".join((name, *own)), recipe, overrides, 0, digest(config))
+    return Planned(proxy, _words(name, own), recipe, overrides, 0, digest(config))
 
 
 def ensemble_digest(variant: Variant, claim: Claim, proxy: Proxy) -> str:
