@@ -362,6 +362,12 @@ def test_a_claim_says_nothing_of_a_proxy_on_which_only_another_one_ran() -> None
     assert pages.Ledger([claim], PROXIES, shared).proxies_of(claim) == []
 
 
+def test_a_proxy_on_which_two_variants_are_the_same_run_says_nothing() -> None:
+    claim = claims.claim_named(EXPERIMENTS, "rate_back_up")  # on CIFAR-10 alone does it change anything
+    assert any(row["proxy"] == "photographs" and row["what"] == "alexnet" for row in ROWS)
+    assert "photographs" not in pages.Ledger([claim], PROXIES, ROWS).proxies_of(claim)
+
+
 def test_a_proxy_that_a_recipe_does_not_fit_is_left_out() -> None:
     """cifar10k sets the weight decay of fc4, which only cuda-convnet's networks have."""
     claim = claims.claim_named(EXPERIMENTS, "start")

@@ -48,14 +48,16 @@ class Ledger:
     def proxies_of(self, claim: Claim) -> list[str]:
         """The claim's own proxies that there are rows on, then others on which all of its variants were run.
 
-        Not those on which only a variant was run that another claim shares.
+        Not those on which only a variant was run that another claim shares, nor those on which two variants are one.
         """
         there = {(row["proxy"], row["what"]) for row in self._every}
         own = [name for name in claim.seeds if any(self.results(claim, name).rows.values())]
         trained = [variant for variant in claim.variants.values() if not variant.of]
         others = [
             name for name, proxy in self.proxies.items()
-            if name not in claim.seeds and all((name, plans.what(variant, proxy)) in there for variant in trained)
+            if name not in claim.seeds
+            and len(words := {plans.what(variant, proxy) for variant in trained}) == len(trained)
+            and all((name, what) in there for what in words)
         ]  # fmt: skip
         return own + [name for name in others if all(self.results(claim, name).rows.values())]
 
