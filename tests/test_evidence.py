@@ -333,10 +333,10 @@ def test_a_sentence_says_once_what_all_comparisons_share() -> None:
 def test_the_noise_of_a_proxy_is_of_its_rows() -> None:
     claim = _claim()
     every = _pairs(claim, [(61.0, 58.0), (62.0, 60.0), (63.0, 62.0)])
-    filled = pages.Ledger([claim], PROXIES, every).noise()
+    filled = pages.noise(pages.Ledger([claim], PROXIES, every))
     # Stds 1 and 2 over seeds, root of 2.5; differences 3, 2, 1; t of 2, 4 and 9 degrees: 4.303, 2.776, 2.262.
     assert filled.splitlines()[2:] == ["| cifar | 6 | 1.58 | 1.00 | 2.5 | 1.2 | 0.7 |"]
-    assert pages.Ledger([claim], PROXIES, every[:2]).noise() == "No pairs of runs have ended yet."
+    assert pages.noise(pages.Ledger([claim], PROXIES, every[:2])) == "No pairs of runs have ended yet."
 
 
 def test_a_page_changes_with_its_rows_and_a_strange_mark_is_an_error(tmp_path: Path) -> None:

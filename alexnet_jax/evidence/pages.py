@@ -76,7 +76,8 @@ class Ledger:
         written: dict[str, Callable[[], str]] = {
             "ledger": lambda: self.table(whole=False), "ledger zh": lambda: self.table(whole=False, chinese=True),
             "ledger experiments": lambda: self.table().replace("](experiments/", "]("),
-            "calibration": self.calibration, "specialization": self.specialization, "noise": self.noise,
+            "calibration": lambda: calibration(self), "specialization": lambda: specialization(self),
+            "noise": lambda: noise(self),
         }  # fmt: skip
 
         def block(match: re.Match[str]) -> str:
@@ -135,59 +136,6 @@ class Ledger:
         told = [_in_short(name, [d for d in self.differences(claim, name) if d.n]) for name in proxies]
         return f"{' '.join(told)} [Rows](../experiments/{claim.folder.name}/README.md)."
 
-    def specialization(self) -> str:
-        """Do the towers specialize in color? Of every variant with two towers of the claims on starts and towers."""
-        head = "| proxy | variant | n | more colorful tower | other tower | rare by chance (5 %) |"
-        lines, seen = [head, "| --- | --- | --- | --- | --- | --- |"], set[tuple[str, str]]()
-        for claim in (self.claims[name] for name in ("start", "two_towers") if name in self.claims):
-            for proxy in self.proxies_of(claim):
-                for name, mine in self.results(claim, proxy).rows.items():
-                    found = _towers_of(mine)
-                    if not found or (proxy, name) in seen:
-                        continue
-                    seen.add((proxy, name))
-                    more, less = (statistics.fmean(row[i] for row in found) for i in (0, 1))
-                    rare = f"{sum(chance < 0.05 for *_, chance in found)} of {len(found)}"
-                    lines.append(f"| {proxy} | {name} | {len(found)} | {more:.3f} | {less:.3f} | {rare} |")
-        return "\n".join(lines) if len(lines) > 2 else "No run with two towers has ended yet."
-
-    def noise(self) -> str:
-        """How far seeds are apart on each proxy, and the effect that 3, 5 and 10 pairs of them tell from none."""
-        lines = [
-            "| proxy | runs | std over seeds | std of a pair's difference | 3 pairs see | 5 | 10 |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-        ]
-        for name in self.proxies:
-            found = [self.results(claim, name) for claim in self.claims.values() if name in claim.seeds]
-            runs, pairs = verdicts.samples(found)
-            if not pairs:
-                continue
-            apart, paired = verdicts.pooled(runs), verdicts.pooled(pairs)
-            seen = " | ".join(f"{verdicts.smallest_seen(paired, n):.1f}" for n in (3, 5, 10))
-            lines.append(f"| {name} | {sum(map(len, runs))} | {apart:.2f} | {paired:.2f} | {seen} |")
-        return "\n".join(lines) if len(lines) > 2 else "No pairs of runs have ended yet."
-
-    def calibration(self) -> str:
-        """Every comparison that was run at full size too: what each proxy says of it."""
-        names = [name for name in self.proxies if name not in ("full", "imagenet")]
-        lines = [f"| comparison | full | {' | '.join(names)} |", f"| --- | --- | {' | '.join('---' for _ in names)} |"]
-        for claim in self.claims.values():
-            if "full" not in self.proxies_of(claim):
-                continue
-            full = self.differences(claim, "full")
-            others = {name: self.differences(claim, name) for name in names if name in self.proxies_of(claim)}
-            for i, there in enumerate(full):
-                cells = [said(others[name][i]) if name in others and others[name][i].n else "" for name in names]
-                lines.append(f"| {there.comparison.what} | {said(there) if there.n else ''} | {' | '.join(cells)} |")
-        return "\n".join(lines) if len(lines) > 2 else "No run at full size has ended yet."
-
-
-def _towers_of(mine: list[Row]) -> list[tuple[float, float, float]]:
-    """(color of the more colorful tower, of the other, chance) of each row that has two towers."""
-    known = [row for row in mine if row["color_1"]]
-    pairs = [(float(row["color_0"]), float(row["color_1"]), float(row["color_chance"])) for row in known]
-    return [(max(a, b), min(a, b), chance) for a, b, chance in pairs]
-
 
 def of(root: Path) -> list[Path]:
     """The pages of a checkout that may quote the rows."""
@@ -203,6 +151,65 @@ def write(path: Path, ledger: Ledger) -> bool:
     if after != before:
         files.write_text(path, after)
     return after != before
+
+
+# ---------------------------------------------------------------- across claims
+
+
+def specialization(ledger: Ledger) -> str:
+    """Do the towers specialize in color? Of every variant with two towers of the claims on starts and towers."""
+    head = "| proxy | variant | n | more colorful tower | other tower | rare by chance (5 %) |"
+    lines, seen = [head, "| --- | --- | --- | --- | --- | --- |"], set[tuple[str, str]]()
+    for claim in (ledger.claims[name] for name in ("start", "two_towers") if name in ledger.claims):
+        for proxy in ledger.proxies_of(claim):
+            for name, mine in ledger.results(claim, proxy).rows.items():
+                found = _towers_of(mine)
+                if not found or (proxy, name) in seen:
+                    continue
+                seen.add((proxy, name))
+                more, less = (statistics.fmean(row[i] for row in found) for i in (0, 1))
+                rare = f"{sum(chance < 0.05 for *_, chance in found)} of {len(found)}"
+                lines.append(f"| {proxy} | {name} | {len(found)} | {more:.3f} | {less:.3f} | {rare} |")
+    return "\n".join(lines) if len(lines) > 2 else "No run with two towers has ended yet."
+
+
+def noise(ledger: Ledger) -> str:
+    """How far seeds are apart on each proxy, and the effect that 3, 5 and 10 pairs of them tell from none."""
+    lines = [
+        "| proxy | runs | std over seeds | std of a pair's difference | 3 pairs see | 5 | 10 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in ledger.proxies:
+        found = [ledger.results(claim, name) for claim in ledger.claims.values() if name in claim.seeds]
+        runs, pairs = verdicts.samples(found)
+        if not pairs:
+            continue
+        apart, paired = verdicts.pooled(runs), verdicts.pooled(pairs)
+        seen = " | ".join(f"{verdicts.smallest_seen(paired, n):.1f}" for n in (3, 5, 10))
+        lines.append(f"| {name} | {sum(map(len, runs))} | {apart:.2f} | {paired:.2f} | {seen} |")
+    return "\n".join(lines) if len(lines) > 2 else "No pairs of runs have ended yet."
+
+
+def calibration(ledger: Ledger) -> str:
+    """Every comparison that was run at full size too: what each proxy says of it."""
+    names = [name for name in ledger.proxies if name not in ("full", "imagenet")]
+    lines = [f"| comparison | full | {' | '.join(names)} |", f"| --- | --- | {' | '.join('---' for _ in names)} |"]
+    for claim in ledger.claims.values():
+        if "full" not in ledger.proxies_of(claim):
+            continue
+        full = ledger.differences(claim, "full")
+        others = {name: ledger.differences(claim, name) for name in names if name in ledger.proxies_of(claim)}
+        for i, there in enumerate(full):
+            cells = [said(others[name][i]) if name in others and others[name][i].n else "" for name in names]
+            lines.append(f"| {there.comparison.what} | {said(there) if there.n else ''} | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else "No run at full size has ended yet."
+
+
+def _towers_of(mine: list[Row]) -> list[tuple[float, float, float]]:
+    """(color of the more colorful tower, of the other, chance) of each row that has two towers."""
+    known = [row for row in mine if row["color_1"]]
+    pairs = [(float(row["color_0"]), float(row["color_1"]), float(row["color_chance"])) for row in known]
+    return [(max(a, b), min(a, b), chance) for a, b, chance in pairs]
 
 
 # ---------------------------------------------------------------- tables and numbers
