@@ -119,7 +119,8 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
     from alexnet_jax.training import loop, signals, watch
 
     status = 0
-    with cluster.joined(_FLAGS, argv, cluster.facts_of(config)) as peers:
+    joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config))
+    with watch.Watch(_FLAGS.hang_timeout) as watching, joined as peers:
         devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         memory.check(config, training=True)
         try:
@@ -127,7 +128,7 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
                 config, workdir,
                 command=f"{program()} {shlex.join(argv)}",
                 eval_command=f"{program()} --mode=eval --workdir={shlex.quote(str(workdir))}",
-                peers=peers, watch=watch.Watch(_FLAGS.hang_timeout),
+                peers=peers, watch=watching,
             )  # fmt: skip
             report.after(run)
         except signals.Interrupted as stop:
@@ -145,7 +146,8 @@ def _evaluate(argv: list[str], overrides: list[str], workdir: Path | None) -> No
         workdir = _default_workdir(_FLAGS.config, config.data.name)
     sums.mend(workdir)
     config = configs.load(workdir, overrides)  # before the devices start: they take seconds
-    with cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint)) as peers:
+    joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint))
+    with watch.Watch(_FLAGS.hang_timeout) as watching, joined as peers:
         devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         memory.check(config, training=False)
         evaluation.evaluate_checkpoint(
@@ -154,7 +156,7 @@ def _evaluate(argv: list[str], overrides: list[str], workdir: Path | None) -> No
             overrides=overrides,
             predictions=Path(_FLAGS.predictions) if _FLAGS.predictions is not None else None,
             peers=peers,
-            watch=watch.Watch(_FLAGS.hang_timeout),
+            watch=watching,
         )
 
 

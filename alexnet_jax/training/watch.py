@@ -6,6 +6,7 @@ answer, a feed worker that the kernel killed.
 
 import threading
 import time
+from typing import Self
 
 from alexnet_jax import ending
 
@@ -18,7 +19,7 @@ class Watch:
     """Ends the process with status 75 where what it is `doing` takes far longer than ever before.
 
     That is 20 times the longest of its kind so far, an hour for the first, and never less than `floor` seconds. Time
-    in which this process itself was stopped, as by Ctrl-Z, does not count.
+    in which this process itself was stopped, as by Ctrl-Z, does not count. It watches for as long as it is entered.
     """
 
     def __init__(self, floor: float) -> None:
@@ -27,8 +28,17 @@ class Watch:
         self._longest: dict[str, float] = {}
         self._kind, self._where, self._spent = "", "", 0.0
         self._lock = threading.Lock()
-        if floor:
-            threading.Thread(target=self._tick, daemon=True).start()
+        self._over = False
+
+    def __enter__(self) -> Self:
+        if self._floor:
+            threading.Thread(target=self._tick, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Of a run that ended in an error, too: a process that lives on must not be ended for it an hour later."""
+        with self._lock:
+            self._over = True
 
     def doing(self, kind: str, where: str = "") -> None:
         """The process now begins something: of this kind, and where in the run for people. "" watches nothing."""
@@ -46,6 +56,8 @@ class Watch:
             before = time.monotonic()
             time.sleep(_TICK)
             with self._lock:
+                if self._over:
+                    return
                 self._spent += min(time.monotonic() - before, 3 * _TICK)
                 if self._kind and self._spent > self._allowed():
                     break

@@ -1,7 +1,11 @@
 """The watchdog's decisions, on a clock of the test's own; that it ends a process is in the faults."""
 
+import contextlib
+import threading
+
 import pytest
 
+from alexnet_jax.errors import AlexNetError
 from alexnet_jax.training import watch as watches
 from alexnet_jax.training.watch import Watch
 
@@ -35,4 +39,16 @@ def test_an_hour_is_for_the_first_of_a_kind_only() -> None:
 
 def test_no_thread_where_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watches.threading, "Thread", pytest.fail)
-    Watch(0.0).doing("computing")
+    with Watch(0.0) as watch:
+        watch.doing("computing")
+
+
+def test_a_run_that_failed_is_watched_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a process that lives on would be ended an hour later, as these tests were on a slow machine."""
+    monkeypatch.setattr(watches, "_TICK", 0.001)
+    with contextlib.suppress(AlexNetError), Watch(10.0) as watch:
+        watch.doing("opening the data")
+        [thread] = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+        raise AlexNetError("There is no data.")
+    thread.join(timeout=60)
+    assert not thread.is_alive()
