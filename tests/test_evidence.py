@@ -311,6 +311,17 @@ def test_a_run_that_diverged_is_counted_and_not_compared() -> None:
     assert "| 2, 1 without a pair |" in section
 
 
+def test_what_is_set_on_one_proxy_only_stands_above_its_rows() -> None:
+    [claim] = (claim for claim in CLAIMS if claim.name == "rate_back_up")
+    section = pages.Ledger([claim], PROXIES, []).section(claim)
+    assert ", 8 epochs. Here continued has `train.epochs=12 train.drop_epochs=(5,7,10,11) " in section
+    assert ". Here as_long has `train.epochs=12 train.drop_epochs=(8,11) " in section
+    [claim] = (claim for claim in CLAIMS if claim.name == "dropout")
+    section = pages.Ledger([claim], PROXIES, []).section(claim)
+    assert section.count("Here ") == 1
+    assert "Here dropout and no_dropout have `train.epochs=40 " in section
+
+
 def test_training_errors_are_means_between_evaluations() -> None:
     entries = [{"step": 5, "top1": 40.0}, {"step": 10, "top1": 60.0}, {"step": 10, "eval_top1": 1.0}]
     entries += [{"step": 15, "top1": 90.0}, {"step": 20, "eval_top1": 2.0}]

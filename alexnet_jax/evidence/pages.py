@@ -119,7 +119,7 @@ class Ledger:
         ]  # fmt: skip
         for name in self.proxies_of(claim) or [next(iter(claim.seeds))]:
             found = self.results(claim, name)
-            parts.append(f"### {name}\n\n{self.proxies[name].what}.")
+            parts.append(f"### {name}\n\n{self.proxies[name].what}.{_set_on(name, claim)}")
             if not any(found.rows.values()):
                 parts.append("No run has ended yet.")
                 continue
@@ -250,6 +250,18 @@ def in_all(found: list[Difference]) -> str:
     if len(set(words)) == 1:
         return words[0]
     return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+
+
+def _set_on(proxy: str, claim: Claim) -> str:
+    """What some variants set on this proxy only, such as more epochs than it has; the same settings once."""
+    told = dict[tuple[str, ...], list[str]]()
+    for name, variant in claim.variants.items():
+        if proxy in variant.on:
+            told.setdefault(variant.on[proxy], []).append(name)
+    return "".join(
+        f" Here {' and '.join(names)} {'have' if len(names) > 1 else 'has'} `{' '.join(words)}`."
+        for words, names in told.items()
+    )
 
 
 def _variants(found: Results) -> str:
