@@ -341,6 +341,20 @@ def test_a_sentence_says_once_what_all_comparisons_share() -> None:
     assert ", refuted. [Rows]" in late
 
 
+def test_the_probes_warning_is_held_against_how_runs_begin() -> None:
+    [claim] = (claim for claim in CLAIMS if claim.name == "start")
+    begun = [("alexnet", "2.0", "9:40.0"), ("alexnet", "8.0", "9:44.0"), ("paper_start", "1.9", "9:30.0")]
+    every = [
+        _row(claim, name, seed, probe=said, curve=f"{first} 18:60.0", top1=60.0 + seed)
+        for seed, (name, said, first) in enumerate(begun)
+    ]
+    lines = pages.warned(pages.Ledger([claim], PROXIES, every)).splitlines()[2:]
+    assert lines == [
+        "| cifar | warns | 1 | 30.0 to 30.0 | 62.0 to 62.0 |", "| cifar | does not | 2 | 40.0 to 44.0 | 60.0 to 61.0 |",
+    ]  # fmt: skip
+    assert pages.warned(pages.Ledger([], PROXIES, every)) == "No run that the probe looked at has ended yet."
+
+
 def test_the_noise_of_a_proxy_is_of_its_rows() -> None:
     claim = _claim()
     every = _pairs(claim, [(61.0, 58.0), (62.0, 60.0), (63.0, 62.0)])

@@ -16,6 +16,7 @@ from alexnet_jax.evidence import plans, verdicts
 from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
 from alexnet_jax.evidence.rows import Row, measure
 from alexnet_jax.evidence.verdicts import Difference, Results
+from alexnet_jax.network import probe
 
 PLOT = "result.png"
 _BLOCK = re.compile(r"(<!-- rows: ([a-z0-9_ ]+) -->\n).*?(<!-- /rows -->)", re.DOTALL)
@@ -35,14 +36,14 @@ class Ledger:
 
     def __init__(self, claims: list[Claim], proxies: dict[str, Proxy], every: list[Row]) -> None:
         self.claims, self.proxies = {claim.name: claim for claim in claims}, proxies
-        self._every = every
+        self.every = every
         self._found = dict[tuple[str, str], Results]()
 
     def results(self, claim: Claim, proxy: str) -> Results:
         """The rows of a claim on a proxy."""
         key = (claim.name, proxy)
         if key not in self._found:
-            self._found[key] = verdicts.results(claim, self.proxies[proxy], self._every)
+            self._found[key] = verdicts.results(claim, self.proxies[proxy], self.every)
         return self._found[key]
 
     def proxies_of(self, claim: Claim) -> list[str]:
@@ -50,7 +51,7 @@ class Ledger:
 
         Not those on which only a variant was run that another claim shares, nor those on which two variants are one.
         """
-        there = {(row["proxy"], row["what"]) for row in self._every}
+        there = {(row["proxy"], row["what"]) for row in self.every}
         own = [name for name in claim.seeds if any(self.results(claim, name).rows.values())]
         trained = [variant for variant in claim.variants.values() if not variant.of]
         others = [
@@ -77,7 +78,7 @@ class Ledger:
             "ledger": lambda: self.table(whole=False), "ledger zh": lambda: self.table(whole=False, chinese=True),
             "ledger experiments": lambda: self.table().replace("](experiments/", "]("),
             "calibration": lambda: calibration(self), "specialization": lambda: specialization(self),
-            "noise": lambda: noise(self),
+            "noise": lambda: noise(self), "probe": lambda: warned(self),
         }  # fmt: skip
 
         def block(match: re.Match[str]) -> str:
@@ -171,6 +172,23 @@ def specialization(ledger: Ledger) -> str:
                 rare = f"{sum(chance < 0.05 for *_, chance in found)} of {len(found)}"
                 lines.append(f"| {proxy} | {name} | {len(found)} | {more:.3f} | {less:.3f} | {rare} |")
     return "\n".join(lines) if len(lines) > 2 else "No run with two towers has ended yet."
+
+
+def warned(ledger: Ledger) -> str:
+    """Does the probe's warning foretell how a run begins? Of all runs on the proxies of the claim on starts."""
+    head = "| proxy | the probe | runs | first evaluation, % | top-1 at the end, % |"
+    lines = [head, "| --- | --- | --- | --- | --- |"]
+    start = ledger.claims.get("start")
+    for name in ledger.proxies_of(start) if start else ():
+        said: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for row in (row for row in ledger.every if row["proxy"] == name and row["probe"]):
+            first, last = measure(row, "first_top1"), measure(row, "top1")
+            if first is not None and last is not None:
+                said[float(row["probe"]) < 100 * probe.INDISTINGUISHABLE].append((first, last))
+        for warns, runs in said.items():
+            cells = [f"{min(of):.1f} to {max(of):.1f}" for of in zip(*runs, strict=True)] or ["", ""]
+            lines.append(f"| {name} | {'warns' if warns else 'does not'} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else "No run that the probe looked at has ended yet."
 
 
 def noise(ledger: Ledger) -> str:
