@@ -312,11 +312,11 @@ def test_a_run_that_diverged_is_counted_and_not_compared() -> None:
 
 
 def test_what_is_set_on_one_proxy_only_stands_above_its_rows() -> None:
-    [claim] = (claim for claim in CLAIMS if claim.name == "rate_back_up")
+    claim = claims.claim_named(EXPERIMENTS, "rate_back_up")
     section = pages.Ledger([claim], PROXIES, []).section(claim)
     assert ", 8 epochs. Here continued has `train.epochs=12 train.drop_epochs=(5,7,10,11) " in section
     assert ". Here as_long has `train.epochs=12 train.drop_epochs=(8,11) " in section
-    [claim] = (claim for claim in CLAIMS if claim.name == "dropout")
+    claim = claims.claim_named(EXPERIMENTS, "dropout")
     section = pages.Ledger([claim], PROXIES, []).section(claim)
     assert section.count("Here ") == 1
     assert "Here dropout and no_dropout have `train.epochs=40 " in section
@@ -342,7 +342,7 @@ def test_a_sentence_says_once_what_all_comparisons_share() -> None:
 
 
 def test_the_probes_warning_is_held_against_how_runs_begin() -> None:
-    [claim] = (claim for claim in CLAIMS if claim.name == "start")
+    claim = claims.claim_named(EXPERIMENTS, "start")
     begun = [("alexnet", "2.0", "9:40.0"), ("alexnet", "8.0", "9:44.0"), ("paper_start", "1.9", "9:30.0")]
     every = [
         _row(claim, name, seed, probe=said, curve=f"{first} 18:60.0", top1=60.0 + seed)

@@ -185,8 +185,8 @@ def warned(ledger: Ledger) -> str:
             first, last = measure(row, "first_top1"), measure(row, "top1")
             if first is not None and last is not None:
                 said[float(row["probe"]) < 100 * probe.INDISTINGUISHABLE].append((first, last))
-        for warns, runs in said.items():
-            cells = [f"{min(of):.1f} to {max(of):.1f}" for of in zip(*runs, strict=True)] or ["", ""]
+        for warns, runs in ((warns, runs) for warns, runs in said.items() if runs):
+            cells = [f"{min(of):.1f} to {max(of):.1f}" for of in zip(*runs, strict=True)]
             lines.append(f"| {name} | {'warns' if warns else 'does not'} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "No run that the probe looked at has ended yet."
 
@@ -210,17 +210,17 @@ def noise(ledger: Ledger) -> str:
 
 def calibration(ledger: Ledger) -> str:
     """Every comparison that was run at full size too: what each proxy says of it."""
-    names = [name for name in ledger.proxies if name not in ("full", "imagenet")]
+    names = [name for name, proxy in ledger.proxies.items() if proxy.width < 1]
     lines = [f"| comparison | full | {' | '.join(names)} |", f"| --- | --- | {' | '.join('---' for _ in names)} |"]
     for claim in ledger.claims.values():
         if "full" not in ledger.proxies_of(claim):
             continue
         full = ledger.differences(claim, "full")
         others = {name: ledger.differences(claim, name) for name in names if name in ledger.proxies_of(claim)}
-        for i, there in enumerate(full):
+        for i, there in ((i, there) for i, there in enumerate(full) if there.n):
             cells = [said(others[name][i]) if name in others and others[name][i].n else "" for name in names]
-            lines.append(f"| {there.comparison.what} | {said(there) if there.n else ''} | {' | '.join(cells)} |")
-    return "\n".join(lines) if len(lines) > 2 else "No run at full size has ended yet."
+            lines.append(f"| {there.comparison.what} | {said(there)} | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else "No pair of runs at full size has ended yet."
 
 
 def _towers_of(mine: list[Row]) -> list[tuple[float, float, float]]:
