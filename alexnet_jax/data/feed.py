@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -304,6 +305,16 @@ def _of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield from itertools.chain(first, batches)
+    except RuntimeError as error:
+        # Grain has no type of its own for it.
+        died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if not died:
+            raise
+        how = "killed, as the kernel does where memory runs out" if died[1] == "-9" else f"gone, exit status {died[1]}"
+        raise AlexNetError(
+            f"A worker process that reads images was {how}. Start the same command again; if it happens again, set "
+            f"config.data.workers and config.data.prefetch_batches lower."
+        ) from error
     finally:
         batches.close()  # type: ignore[attr-defined]
 

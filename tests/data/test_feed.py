@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,16 @@ def test_more_bad_records_than_allowed_end_the_run_with_their_list(workers: int)
     with pytest.raises(AlexNetError, match=r"train has more bad records than .*=2: (\d does not.*){3}Repair or remove"):
         list(itertools.islice(data.train_batches(split, IMAGES, feed, batch_size=4, seed=0, step=0, share=(0, 1)), 10))
     assert len(said) == 3
+
+
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    feed = data.Feed(threads=1, workers=1)
+    batches = data.train_batches(_jpegs(20), IMAGES, feed, batch_size=4, seed=0, step=0, share=(0, 1))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(AlexNetError, match=r"worker process .* was killed, .*Start the same command again"):
+        list(itertools.islice(batches, 100))
 
 
 def test_a_data_set_with_nothing_good_in_it_ends_too() -> None:
