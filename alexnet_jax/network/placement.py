@@ -112,6 +112,7 @@ def shapes(model: models.AlexNet, image_pixels: int) -> dict[str, tuple[int, ...
     return {name: leaf.shape[2:] for name, leaf in seen.items()}
 
 
+@functools.cache
 def variables(model: models.AlexNet, image_pixels: int) -> Any:
     """The shapes of the variables of all towers."""
     return jax.eval_shape(lambda: models.init_variables(model, jax.random.key(0), image_pixels))

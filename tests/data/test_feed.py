@@ -409,6 +409,7 @@ def test_digits_are_two_splits_of_all_there_are() -> None:
     train, test = (sources.open_split("digits", name, "") for name in ("train", "test"))
     assert (len(train.source), len(test.source)) == (1498, 299)
     assert train.class_names == test.class_names == tuple("0123456789")
+    assert len(repr(train)) < 200, "with its records it takes half a second, at the start and at every evaluation"
     distinct: set[bytes] = set()
     for split in (train, test):
         records = [split.source[i] for i in range(len(split.source))]
