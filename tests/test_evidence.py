@@ -333,11 +333,11 @@ def test_a_sentence_says_once_what_all_comparisons_share() -> None:
     every = _pairs(claim, [(61.0, 58.0), (62.0, 59.0)])
     early = pages.Ledger([claim], PROXIES, every).sentence(claim)
     assert early.startswith(
-        "On cifar, n = 2, not all seeds yet: a against b +3.00 (+3.00 to +3.00); b against a -3.00 ("
+        "On CIFAR-10, n = 2, not all seeds yet: a against b +3.00 (+3.00 to +3.00); b against a -3.00 ("
     )
     every = _pairs(claim, [(61.0, 58.0)] * 5)
     late = pages.Ledger([claim], PROXIES, every).sentence(claim)
-    assert late.startswith("On cifar, n = 5: a against b +3.00 (+3.00 to +3.00), as predicted; b against a ")
+    assert late.startswith("On CIFAR-10, n = 5: a against b +3.00 (+3.00 to +3.00), as predicted; b against a ")
     assert ", refuted. [Rows]" in late
 
 
@@ -491,6 +491,7 @@ def test_a_wrong_claim_is_one_sentence(change: tuple[str, str], words: str, tmp_
 _TINY = """
 [tiny]
 what = "digits, tiny"
+where = "on digits"
 data = "digits"
 classes = 10
 images = 1498

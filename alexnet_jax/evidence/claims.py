@@ -18,7 +18,7 @@ FILE, PROXIES = "claim.toml", "proxies.toml"
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """A data set and a size of the network that stand in for ImageNet.
+    """A data set and a size of the network that stand in for ImageNet: `what`, or `where` in a sentence about its runs.
 
     It has so many `classes` and training `images`. Every recipe is brought to `width` of its features, and
     "section.field=value" of `set` are set in it. A run has `cores` CPU cores, 0 for all and any accelerator.
@@ -26,6 +26,7 @@ class Proxy:
 
     name: str
     what: str
+    where: str
     data: str
     classes: int
     images: int
@@ -193,14 +194,14 @@ def _variant(name: str, table: dict[str, Any], path: Path) -> Variant:
 
 
 def _proxy(name: str, table: dict[str, Any], path: Path) -> Proxy:
-    what, data = (_text(table, key, path) for key in ("what", "data"))
+    what, where, data = (_text(table, key, path) for key in ("what", "where", "data"))
     width, cores = table.get("width"), table.get("cores", 0)
     classes, images = table.get("classes", 0), table.get("images", 0)
     if not all(isinstance(count, int) for count in (classes, images, cores)) or min(classes, images) < 1:
         raise AlexNetError(f"{path}: {name} must have classes and images, and may have cores, as whole numbers.")
     if not isinstance(width, int | float) or not 0 < width <= 1 or not math.isfinite(width):
         raise AlexNetError(f"{path}: {name}.width must be above 0 and at most 1.")
-    return Proxy(name, what, data, classes, images, float(width), tuple(table.get("set", ())), cores)
+    return Proxy(name, what, where, data, classes, images, float(width), tuple(table.get("set", ())), cores)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -134,7 +134,9 @@ class Ledger:
         proxies = self.proxies_of(claim)
         if not proxies:
             return f"Our runs: none yet ([{claim.folder.name}](../experiments/{claim.folder.name}/README.md))."
-        told = [_in_short(name, [d for d in self.differences(claim, name) if d.n]) for name in proxies]
+        told = [
+            _in_short(self.proxies[name].where, [d for d in self.differences(claim, name) if d.n]) for name in proxies
+        ]
         return f"{' '.join(told)} [Rows](../experiments/{claim.folder.name}/README.md)."
 
 
@@ -243,15 +245,16 @@ def said(difference: Difference) -> str:
     return f"{d.mean:+.2f}{interval}"
 
 
-def _in_short(proxy: str, found: list[Difference]) -> str:
+def _in_short(where: str, found: list[Difference]) -> str:
     """The differences on a proxy in one sentence, which says once what all of them share."""
+    where = where[0].upper() + where[1:]
     if not found:
-        return f"On {proxy} no pair of runs has ended yet."
+        return f"{where} no pair of runs has ended yet."
     shared, own = list[Callable[[Difference], str]](), list[Callable[[Difference], str]]()
     for words in (_n, _verdict):
         (shared if len({words(d) for d in found}) == 1 else own).append(words)
     each = [", ".join([f"{d.comparison.what} {said(d)}", *(words(d) for words in own)]) for d in found]
-    return f"{', '.join([f'On {proxy}', *(words(found[0]) for words in shared)])}: {'; '.join(each)}."
+    return f"{', '.join([where, *(words(found[0]) for words in shared)])}: {'; '.join(each)}."
 
 
 def _n(difference: Difference) -> str:
