@@ -39,7 +39,7 @@ class Source(Protocol):
 class Split:
     """One split of a data set: its records, its own name, and the classes' names in label order."""
 
-    source: Source = dataclasses.field(repr=False)  # Grain asks for the repr of what it maps: half a second of digits
+    source: Source = dataclasses.field(repr=False)  # Grain asks for the repr: half a second with the digits' records
     name: str
     class_names: tuple[str, ...]
     folder: Path | None = None  # of a prepared data set, with its statistics
