@@ -28,6 +28,8 @@ _CHINESE = {
     verdicts.NO_RUNS: "尚未运行",
     verdicts.MORE_TO_COME: "种子还不全",
     ", ": "\uff0c",
+    " to ": " 至 ",
+    " times": " 倍",
 }
 
 
@@ -106,9 +108,8 @@ class Ledger:
             ours, n = (said(found[0]), str(found[0].n)) if found[0].n else ("", "0")
             what, number = claim.chinese if chinese else (claim.comparisons[0].what, claim.number)
             verdict = in_all(found)
-            for word, theirs in _CHINESE.items() if chinese else ():
-                verdict = verdict.replace(word, theirs)
-            ours = ours.replace(" to ", " 至 ") if chinese else ours
+            if chinese:
+                verdict, ours = re.sub(r"(\d+) ", r"\1 项", _in_chinese(verdict)), _in_chinese(ours)
             link = f"[{what}](experiments/{claim.folder.name}/README.md)"
             lines.append(f"| {link} | {number} | {ours} | {n} | {verdict} |")
         return "\n".join(lines)
@@ -263,6 +264,13 @@ def _n(difference: Difference) -> str:
 
 def _verdict(difference: Difference) -> str:
     return difference.verdict
+
+
+def _in_chinese(text: str) -> str:
+    """A verdict or a difference with the words of the page in Chinese."""
+    for word, theirs in _CHINESE.items():
+        text = text.replace(word, theirs)
+    return text
 
 
 def in_all(found: list[Difference]) -> str:
