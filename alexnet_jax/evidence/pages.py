@@ -367,8 +367,9 @@ def _made_with(found: Results) -> str:
     devices = sorted({row["device"].replace("1 x ", "") for row in mine})
     dates = sorted({row["date"] for row in mine})
     hours = sum(float(row["seconds"] or 0) for row in mine) / 3600
+    made_at = "commit" if len(commits) == 1 else "commits"
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
-        f"{len(mine)} rows of [runs.csv](../runs.csv); commits {', '.join(commits)}; {span}; {', '.join(devices)}; "
+        f"{len(mine)} rows of [runs.csv](../runs.csv); {made_at} {', '.join(commits)}; {span}; {', '.join(devices)}; "
         f"{hours:.1f} core hours of steps."
     )
