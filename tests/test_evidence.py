@@ -268,6 +268,17 @@ def test_the_verdict_is_by_the_interval(predicted: str, verdict: str) -> None:
     assert _difference(claim, []).verdict == "no runs yet"
 
 
+def test_a_line_of_the_ledger_counts_the_verdicts_on_all_proxies() -> None:
+    claim = claims.parse_claim(
+        tomllib.loads(_TEXT.replace("cifar = 5", "cifar = 5\nphotographs = 5")), Path("experiments/001_x/claim.toml")
+    )
+    every = _pairs(claim, [(62.0, 60.0)] * 5)
+    assert (
+        "| +2.00 (+2.00 to +2.00) | 5 | 1 as predicted, 1 no runs yet |"
+        in pages.Ledger([claim], PROXIES, every).table()
+    )
+
+
 def test_steps_are_compared_as_ratios_and_a_run_that_never_gets_there_has_none() -> None:
     claim = _claim("[2.0, inf]", '["a.steps_to_25", "b.steps_to_25"]')
     curves = {"a": "100:80 700:20", "b": "100:35 200:15"}  # 25 % at 650 and at 150

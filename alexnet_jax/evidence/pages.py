@@ -69,8 +69,8 @@ class Ledger:
         return verdicts.differences(self.results(claim, proxy))
 
     def in_all(self, claim: Claim) -> str:
-        """The verdicts of a claim on its first proxy."""
-        return in_all(self.differences(claim, next(iter(claim.seeds))))
+        """The verdicts of a claim, of all its comparisons on all its proxies."""
+        return in_all([found for proxy in claim.seeds for found in self.differences(claim, proxy)])
 
     # ------------------------------------------------------------ what is written
 
@@ -98,7 +98,7 @@ class Ledger:
         return _BLOCK.sub(block, text)
 
     def table(self, *, whole: bool = True, chinese: bool = False) -> str:
-        """The ledger: a line for each claim, its first comparison on its first proxy; `whole`: without runs, too."""
+        """The ledger: for each claim its first difference, and all its verdicts; `whole`: without runs, too."""
         head = "| 论断 | 来源 | 我们 | n | 结论 |" if chinese else "| claim | source | ours | n | verdict |"
         lines = [head, "| --- | --- | --- | --- | --- |"]
         for claim in (claim for claim in self.claims.values() if claim.comparisons):
@@ -107,7 +107,7 @@ class Ledger:
                 continue
             ours, n = (said(found[0]), str(found[0].n)) if found[0].n else ("", "0")
             what, number = claim.chinese if chinese else (claim.comparisons[0].what, claim.number)
-            verdict = in_all(found)
+            verdict = self.in_all(claim)
             if chinese:
                 verdict, ours = re.sub(r"(\d+) ", r"\1 项", _in_chinese(verdict)), _in_chinese(ours)
             link = f"[{what}](experiments/{claim.folder.name}/README.md)"
