@@ -366,6 +366,21 @@ def test_the_probes_warning_is_held_against_how_runs_begin() -> None:
     assert pages.warned(pages.Ledger([], PROXIES, every)) == "No run that the probe looked at has ended yet."
 
 
+def test_the_towers_specialize_in_as_many_runs_as_the_rows_say() -> None:
+    claim = claims.claim_named(EXPERIMENTS, "two_towers")
+    seen = [("alexnet", 0, "0.01"), ("alexnet", 1, "0.05"), ("no_communication", 0, "0.04")]
+    every = [_row(claim, name, s, top1=60.0, color_0=0.3, color_1=0.5, color_chance=by) for name, s, by in seen]
+    ledger = pages.Ledger([claim], PROXIES, [*every, _row(claim, "one_wide_tower", 0, top1=60.0)])
+    assert pages.specialization(ledger).splitlines()[2:] == [
+        "| cifar | alexnet | 2 | 0.500 | 0.300 | 1 of 2 |", "| cifar | no_communication | 1 | 0.500 | 0.300 | 1 of 1 |",
+    ]  # fmt: skip
+    assert pages.specialization_in_short(ledger) == (
+        "The towers differ in color in 2 of 3 runs on CIFAR-10, of those without communication in 1 of 1; by chance it "
+        "would be one in twenty."
+    )
+    assert pages.specialization_in_short(pages.Ledger([], PROXIES, every)) == "No run with two towers has ended yet."
+
+
 def test_the_noise_of_a_proxy_is_of_its_rows() -> None:
     claim = _claim()
     every = _pairs(claim, [(61.0, 58.0), (62.0, 60.0), (63.0, 62.0)])

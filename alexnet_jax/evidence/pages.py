@@ -79,8 +79,9 @@ class Ledger:
         written: dict[str, Callable[[], str]] = {
             "ledger": lambda: self.table(whole=False), "ledger zh": lambda: self.table(whole=False, chinese=True),
             "ledger experiments": lambda: self.table().replace("](experiments/", "]("),
-            "calibration": lambda: calibration(self), "specialization": lambda: specialization(self),
-            "noise": lambda: noise(self), "probe": lambda: warned(self),
+            "calibration": lambda: calibration(self), "noise": lambda: noise(self), "probe": lambda: warned(self),
+            "specialization": lambda: specialization(self),
+            "specialization in short": lambda: specialization_in_short(self),
         }  # fmt: skip
 
         def block(match: re.Match[str]) -> str:
@@ -163,18 +164,41 @@ def write(path: Path, ledger: Ledger) -> bool:
 def specialization(ledger: Ledger) -> str:
     """Do the towers specialize in color? Of every variant with two towers of the claims on starts and towers."""
     head = "| proxy | variant | n | more colorful tower | other tower | rare by chance (5 %) |"
-    lines, seen = [head, "| --- | --- | --- | --- | --- | --- |"], set[tuple[str, str]]()
+    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
+    for proxy, name, found in _with_two_towers(ledger):
+        more, less = (statistics.fmean(row[i] for row in found) for i in (0, 1))
+        lines.append(f"| {proxy} | {name} | {len(found)} | {more:.3f} | {less:.3f} | {_rare(found)} |")
+    return "\n".join(lines) if len(lines) > 2 else "No run with two towers has ended yet."
+
+
+def specialization_in_short(ledger: Ledger) -> str:
+    """In how many runs the towers differ in color more than chance would have it, in a sentence."""
+    every = _with_two_towers(ledger)
+    told = []
+    for proxy in dict.fromkeys(proxy for proxy, *_ in every):
+        found = [row for where, _, rows in every if where == proxy for row in rows]
+        told.append(f"in {_rare(found)}{'' if told else ' runs'} {ledger.proxies[proxy].where}")
+    if not told:
+        return "No run with two towers has ended yet."
+    alone = [row for _, name, rows in every if name == "no_communication" for row in rows]
+    told += [f"of those without communication in {_rare(alone)}"] if alone else []
+    return f"The towers differ in color {', '.join(told)}; by chance it would be one in twenty."
+
+
+def _with_two_towers(ledger: Ledger) -> list[tuple[str, str, list[tuple[float, float, float]]]]:
+    """(proxy, variant, `_towers_of` its rows) of the claims on starts and towers; what they share once."""
+    every = dict[tuple[str, str], list[tuple[float, float, float]]]()
     for claim in (ledger.claims[name] for name in ("start", "two_towers") if name in ledger.claims):
         for proxy in ledger.proxies_of(claim):
             for name, mine in ledger.results(claim, proxy).rows.items():
-                found = _towers_of(mine)
-                if not found or (proxy, name) in seen:
-                    continue
-                seen.add((proxy, name))
-                more, less = (statistics.fmean(row[i] for row in found) for i in (0, 1))
-                rare = f"{sum(chance < 0.05 for *_, chance in found)} of {len(found)}"
-                lines.append(f"| {proxy} | {name} | {len(found)} | {more:.3f} | {less:.3f} | {rare} |")
-    return "\n".join(lines) if len(lines) > 2 else "No run with two towers has ended yet."
+                if found := _towers_of(mine):
+                    every.setdefault((proxy, name), found)
+    return [(proxy, name, found) for (proxy, name), found in every.items()]
+
+
+def _rare(found: list[tuple[float, float, float]]) -> str:
+    """In how many runs less than 5 % of random deals of the kernels differ as much."""
+    return f"{sum(chance < 0.05 for *_, chance in found)} of {len(found)}"
 
 
 def warned(ledger: Ledger) -> str:
