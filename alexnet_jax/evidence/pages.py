@@ -174,7 +174,7 @@ def specialization(ledger: Ledger) -> str:
 def specialization_in_short(ledger: Ledger) -> str:
     """In how many runs the towers differ in color more than chance would have it, in a sentence."""
     every = _with_two_towers(ledger)
-    told = []
+    told = list[str]()
     for proxy in dict.fromkeys(proxy for proxy, *_ in every):
         found = [row for where, _, rows in every if where == proxy for row in rows]
         told.append(f"in {_rare(found)}{'' if told else ' runs'} {ledger.proxies[proxy].where}")
