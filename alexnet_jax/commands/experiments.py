@@ -29,7 +29,7 @@ def _list(options: argparse.Namespace) -> None:
         for name, seeds in claim.seeds.items():
             wanted = plans.planned(claim, proxies[name], seeds)
             there.append(f"{name} {sum(run.key in known for run in wanted)}/{len(wanted)}")
-        print(f"{claim.name:24} {', '.join(there):32} {claim.question}")
+        print(f"{claim.name:24} {', '.join(there):42} {claim.question}")
 
 
 def _run(options: argparse.Namespace) -> None:
