@@ -339,6 +339,18 @@ def test_training_errors_are_means_between_evaluations() -> None:
     assert rows.train_curve(entries) == [(5, 50.0), (15, 10.0)]
 
 
+def test_an_answer_in_chinese_has_all_differences_of_a_claim() -> None:
+    lines = [claim for claim in CLAIMS if claim.name == "two_towers"]
+    answer = pages.Ledger(lines, PROXIES, []).answer(lines[0]).splitlines()
+    assert answer == [
+        "| [015_two_towers](experiments/015_two_towers/README.md) | cifar |", "| --- | --- |",
+        "| 两座塔对半个网络 |  |", "| 两座塔对一座宽塔 |  |", "| 有通信对没有 |  |", "| 在 conv3 通信对在 conv4 |  |",
+    ]  # fmt: skip
+    claim = _claim(more='\n[[comparisons]]\nwhat = "b against a"\ndifference = ["b", "a"]\npredicted = [0.0, inf]\n')
+    answer = pages.Ledger([claim], PROXIES, _pairs(claim, [(61.0, 58.0)] * 5)).answer(claim).splitlines()
+    assert answer[3] == "| b against a | -3.00 (-3.00 至 -3.00)\uff0cn = 5\uff0c被推翻 |"
+
+
 def test_a_sentence_says_once_what_all_comparisons_share() -> None:
     claim = _claim(more='\n[[comparisons]]\nwhat = "b against a"\ndifference = ["b", "a"]\npredicted = [0.0, inf]\n')
     every = _pairs(claim, [(61.0, 58.0), (62.0, 59.0)])
@@ -400,8 +412,9 @@ def test_a_page_changes_with_its_rows_and_a_strange_mark_is_an_error(tmp_path: P
     assert "| a against b | at least 0 | 2 | +1.25 |" in filled
     every[0]["top1"] = "61.2"
     assert "| +1.35 |" in pages.Ledger([claim], PROXIES, every).filled(text, tmp_path / "p.md")
-    with pytest.raises(AlexNetError, match=r"p\.md has a mark of 'y'"):
-        pages.Ledger([claim], PROXIES, every).filled("<!-- rows: y -->\n<!-- /rows -->", tmp_path / "p.md")
+    for mark in ("y", "x at length"):
+        with pytest.raises(AlexNetError, match=rf"p\.md has a mark of '{mark}'"):
+            pages.Ledger([claim], PROXIES, every).filled(f"<!-- rows: {mark} -->\n<!-- /rows -->", tmp_path / "p.md")
 
 
 def test_a_claim_says_nothing_of_a_proxy_on_which_only_another_one_ran() -> None:
@@ -499,6 +512,8 @@ def test_costs_come_from_rows_where_there_are_some() -> None:
         (("[0.0, inf]", "[1.0, 0.0]"), r"must be \[low, high\]"),
         (("prediction = \"p\"", ""), "has no prediction"),
         (("core_minutes = 1", "core_minutes = \"1\""), "core_minutes must be"),
+        (("core_minutes = 1", "core_minutes = 1\nchinese = [\"a\"]"), "chinese must be two texts"),
+        (("core_minutes = 1", "core_minutes = 1\nchinese = [\"a\", \"b\", \"c\"]"), "one more for each other"),
         (("[\"a\", \"b\"]", "[\"a.steps_to_25\", \"b.steps_to_25\"]"), "is a ratio"),
     ],
 )  # fmt: skip

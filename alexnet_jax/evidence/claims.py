@@ -78,7 +78,7 @@ class Claim:
     """A question, and what would answer it. `seeds` is how many there are on each proxy; the first proxy decides.
 
     `core_minutes` is what its runs were expected to take, of one core. `number` is the source's in a few words, and
-    `chinese` the first comparison and that number in Chinese.
+    `chinese` the first comparison, that number and, where they are translated, the other comparisons.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ class Claim:
     seeds: dict[str, int]
     variants: dict[str, Variant]
     comparisons: tuple[Comparison, ...]
-    chinese: tuple[str, str]
+    chinese: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -146,8 +146,11 @@ def parse_claim(table: dict[str, Any], path: Path) -> Claim:
     parts = table.get("comparisons", [])
     comparisons = tuple(_comparison(part, variants, path) for part in parts)
     chinese = table.get("chinese", [question, number])
-    if not isinstance(chinese, list) or len(chinese) != 2:
-        raise AlexNetError(f"{path}: chinese must be two texts, of the first comparison and of the source's number.")
+    if not isinstance(chinese, list) or len(chinese) not in (2, 1 + len(comparisons)):
+        raise AlexNetError(
+            f"{path}: chinese must be two texts, of the first comparison and of the source's number, and may have one "
+            "more for each other comparison."
+        )
     return Claim(
         path.parent, question, source, number, prediction, minutes, dict(seeds), variants, comparisons, tuple(chinese)
     )

@@ -1,7 +1,8 @@
 """The pages of the ledger: tables and sentences written from the rows and nothing else, between two marks.
 
-A page says <!-- rows: NAME --> where something of the claim NAME belongs, or <!-- rows: ledger -->, and
-<!-- /rows --> where it ends. What stands outside of the marks is written by people and stays as it is.
+A page says <!-- rows: NAME --> where something of the claim NAME belongs, NAME in short for a sentence of it, NAME
+zh for its differences in Chinese, or <!-- rows: ledger -->, and <!-- /rows --> where it ends. What stands outside of
+the marks is written by people and stays as it is.
 """
 
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.evidence import plans, verdicts
+from alexnet_jax.evidence import chinese, plans, verdicts
 from alexnet_jax.evidence.claims import Claim, Comparison, Proxy
 from alexnet_jax.evidence.rows import Row, measure
 from alexnet_jax.evidence.verdicts import Difference, Results
@@ -20,17 +21,6 @@ from alexnet_jax.network import probe
 
 PLOT = "result.png"
 _BLOCK = re.compile(r"(<!-- rows: ([a-z0-9_ ]+) -->\n).*?(<!-- /rows -->)", re.DOTALL)
-
-_CHINESE = {
-    verdicts.AS_PREDICTED: "与预测一致",
-    verdicts.REFUTED: "被推翻",
-    verdicts.UNDECIDED: "未定",
-    verdicts.NO_RUNS: "尚未运行",
-    verdicts.MORE_TO_COME: "种子还不全",
-    ", ": "\uff0c",
-    " to ": " 至 ",
-    " times": " 倍",
-}
 
 
 class Ledger:
@@ -77,49 +67,49 @@ class Ledger:
     def filled(self, text: str, path: Path) -> str:
         """A page with everything between its marks written anew. Raises AlexNetError for a mark of no claim."""
         written: dict[str, Callable[[], str]] = {
-            "ledger": lambda: self.table(whole=False), "ledger zh": lambda: self.table(whole=False, chinese=True),
+            "ledger": lambda: self.table(whole=False), "ledger zh": lambda: self.table(whole=False, zh=True),
             "ledger experiments": lambda: self.table().replace("](experiments/", "]("),
             "calibration": lambda: calibration(self), "noise": lambda: noise(self), "probe": lambda: warned(self),
             "specialization": lambda: specialization(self),
             "specialization in short": lambda: specialization_in_short(self),
         }  # fmt: skip
+        kinds = {"": self.section, "in short": self.sentence, "zh": self.answer}
 
         def block(match: re.Match[str]) -> str:
             name, _, kind = match[2].partition(" ")
             if match[2] in written:
                 said = written[match[2]]()
-            elif name in self.claims:
-                said = self.sentence(self.claims[name]) if kind == "in short" else self.section(self.claims[name])
+            elif name in self.claims and kind in kinds:
+                said = kinds[kind](self.claims[name])
             else:
                 raise AlexNetError(
-                    f"{path} has a mark of {name!r}: it must be a claim, or one of {', '.join(written)}."
+                    f"{path} has a mark of {match[2]!r}: it must be a claim, alone or with 'in short' or 'zh', or "
+                    f"one of {', '.join(written)}."
                 )
             return f"{match[1]}{said}\n{match[3]}"
 
         return _BLOCK.sub(block, text)
 
-    def table(self, *, whole: bool = True, chinese: bool = False) -> str:
+    def table(self, *, whole: bool = True, zh: bool = False) -> str:
         """The ledger: for each claim its first difference, and all its verdicts; `whole`: without runs, too."""
-        head = "| 论断 | 来源 | 我们 | n | 结论 |" if chinese else "| claim | source | ours | n | verdict |"
+        head = "| 论断 | 来源 | 我们 | n | 结论 |" if zh else "| claim | source | ours | n | verdict |"
         lines = [head, "| --- | --- | --- | --- | --- |"]
         for claim in (claim for claim in self.claims.values() if claim.comparisons):
             found = self.differences(claim, next(iter(claim.seeds)))
             if not found[0].n and not whole:
                 continue
             ours, n = (said(found[0]), str(found[0].n)) if found[0].n else ("", "0")
-            what, number = claim.chinese if chinese else (claim.comparisons[0].what, claim.number)
+            what, number = claim.chinese[:2] if zh else (claim.comparisons[0].what, claim.number)
             verdict = self.in_all(claim)
-            if chinese:
-                verdict, ours = re.sub(r"(\d+) ", r"\1 项", _in_chinese(verdict)), _in_chinese(ours)
+            if zh:
+                verdict, ours = re.sub(r"(\d+) ", r"\1 项", chinese.translated(verdict)), chinese.translated(ours)
             link = f"[{what}](experiments/{claim.folder.name}/README.md)"
             lines.append(f"| {link} | {number} | {ours} | {n} | {verdict} |")
         return "\n".join(lines)
 
     def section(self, claim: Claim) -> str:
         """What the rows say of one claim: a table of its variants and one of its comparisons, for each proxy."""
-        parts = [
-            f"**Source.** {claim.source}", f"**Predicted** before any run. {claim.prediction}",
-        ]  # fmt: skip
+        parts = [f"**Source.** {claim.source}", f"**Predicted** before any run. {claim.prediction}"]
         for name in self.proxies_of(claim) or [next(iter(claim.seeds))]:
             found = self.results(claim, name)
             parts.append(f"### {name}\n\n{self.proxies[name].what}.{_set_on(name, claim)}")
@@ -140,6 +130,17 @@ class Ledger:
             _in_short(self.proxies[name].where, [d for d in self.differences(claim, name) if d.n]) for name in proxies
         ]
         return f"{' '.join(told)} [Rows](../experiments/{claim.folder.name}/README.md)."
+
+    def answer(self, claim: Claim) -> str:
+        """All differences of a claim, in Chinese: a line for each, a column for each proxy."""
+        proxies = self.proxies_of(claim) or [next(iter(claim.seeds))]
+        head = f"| [{claim.folder.name}](experiments/{claim.folder.name}/README.md) | {' | '.join(proxies)} |"
+        lines = [head, f"| --- |{' --- |' * len(proxies)}"]
+        found = [self.differences(claim, proxy) for proxy in proxies]
+        for what, *of_each in zip(chinese.comparisons(claim), *found, strict=True):
+            cells = [chinese.translated(f"{said(d)}, {_n(d)}, {d.verdict}") if d.n else "" for d in of_each]
+            lines.append(f"| {what} | {' | '.join(cells)} |")
+        return "\n".join(lines)
 
 
 def of(root: Path) -> list[Path]:
@@ -288,13 +289,6 @@ def _n(difference: Difference) -> str:
 
 def _verdict(difference: Difference) -> str:
     return difference.verdict
-
-
-def _in_chinese(text: str) -> str:
-    """A verdict or a difference with the words of the page in Chinese."""
-    for word, theirs in _CHINESE.items():
-        text = text.replace(word, theirs)
-    return text
 
 
 def in_all(found: list[Difference]) -> str:
