@@ -2,7 +2,7 @@
 
 python main.py --config=configs/alexnet.py[:DATA] [--workdir=DIR] [--mode=MODE]
 
-The flags and what they do are in alexnet_jax/commands/train.py; `alexnet train` is the same wherever the package is
+The flags and what they do are in alexnet_jax/cli/train.py; `alexnet train` is the same wherever the package is
 installed.
 """
 

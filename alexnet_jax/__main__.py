@@ -3,7 +3,7 @@
 import sys
 
 # Nothing heavy is imported here: Ctrl-C during the imports of a command must end in one line, too.
-from alexnet_jax.commands import interrupts
+from alexnet_jax.cli import interrupts
 
 COMMANDS = {
     "prepare": "prepare a data set: ImageNet's tars, a folder of pictures, a TFDS set",
@@ -18,9 +18,6 @@ COMMANDS = {
     "ensemble": "several checkpoints averaged",
     "recipes": "the networks there are, with their numbers",
     "summary": "a network as a table, and where its towers meet",
-    "from-cfg": "cuda-convnet's layer files, and the recipe that they are",
-    "experiments": "the claims about AlexNet, the runs that test them, and what they say",
-    "traffic": "what crosses the wires in a step, and its cost on many devices",
 }
 
 
@@ -41,9 +38,9 @@ def _run(argv: list[str]) -> None:
         return
     if argv[0] not in COMMANDS:
         sys.exit(f"error: {argv[0]!r} is not a command of alexnet: use one of {', '.join(COMMANDS)}.")
-    from alexnet_jax.commands import border
+    from alexnet_jax.cli import border
 
-    border.run(argv[0], argv[1:])
+    border.run(f"alexnet_jax.cli.{argv[0]}", argv[1:])
 
 
 def _help() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network.model import OPERATIONS
+from alexnet_jax.model.alexnet import OPERATIONS
 
 _Rule = tuple[Callable[[Any], bool], str]
 # Sections of train with a field for each layer that is named there, and what kind of value it has.

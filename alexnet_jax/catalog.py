@@ -5,7 +5,7 @@ import textwrap
 from typing import Any
 
 from alexnet_jax import config as configs, parts
-from alexnet_jax.network import model as models, placement, table
+from alexnet_jax.model import alexnet as models, placement, table
 
 _HEAD = (
     "recipe",

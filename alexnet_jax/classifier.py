@@ -20,14 +20,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import answers, bars, config as configs, hub, parts, weights
-from alexnet_jax.configs import datasets
-from alexnet_jax.data import images as pictures
+from alexnet_jax import answers, config as configs, parts, progress as bars
+from alexnet_jax.data import datasets, images as pictures
 from alexnet_jax.data.images import Picture
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, placement, towers
-from alexnet_jax.network.preprocess import Input, Views, crop_view
-from alexnet_jax.network.towers import DATA, PER_EXAMPLE
+from alexnet_jax.model import alexnet as models, placement, towers
+from alexnet_jax.model.preprocess import Input, Views, crop_view
+from alexnet_jax.model.towers import DATA, PER_EXAMPLE
+from alexnet_jax.weights import hub, pretrained as weights
 
 _BATCH = 32  # the most pictures at a time on each row of the mesh; a power of two
 
@@ -47,7 +47,7 @@ def load(
     `checkpoint` is latest, best or a step of a workdir. For a file that does not say which network it holds, `recipe`
     names it ("torchvision", "caffe_alexnet", ...), `classes` its classes in the order of its outputs (names, or a file
     with one per line) and `channels` "rgb" or "bgr". The network runs on one device, or on `mesh`
-    (`alexnet_jax.network.towers.make_mesh`). Raises AlexNetError.
+    (`alexnet_jax.model.towers.make_mesh`). Raises AlexNetError.
     """
     if not isinstance(path, str | os.PathLike):
         raise AlexNetError(f"path={path!r} must be the workdir of a run, or a .safetensors, .npz or .pth file.")
@@ -65,8 +65,8 @@ def load(
     for name, value in (("recipe", recipe), ("classes", classes), ("channels", channels)):
         if value is not None:
             raise AlexNetError(f"{path} is the workdir of a run, which knows its {name}: leave {name}={value!r} out.")
-    from alexnet_jax.training import sums
-    from alexnet_jax.training.checkpoint import restore_network
+    from alexnet_jax.train import checksums as sums
+    from alexnet_jax.train.checkpoint import restore_network
 
     sums.mend(path)
     restored = restore_network(path, str(checkpoint), mesh=mesh or _one_device(configs.load(path)))

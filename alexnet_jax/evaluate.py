@@ -9,11 +9,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from alexnet_jax.data.feed import Batch
-from alexnet_jax.network import placement, towers
-from alexnet_jax.network.model import AlexNet, tower_program
-from alexnet_jax.network.preprocess import Input, Views, crop_view
-from alexnet_jax.network.ranking import is_among_best
-from alexnet_jax.network.towers import DATA, EVERYWHERE, PER_EXAMPLE
+from alexnet_jax.model import placement, towers
+from alexnet_jax.model.alexnet import AlexNet, tower_program
+from alexnet_jax.model.preprocess import Input, Views, crop_view
+from alexnet_jax.model.ranking import is_among_best
+from alexnet_jax.model.towers import DATA, EVERYWHERE, PER_EXAMPLE
 
 Counts = dict[str, jax.Array]
 PerImage = dict[str, Any]  # what `make_eval_step` gives for each image

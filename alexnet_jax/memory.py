@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import parts
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, placement
+from alexnet_jax.model import alexnet as models, placement
 
 _CLASSES = 1000  # where the last layer has as many as the data set, which is not open yet
 _FLOAT = 4  # bytes

@@ -9,10 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax.data import feed, pixel_statistics, sources
+from alexnet_jax.data import feed, sources, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, towers
-from alexnet_jax.network.preprocess import Input, Views, views_of
+from alexnet_jax.model import alexnet as models, towers
+from alexnet_jax.model.preprocess import Input, Views, views_of
 
 
 def network(config: ConfigDict, classes: int) -> models.AlexNet:

@@ -31,10 +31,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 from absl import logging  # noqa: E402
 
 from alexnet_jax import config as configs, parts  # noqa: E402
-from alexnet_jax.network import placement, towers  # noqa: E402
-from alexnet_jax.training import plan as plans, sums  # noqa: E402
-from alexnet_jax.training.checkpoint import Checkpoints  # noqa: E402
-from alexnet_jax.training.step import make_state  # noqa: E402
+from alexnet_jax.model import placement, towers  # noqa: E402
+from alexnet_jax.train import checksums as sums, plan as plans  # noqa: E402
+from alexnet_jax.train.checkpoint import Checkpoints  # noqa: E402
+from alexnet_jax.train.step import make_state  # noqa: E402
 
 CONFIG = configs.load_recipe("alexnet:imagenet2012")
 NETWORK = parts.network(CONFIG, 1000)

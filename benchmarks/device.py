@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import config as configs, parts
-from alexnet_jax.network import placement, products, towers
-from alexnet_jax.training import plan as plans
-from alexnet_jax.training.step import make_state, make_train_step
+from alexnet_jax.model import cpu_products as products, placement, towers
+from alexnet_jax.train import plan as plans
+from alexnet_jax.train.step import make_state, make_train_step
 
 jax.config.update("jax_default_matmul_precision", "highest")  # products of float32, not of TF32 or bfloat16
 HOST = jax.devices("cpu")[0]

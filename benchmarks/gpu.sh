@@ -56,5 +56,5 @@ for batch in $BATCHES; do
     --json="$OUT/step-$batch.json" | tee -a "$page" || echo "batch $batch did not run to its end" | tee -a "$page"
 done
 echo -e "\n## The feed beside the step\n" | tee -a "$page"
-"$PYTHON" main.py --mode=bench_input --config=alexnet:synthetic --config.train.batch_size="$first" | tee -a "$page"
+"$PYTHON" -m tools.bench_input alexnet:synthetic --config.train.batch_size="$first" | tee -a "$page"
 echo -e "\nwritten: $page"

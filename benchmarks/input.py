@@ -156,7 +156,7 @@ def measure(loader: str, where: Path, workers: int, batch: int, count: int) -> f
 
 def lay_out(photographs: Path, where: Path, layout: list[str]) -> None:
     """`data`: the prepared set; `loose`: the same pictures' bytes as files, of JPEGs."""
-    from alexnet_jax.commands import prepare
+    from alexnet_jax.cli import prepare
     from alexnet_jax.data import sources
 
     paths = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))

@@ -39,9 +39,9 @@ def jax_step(batch: int, dtype: str) -> Callable[[], float]:
     import numpy as np
 
     from alexnet_jax import config as configs, parts
-    from alexnet_jax.network import placement, towers
-    from alexnet_jax.training import plan as plans
-    from alexnet_jax.training.step import make_state, make_train_step
+    from alexnet_jax.model import placement, towers
+    from alexnet_jax.train import plan as plans
+    from alexnet_jax.train.step import make_state, make_train_step
 
     config = configs.load_recipe("alexnet:imagenet2012", [f"precision={dtype}"])
     mesh = parts.mesh(config)
@@ -159,8 +159,8 @@ def layer_times(batch: int, dtype: str) -> dict[str, dict[str, float]]:
     import jax.numpy as jnp
 
     from alexnet_jax import config as configs, parts
-    from alexnet_jax.network import placement, products, table
-    from alexnet_jax.network.model import ConvLayer
+    from alexnet_jax.model import cpu_products as products, placement, table
+    from alexnet_jax.model.alexnet import ConvLayer
 
     config = configs.load_recipe("alexnet:imagenet2012", [f"precision={dtype}"])
     network = parts.network(config, CLASSES)
@@ -323,7 +323,7 @@ def layers_table(times: dict[str, dict[str, float]], top: float) -> str:
 
 def gflop_per_image() -> float:
     from alexnet_jax import config as configs, parts
-    from alexnet_jax.training import speed
+    from alexnet_jax.train import speed
 
     return 1e-9 * speed.flops_per_image(parts.network(configs.load_recipe("alexnet:imagenet2012"), CLASSES), PIXELS)
 

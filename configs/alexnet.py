@@ -39,7 +39,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import datasets
+from alexnet_jax.data import datasets
 
 # How long and how fast to train on each data set, under the names of the config's fields. Of ImageNet's hand-made
 # schedule (`get_config`) the others take nothing.

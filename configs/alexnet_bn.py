@@ -32,7 +32,8 @@ gets the gradient there; here they share it.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import alexnet, datasets
+from alexnet_jax.configs import alexnet
+from alexnet_jax.data import datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:

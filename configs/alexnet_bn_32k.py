@@ -16,7 +16,8 @@ whole batch.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import alexnet_bn_large, datasets
+from alexnet_jax.configs import alexnet_bn_large
+from alexnet_jax.data import datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:

@@ -24,7 +24,8 @@ Differs: in Caffe biases decay where a file does not say otherwise. Here they do
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import caffe_alexnet, datasets
+from alexnet_jax.configs import caffe_alexnet
+from alexnet_jax.data import datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:

@@ -16,7 +16,8 @@ Differs as `alexnet` does.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import alexnet, datasets
+from alexnet_jax.configs import alexnet
+from alexnet_jax.data import datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:

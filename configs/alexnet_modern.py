@@ -17,7 +17,8 @@ end; one rate for weights and biases; random crops from the whole image.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import alexnet, datasets
+from alexnet_jax.configs import alexnet
+from alexnet_jax.data import datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:

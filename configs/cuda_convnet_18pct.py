@@ -25,7 +25,8 @@ Differs: equal maxima in a pooling window share the gradient, as in `alexnet` (c
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import alexnet, datasets
+from alexnet_jax.configs import alexnet
+from alexnet_jax.data import datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:

@@ -23,7 +23,8 @@ Differs: equal maxima in a pooling window share the gradient.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import datasets, one_weird_trick
+from alexnet_jax.configs import one_weird_trick
+from alexnet_jax.data import datasets
 
 
 def get_config(data_name: str = "digits") -> ConfigDict:

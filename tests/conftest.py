@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from alexnet_jax import parts
-from alexnet_jax.commands import interrupts
+from alexnet_jax.cli import interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
 

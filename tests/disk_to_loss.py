@@ -14,10 +14,10 @@ import jax
 
 from alexnet_jax import config as configs, parts
 from alexnet_jax.data import feed
-from alexnet_jax.network import towers
-from alexnet_jax.network.preprocess import Augmentation
-from alexnet_jax.training.plan import build_optimizer
-from alexnet_jax.training.step import make_state, make_train_step
+from alexnet_jax.model import towers
+from alexnet_jax.model.preprocess import Augmentation
+from alexnet_jax.train.plan import build_optimizer
+from alexnet_jax.train.step import make_state, make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,7 +51,7 @@ def files() -> list[str]:
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
     # The metrics and the update follow the loss.
-    after = ("alexnet_jax/network/ranking.py", "alexnet_jax/training/optimizer.py")
+    after = ("alexnet_jax/model/ranking.py", "alexnet_jax/train/optimizer.py")
     return list(itertools.takewhile(lambda path: path not in after, seen))
 
 

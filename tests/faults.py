@@ -224,9 +224,9 @@ def digest(workdir: Path, step: int) -> dict[str, str]:
     import numpy as np
 
     from alexnet_jax import config as configs
-    from alexnet_jax.network import placement
-    from alexnet_jax.training import setup
-    from alexnet_jax.training.checkpoint import Checkpoints
+    from alexnet_jax.model import placement
+    from alexnet_jax.train import setup
+    from alexnet_jax.train.checkpoint import Checkpoints
 
     opened = setup.open_parts(configs.load(workdir, ["mesh.tower=1"]), workdir)
     target = placement.on_mesh(opened.model, opened.shapes(), opened.mesh)

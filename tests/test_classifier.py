@@ -17,11 +17,10 @@ from PIL import Image
 import alexnet_jax as alexnet
 from alexnet_jax import AlexNetError, classifier, config as configs
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.commands import ensemble, prepare
-from alexnet_jax.configs import datasets
-from alexnet_jax.data import sources
-from alexnet_jax.network import towers
-from alexnet_jax.training import evaluation, loop, setup
+from alexnet_jax.cli import ensemble, prepare
+from alexnet_jax.data import datasets, sources
+from alexnet_jax.model import towers
+from alexnet_jax.train import evaluation, loop, setup
 
 PIXELS = SMALL["data.crop_pixels"]
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import allowed, config as configs, parts
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.training import loop, plan as plans
+from alexnet_jax.train import loop, plan as plans
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,5 +183,5 @@ def test_every_leaf_of_the_config_is_read(
         optimizer.update(params, optimizer.init(params), params)
         plans.build_augmentation(recorder, images=1000)
         plans.plateau_rule(recorder)
-    after_a_divergence = {"config.train.rollbacks"}  # by tests/training/test_loop.py
+    after_a_divergence = {"config.train.rollbacks"}  # by tests/train/test_loop.py
     assert {f"config.{path}" for path, _ in configs.flat(small_config)} - read == after_a_divergence

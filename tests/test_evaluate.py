@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 from sklearn import metrics
 
 from alexnet_jax import answers, config as configs, evaluate, parts
-from alexnet_jax.commands import ensemble
-from alexnet_jax.data import pixel_statistics
+from alexnet_jax.cli import ensemble
+from alexnet_jax.data import statistics as pixel_statistics
 from alexnet_jax.data.feed import Split
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, placement, preprocess, probe, towers
-from alexnet_jax.network.preprocess import Input
-from alexnet_jax.training import evaluation, loop, plan as plans, report
+from alexnet_jax.model import alexnet as models, placement, preprocess, probe, towers
+from alexnet_jax.model.preprocess import Input
+from alexnet_jax.train import evaluation, loop, metrics as report, plan as plans
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"

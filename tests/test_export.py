@@ -15,14 +15,15 @@ from conftest import SMALL
 from ml_collections import ConfigDict
 
 import alexnet_jax as alexnet
-from alexnet_jax import __main__ as program, config as configs, hub, parts
+from alexnet_jax import __main__ as program, config as configs, parts
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
-from alexnet_jax.network import placement
-from alexnet_jax.network.preprocess import Input
-from alexnet_jax.training.checkpoint import Checkpoints
-from alexnet_jax.training.report import METRICS
+from alexnet_jax.model import placement
+from alexnet_jax.model.preprocess import Input
+from alexnet_jax.train.checkpoint import Checkpoints
+from alexnet_jax.train.metrics import METRICS
+from alexnet_jax.weights import hub
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
@@ -247,7 +248,7 @@ def test_a_fresh_process_runs_the_program_with_jax_alone(
 def run(tmp_path: Path) -> Path:
     """A run of a small network at step 3, evaluated then and earlier, started twice by the same command."""
     from alexnet_jax.configs.alexnet import get_config
-    from alexnet_jax.training import setup
+    from alexnet_jax.train import setup
 
     config = get_config()
     config.update_from_flattened_dict(SMALL)
@@ -422,7 +423,7 @@ def test_the_command_writes_each_format_of_a_run(
 
 
 def test_the_command_reads_a_file_that_does_not_say_what_it_is(tmp_path: Path) -> None:
-    from alexnet_jax import weights
+    from alexnet_jax.weights import pretrained as weights
 
     net, images = _classifier(configs.load_recipe("torchvision:imagenet2012"), 3), _images(224, 1)
     np.savez(tmp_path / "net.npz", **weights.to_arrays(net.tower, jax.device_get(net.variables)))

@@ -14,7 +14,7 @@ from PIL import Image
 import alexnet_jax as alexnet
 from alexnet_jax import AlexNetError, config as configs, features, figures
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.commands import neighbours, networks
+from alexnet_jax.cli import neighbours, networks
 from alexnet_jax.data import sources
 from alexnet_jax.data.feed import Split
 

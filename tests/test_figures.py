@@ -21,8 +21,8 @@ from alexnet_jax import AlexNetError, answers, config as configs, extras, figure
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.data.feed import Split
 from alexnet_jax.figures import drawing, page, seeing
-from alexnet_jax.network import placement
-from alexnet_jax.training import loop
+from alexnet_jax.model import placement
+from alexnet_jax.train import loop
 
 ROOT = Path(__file__).resolve().parent.parent
 PIXELS = SMALL["data.crop_pixels"]

@@ -90,20 +90,19 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 # A room may import from itself and from the rooms below it.
 FLOORS = (
     ("main", "alexnet_jax.__main__"),
-    ("alexnet_jax.commands",),
-    ("alexnet_jax.evidence",),
-    ("alexnet_jax.export", "alexnet_jax.figures"),
+    ("alexnet_jax.cli",),
+    ("alexnet_jax.export", "alexnet_jax.figures", "alexnet_jax.ensembles"),
     ("alexnet_jax.features",),
     ("alexnet_jax.classifier",),
-    ("alexnet_jax.training",),
-    ("alexnet_jax.weights", "alexnet_jax.weight_layout", "alexnet_jax.weight_files", "alexnet_jax.hub"),
+    ("alexnet_jax.train", "alexnet_jax.prepare"),
+    ("alexnet_jax.weights",),
     ("alexnet_jax.answers", "alexnet_jax.evaluate", "alexnet_jax.memory"),
-    ("alexnet_jax.catalog", "alexnet_jax.layer_files"),
+    ("alexnet_jax.catalog",),
     ("alexnet_jax.parts",),
     ("alexnet_jax.config", "alexnet_jax.allowed"),
-    ("alexnet_jax.network", "alexnet_jax.data"),
     ("alexnet_jax.configs",),
-    ("alexnet_jax.extras", "alexnet_jax.bars"),
+    ("alexnet_jax.model", "alexnet_jax.data"),
+    ("alexnet_jax.extras", "alexnet_jax.progress"),
     ("alexnet_jax.files",),
     ("alexnet_jax.errors", "alexnet_jax.ending", "alexnet_jax"),
 )
@@ -125,7 +124,7 @@ def test_arrows_go_down(path: Path) -> None:
 
 
 def test_the_step_does_not_know_of_evaluation() -> None:
-    imports = set(_imports(ROOT / "alexnet_jax" / "training" / "step.py", everywhere=True))
+    imports = set(_imports(ROOT / "alexnet_jax" / "train" / "step.py", everywhere=True))
     assert not any("evaluat" in name for name in imports), imports
 
 
@@ -179,10 +178,10 @@ def test_a_batch_walks_through_few_files() -> None:
         "alexnet_jax/data/feed.py",
         "alexnet_jax/data/sources.py",
         "alexnet_jax/data/augment.py",
-        "alexnet_jax/network/towers.py",
-        "alexnet_jax/training/step.py",
-        "alexnet_jax/network/preprocess.py",
-        "alexnet_jax/network/model.py",
-        "alexnet_jax/network/layers.py",
-        "alexnet_jax/network/products.py",
+        "alexnet_jax/model/towers.py",
+        "alexnet_jax/train/step.py",
+        "alexnet_jax/model/preprocess.py",
+        "alexnet_jax/model/alexnet.py",
+        "alexnet_jax/model/layers.py",
+        "alexnet_jax/model/cpu_products.py",
     ]

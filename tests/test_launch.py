@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from alexnet_jax import config as configs
-from alexnet_jax.commands import train
-from alexnet_jax.commands.overrides import split_overrides
+from alexnet_jax.cli import train
+from alexnet_jax.cli.overrides import split_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"

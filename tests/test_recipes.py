@@ -17,8 +17,8 @@ from sklearn.datasets import load_sample_images
 from alexnet_jax import catalog, config as configs, parts
 from alexnet_jax.data import augment
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, placement, table, towers
-from alexnet_jax.network.towers import EVERYWHERE, PER_TOWER
+from alexnet_jax.model import alexnet as models, placement, table, towers
+from alexnet_jax.model.towers import EVERYWHERE, PER_TOWER
 
 ROOT = Path(__file__).resolve().parent.parent
 Array = np.ndarray[Any, np.dtype[Any]]

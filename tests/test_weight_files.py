@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_jax import weight_files, weights
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.weights import formats as weight_files, pretrained as weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Write = Callable[[Path], Any]

@@ -12,17 +12,18 @@ from ml_collections import ConfigDict
 from numpy.lib.stride_tricks import sliding_window_view
 
 import alexnet_jax as alexnet
-from alexnet_jax import catalog, config as configs, parts, weight_files, weight_layout, weights
+from alexnet_jax import catalog, config as configs, parts
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.commands import weights as command
+from alexnet_jax.cli import weights as command
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, towers
-from alexnet_jax.network.preprocess import Input
-from alexnet_jax.training import evaluation, loop, plan as plans, setup, start
-from alexnet_jax.training.checkpoint import Checkpoints
-from alexnet_jax.training.report import Report
-from alexnet_jax.training.resume import Resume
-from alexnet_jax.training.step import TrainState
+from alexnet_jax.model import alexnet as models, towers
+from alexnet_jax.model.preprocess import Input
+from alexnet_jax.train import evaluation, loop, plan as plans, setup, start
+from alexnet_jax.train.checkpoint import Checkpoints
+from alexnet_jax.train.metrics import Report
+from alexnet_jax.train.resume import Resume
+from alexnet_jax.train.step import TrainState
+from alexnet_jax.weights import formats as weight_files, layout as weight_layout, pretrained as weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DIGITS = tuple("0123456789")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data.feed import Split
-from alexnet_jax.data.originals import Originals
 from alexnet_jax.errors import AlexNetError
 
 
@@ -104,21 +103,6 @@ def _noise_photographs() -> tuple[bytes, ...]:
 
 
 # ---------------------------------------------------------------- prepared by TFDS, or in its layout
-
-
-def as_originals(name: str, data_dir: str) -> Originals:
-    """All splits of a prepared data set, as the originals of another one."""
-    if name in ("digits", "synthetic"):
-        raise AlexNetError(f"{name} lies in no folder, so there is nothing to pack.")
-    builder, _, _ = tfds_classification(name, data_dir)
-    splits = {split: open_split(name, split, data_dir) for split in builder.info.splits or ("train",)}
-    if not isinstance(next(iter(splits.values())).source[0]["image"], bytes):
-        raise AlexNetError(f"{name} holds pixels, not pictures: pack the set that it was made from.")
-    class_names = next(iter(splits.values())).class_names
-    about = f"{builder.info.full_name}."
-    return Originals(
-        name, str(builder.version), {k: s.source for k, s in splits.items()}, class_names, own=False, about=about
-    )
 
 
 def _tfds(name: str, split: str, data_dir: str) -> Split:

@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import files, hub, weights
+from alexnet_jax import files
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.training import provenance
+from alexnet_jax.train import provenance
+from alexnet_jax.weights import hub, pretrained as weights
 
 _CONFIG, _CARD = "config.json", "README.md"
 # They say where files lay on somebody's machine, and nothing of the network.
@@ -67,8 +68,8 @@ def write(
 
 def _run(workdir: Path, checkpoint: str) -> dict[str, Any]:
     """The arguments `step`, `evaluation` and `starts` of `card`. Raises AlexNetError."""
-    from alexnet_jax.training.checkpoint import Checkpoints
-    from alexnet_jax.training.report import entries
+    from alexnet_jax.train.checkpoint import Checkpoints
+    from alexnet_jax.train.metrics import entries
 
     which, _, average = checkpoint.partition(":")
     step = Checkpoints(workdir, read_only=True).find(which)

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import __version__, extras, files, weights
+from alexnet_jax import __version__, extras, files
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, placement
-from alexnet_jax.network.layers import pooled_length
-from alexnet_jax.network.preprocess import Input
-from alexnet_jax.weight_layout import Arrays
+from alexnet_jax.model import alexnet as models, placement
+from alexnet_jax.model.layers import pooled_length
+from alexnet_jax.model.preprocess import Input
+from alexnet_jax.weights import pretrained as weights
+from alexnet_jax.weights.layout import Arrays
 
 OPSET, _IR_VERSION = 17, 8
 IMAGES, LOGITS = "images", "logits"

@@ -9,7 +9,7 @@ import math
 from html import escape
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.network import model as models, placement
+from alexnet_jax.model import alexnet as models, placement
 
 WIDTH, MARGIN = 720, 20
 BOX, GAP = 320, 40  # the width of a tower, and what is between the two

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import drawing
-from alexnet_jax.training.report import METRICS, entries
+from alexnet_jax.train.metrics import METRICS, entries
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import numpy as np
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import drawing
-from alexnet_jax.network import model as models
+from alexnet_jax.model import alexnet as models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,8 +23,8 @@ from alexnet_jax.figures.blueprint import architecture
 from alexnet_jax.figures.history import curves, history
 from alexnet_jax.figures.kernels import filters, specialization
 from alexnet_jax.figures.pictures import confusion, shown
-from alexnet_jax.network import table
-from alexnet_jax.training import provenance
+from alexnet_jax.model import table
+from alexnet_jax.train import provenance
 
 _MISTAKES, _CLASSES = 12, 50  # so many pictures, and rows of classes, at most
 _SIDE = 168  # pixels of such a picture

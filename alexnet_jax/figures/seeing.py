@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_jax import bars
+from alexnet_jax import progress as bars
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.data import images
 from alexnet_jax.data.images import Picture

@@ -34,9 +34,9 @@ from conftest import SMALL  # noqa: E402
 
 from alexnet_jax import config as configs  # noqa: E402
 from alexnet_jax.data import feed  # noqa: E402
-from alexnet_jax.network import layers, placement, towers  # noqa: E402
-from alexnet_jax.network.preprocess import fold_in_each  # noqa: E402
-from alexnet_jax.training import setup, step as steps  # noqa: E402
+from alexnet_jax.model import layers, placement, towers  # noqa: E402
+from alexnet_jax.model.preprocess import fold_in_each  # noqa: E402
+from alexnet_jax.train import setup, step as steps  # noqa: E402
 
 # tests/conftest.py compiles at a lower effort than a run does, and is strict, where float64 is promoted to here.
 os.environ["XLA_FLAGS"] = _FLAGS

@@ -28,7 +28,7 @@ def ours(data: str, batch: int, folder: Path) -> None:
 
     from alexnet_jax import config as configs, parts
     from alexnet_jax.data import feed
-    from alexnet_jax.network import model as models, towers
+    from alexnet_jax.model import alexnet as models, towers
 
     config = configs.load_recipe(f"alexnet:{data}")
     split = parts.open_split(config, config.data.train_split)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import parts as building
 from alexnet_jax.data import augment, feed as data, sources
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.training import plan as plans, setup
+from alexnet_jax.train import plan as plans, setup
 
 TFDS_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 IMAGES = data.Images(resize_pixels=16, crop_pixels=8)  # nine places for a crop in each direction

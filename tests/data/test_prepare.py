@@ -25,9 +25,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import hashing
 
-from alexnet_jax.commands import prepare as cli
-from alexnet_jax.data import augment, feed, originals, pictures, pixel_statistics, shards, sources
+from alexnet_jax.cli import prepare as cli
+from alexnet_jax.data import augment, feed, pictures, sources, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.prepare import raw as originals, shards
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PHOTOGRAPHS = sorted((ROOT.parent / "shared" / "data" / "imagenet_originals").glob("*.JPEG"))

@@ -38,7 +38,7 @@ def recipe_names() -> set[str]:
 @functools.cache
 def built(name: str) -> Built:
     from alexnet_jax import config as configs, parts
-    from alexnet_jax.network import model as models, table
+    from alexnet_jax.model import alexnet as models, table
 
     data_name, classes, images = NETS[name].data
     config = configs.recipe_module(name).get_config(data_name)
@@ -98,7 +98,7 @@ def built(name: str) -> Built:
 
 def _rates(config: Any, model: Any, images: int) -> tuple[dict[str, Any], Any]:
     """The update rule is asked, and not its config: a gradient of 1 moves a weight of 0 by minus its rate."""
-    from alexnet_jax.training import plan
+    from alexnet_jax.train import plan
 
     steps = config.train.epochs * images // config.train.batch_size
     optimizer, _ = plan.build_optimizer(config, images=images, steps=steps)
@@ -129,7 +129,7 @@ def _rates(config: Any, model: Any, images: int) -> tuple[dict[str, Any], Any]:
 
 def _ties(pool: Any) -> str:
     """How the pool's gradient falls on equal maxima: a window of equal values."""
-    from alexnet_jax.network import layers
+    from alexnet_jax.model import layers
 
     options = dataclasses.asdict(pool)
     x = jnp.ones((1, pool.size, pool.size, 1))
@@ -366,7 +366,7 @@ def test_rates_are_set_when_the_authors_set_them(name: str, epoch: float) -> Non
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_continued"])
 def test_color_noise_is_on_when_the_authors_had_it_on(name: str) -> None:
     from alexnet_jax import config as configs
-    from alexnet_jax.training import plan
+    from alexnet_jax.train import plan
 
     config = configs.recipe_module(name).get_config("imagenet2012")
     augmentation = plan.build_augmentation(config, images=IMAGES)

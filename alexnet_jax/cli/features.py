@@ -1,0 +1,61 @@
+"""alexnet features: a layer's activations of many pictures in one .npz; the same command resumes after a kill."""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from alexnet_jax import features, progress as bars
+from alexnet_jax.cli import border, networks
+from alexnet_jax.errors import AlexNetError
+
+
+def main(argv: list[str]) -> None:
+    """Writes the features. Raises AlexNetError."""
+    options = _parser().parse_args(argv)
+    if bool(options.pictures) == (options.data is not None):
+        raise AlexNetError("Give either PICTUREs, files or folders, or --data=NAME, a prepared data set.")
+    if options.output.suffix != ".npz":
+        raise AlexNetError(f"output={options.output} must end in .npz.")
+    paths = [path for given in options.pictures for path in networks.pictures(given)]
+    net = networks.open_network(options)
+    if paths:
+        pictures = features.of_files(paths, net)
+    else:
+        name, split = networks.split_of(options, net)
+        pictures = features.of_split(split, net, name)
+    if options.layer in net.layers:
+        size = networks.amount(4 * pictures.count * math.prod(net.layers[options.layer]))
+        print(f"{options.layer} of {pictures.count:,} pictures: {size}, twice that until it is put together")
+    try:
+        rows = features.write(net, pictures, options.layer, options.output, warn=_warn, watch=_watched)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted: the same command resumes where it stopped") from None
+    shape = " x ".join(f"{side:,}" for side in (rows, *net.layers[options.layer]))
+    print(f"wrote {options.output}: {options.layer} of {rows:,} pictures, float32 {shape}")
+    if left := pictures.count - rows:
+        print(f"{left:,} of {pictures.count:,} pictures could not be read and are left out", file=sys.stderr)
+
+
+def _warn(words: str) -> None:
+    bars.write(f"warning: {networks.text(' '.join(words.splitlines()))}", file=sys.stderr)
+
+
+def _watched(blocks: Iterator[features.Block], done: int, count: int) -> Iterator[features.Block]:
+    if done:
+        print(f"resuming after {done:,} of {count:,} pictures", flush=True)
+    with bars.bar(total=count, done=done, unit="picture") as shown:
+        for block in blocks:
+            yield block
+            shown.update(len(block[0]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = border.Parser(prog="alexnet features", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="files, or folders of them")
+    networks.add_options(parser)
+    networks.add_data_options(parser)
+    parser.add_argument("--layer", default="fc7", help="any of the network, by the paper's names (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="the .npz")
+    return parser

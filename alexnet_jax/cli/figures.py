@@ -1,0 +1,150 @@
+"""alexnet figures: pictures of a network, of a run, and of what it answers, as PNG or SVG."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax import config as configs, features, figures, parts
+from alexnet_jax.answers import Answers
+from alexnet_jax.cli import border, networks, summary
+from alexnet_jax.cli.neighbours import nearest_to
+from alexnet_jax.cli.overrides import split_overrides
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.figures import drawing
+
+
+def main(argv: list[str]) -> None:
+    """Draws one figure and says where it is. Raises AlexNetError."""
+    overrides, rest = split_overrides(argv)
+    options = _parser().parse_args(rest)
+    if overrides and options.kind != "architecture":
+        raise AlexNetError(f"config.{overrides[0]} is an option of architecture, not of {options.kind}.")
+    output = options.output or Path(f"{options.kind}.{'svg' if options.kind == 'architecture' else 'png'}")
+    drawing.check_name(output, only_svg=options.kind == "architecture")
+    if options.kind == "architecture":
+        figure: Any = _architecture(options, overrides)
+    else:
+        drawing.new(1.0)  # without Matplotlib the command ends here, before it computes
+        figure = _DRAWN[options.kind](options)
+    figures.save(figure, output)
+    print(f"wrote {output}")
+
+
+# ---------------------------------------------------------------- one function per figure
+
+
+def _filters(options: argparse.Namespace) -> Any:
+    net = networks.open_network(options)
+    found = figures.specialization(net)
+    for tower, color in enumerate(found["color"]):
+        print(f"tower {tower}: color {color:.3f}  (0: gray kernels, 0.667: kernels of noise)")
+    if found["chance"] is not None:
+        print(f"difference {found['difference']:.3f}")
+        print(f"kernels dealt to the towers at random differ as much in {100 * found['chance']:.2g} % of 10,000 deals")
+    return figures.filters(net)
+
+
+def _activations(options: argparse.Namespace) -> Any:
+    return figures.activations(networks.open_network(options), options.picture)
+
+
+def _occlusion(options: argparse.Namespace) -> Any:
+    net = networks.open_network(options)
+    return figures.occlusion(net, options.picture, class_name=options.class_name, side=options.side)
+
+
+def _curves(options: argparse.Namespace) -> Any:
+    return figures.curves(options.workdirs)
+
+
+def _confusion(options: argparse.Namespace) -> Any:
+    answers = _answers(options)
+    for label, called, images in answers.most_confused():
+        print(f"{images:6,}  {networks.shown(label)} called {networks.shown(called)}")
+    return figures.confusion(answers)
+
+
+def _predictions(options: argparse.Namespace) -> Any:
+    answers = _answers(options)
+    chosen = answers.worst()[: options.worst].tolist() if options.worst else None
+    return figures.predictions(answers, chosen)
+
+
+def _neighbours(options: argparse.Namespace) -> Any:
+    net = networks.open_network(options)
+    found = features.read(options.features)
+    paths = [path for given in options.pictures for path in networks.pictures(given)][: options.rows]
+    rows, distances = nearest_to(paths, net, found, top=options.top)
+    return figures.neighbours(paths, found, rows, distances, _pictures_of(found, options, net))
+
+
+def _pictures_of(found: features.FeatureFile, options: argparse.Namespace, net: Any) -> Callable[[int], Any]:
+    """Picture number i of a file of features: from its data set, or from the files that it names."""
+    if "data" not in found.about:
+        return lambda row: Path(str(found.names[row]))
+    options.data, options.split = found.about["data"], found.about["split"]
+    _, split = networks.split_of(options, net)
+    return lambda row: split.source[int(found.numbers[row])]["image"]
+
+
+def _architecture(options: argparse.Namespace, overrides: list[str]) -> str:
+    recipe = options.recipe
+    config = configs.load_recipe(recipe if ":" in recipe else f"{recipe}:imagenet2012", overrides)
+    classes = summary.classes_of(config) if ":" in recipe else 1000
+    return figures.architecture(parts.network(config, classes), config.data.crop_pixels, title=f"AlexNet: {recipe}")
+
+
+def _answers(options: argparse.Namespace) -> Answers:
+    net = networks.open_network(options)
+    name, split, data_dir = networks.data_of(options, net)
+    return net.answers(name, split=split, data_dir=data_dir)
+
+
+_DRAWN: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "filters": _filters,
+    "activations": _activations,
+    "occlusion": _occlusion,
+    "curves": _curves,
+    "confusion": _confusion,
+    "predictions": _predictions,
+    "neighbours": _neighbours,
+}
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = border.Parser(prog="alexnet figures", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="FIGURE")
+
+    def kind(name: str, words: str, *, network: bool = True, data: bool = False) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = kinds.add_parser(name, help=words, description=words, allow_abbrev=False)
+        made.add_argument("--output", type=Path, help=f"the file, .png or .svg (default: {name} in this folder)")
+        if network:
+            networks.add_options(made)
+        if data:
+            networks.add_data_options(made)
+        return made
+
+    kind("filters", "conv1's kernels by tower, and how colorful they are: the paper's figure 3")
+    kind("activations", "what each layer makes of a picture").add_argument("picture", type=Path)
+    occlusion = kind("occlusion", "what the answer for a picture depends on")
+    occlusion.add_argument("picture", type=Path)
+    occlusion.add_argument("--class", dest="class_name", help="of which the probability is shown (default: the answer)")
+    occlusion.add_argument("--side", type=border.whole(1, 4096), default=0, help="of the square, in pixels")
+    curves = kind("curves", "loss, accuracy, rate and speed of runs over each other", network=False)
+    curves.add_argument("--workdirs", type=Path, nargs="+", required=True)
+    kind("confusion", "which classes are taken for which", data=True)
+    panel = kind("predictions", "pictures with their five best answers: figure 4, left", data=True)
+    panel.add_argument("--worst", type=border.whole(1, 64), default=0, help="of so many worst mistakes")
+    near = kind("neighbours", "the nearest pictures of a file of features: figure 4, right")
+    near.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
+    near.add_argument("--features", type=Path, required=True, help="what alexnet features wrote")
+    near.add_argument("--data_dir", default="", help="where its data set lies, if not where the run had it")
+    near.add_argument("--top", type=border.whole(1, 20), default=6, help="so many (%(default)s)")
+    near.add_argument("--rows", type=border.whole(1, 50), default=8, help="at most so many pictures (%(default)s)")
+    drawn = kind("architecture", "the towers and their exchanges, as SVG", network=False)
+    drawn.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]")
+    return parser

@@ -1,0 +1,66 @@
+"""alexnet neighbours: the pictures of a file of features that are closest to given ones, as in the paper's figure 4."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax import features
+from alexnet_jax.classifier import Classifier
+from alexnet_jax.cli import border, networks
+from alexnet_jax.errors import AlexNetError
+
+
+def main(argv: list[str]) -> None:
+    """Prints the nearest pictures. Raises AlexNetError."""
+    options = _parser().parse_args(argv)
+    found = features.read(options.features)
+    paths = [path for given in options.pictures for path in networks.pictures(given)]
+    net = networks.open_network(options)
+    size = networks.amount(4.0 * len(found) * float(np.prod(found.shape)))
+    print(f"{len(found):,} pictures, {size} of features, in blocks of 134 MB", file=sys.stderr)
+    given = zip(paths, *nearest_to(paths, net, found, top=options.top), strict=True)
+    # Infinitely far is a picture from itself, where there are no others left.
+    pairs = [(path, [(r, d) for r, d in zip(rows, far, strict=True) if d < np.inf]) for path, rows, far in given]
+    if options.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("picture", "rank", "neighbour", "class", "distance"))
+        for path, nearest in pairs:
+            for rank, (row, distance) in enumerate(nearest, 1):
+                names = (networks.text(str(found.names[row])), networks.text(found.label(row)))
+                writer.writerow((networks.text(path), rank, *names, f"{distance:.7g}"))
+        return
+    for path, nearest in pairs:
+        print(networks.shown(path))
+        for row, distance in nearest:
+            label = f"  {networks.shown(found.label(row))}" if found.label(row) else ""
+            print(f"  {distance:10.5g}{label}  {networks.shown(str(found.names[row]))}")
+
+
+def nearest_to(
+    paths: Sequence[Path], net: Classifier, found: features.FeatureFile, *, top: int
+) -> tuple[features.Array, features.Array]:
+    """(rows, distances) of the pictures closest to those of `paths`, without themselves.
+
+    Raises AlexNetError where the features are of another network than `net`.
+    """
+    if found.about.get("network") != features.digest(net):
+        raise AlexNetError(
+            f"{found.path} has features of another network than this one: make them with the same --workdir or "
+            "--weights, and the same checkpoint."
+        )
+    queries = net.features(paths, str(found.about["layer"]))
+    return features.nearest(queries, found, top=top, without=[str(path) for path in paths])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = border.Parser(prog="alexnet neighbours", description=(__doc__ or "").partition(": ")[2])
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them")
+    networks.add_options(parser)
+    parser.add_argument("--features", type=Path, required=True, help="what alexnet features wrote")
+    parser.add_argument("--top", type=border.whole(1, 1000), default=6, help="so many (%(default)s)")
+    parser.add_argument("--csv", action="store_true", help="picture,rank,neighbour,class,distance")
+    return parser

@@ -1,0 +1,91 @@
+"""The options by which a command is told which network to use, and the pictures that it is given."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from alexnet_jax.classifier import Classifier, load
+from alexnet_jax.cli import devices
+from alexnet_jax.data import feed, sources
+from alexnet_jax.errors import AlexNetError
+
+
+def add_options(parser: argparse.ArgumentParser, *, file_flag: str = "--weights") -> None:
+    """--workdir or a file of weights, and what either needs."""
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", type=Path, help="the run whose network it is")
+    words = "or a .safetensors, .npz or .pth file, or hf://OWNER/NAME"
+    network.add_argument(file_flag, dest="weights", metavar="FILE", type=Path, help=words)
+    parser.add_argument("--checkpoint", default="latest", help="of the run: latest, best or a step (%(default)s)")
+    parser.add_argument("--recipe", help="which network it is, for a file that does not say so")
+    parser.add_argument("--classes", type=Path, help="such a file's classes, one per line")
+    parser.add_argument("--channels", choices=["rgb", "bgr"], help="the order of colors in such a file")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """--data, --split and --data_dir of a prepared data set."""
+    parser.add_argument("--data", help="a prepared data set (default: the run's)")
+    parser.add_argument("--split", default="", help="of it (default: validation, or test if there is none)")
+    parser.add_argument("--data_dir", default="", help="where it lies (default: where the run had it)")
+
+
+def open_network(options: argparse.Namespace) -> Classifier:
+    """The network of these options, on the first device. Raises AlexNetError."""
+    devices.settle()
+    return load(
+        options.workdir or options.weights,
+        checkpoint=options.checkpoint,
+        recipe=options.recipe,
+        classes=options.classes,
+        channels=options.channels,
+    )
+
+
+def data_of(options: argparse.Namespace, net: Classifier) -> tuple[str, str, str]:
+    """(the data set, its split, where it lies) by the options, or what the run is evaluated on. Raises AlexNetError."""
+    own = net.config.data
+    if options.data is None and options.workdir is None:
+        raise AlexNetError("A weight file has no data set of its own: name one with --data.")
+    name, is_own = options.data or own.name, options.data in (None, own.name)
+    split = options.split or (own.eval_split if is_own else "")
+    return name, split, str(options.data_dir or (own.data_dir if is_own else ""))
+
+
+def split_of(options: argparse.Namespace, net: Classifier) -> tuple[str, feed.Split]:
+    """(the data set's name, its split) by the options. Raises AlexNetError."""
+    name, split, data_dir = data_of(options, net)
+    return name, sources.open_split(name, split, data_dir)
+
+
+def pictures(given: Path) -> Iterator[Path]:
+    """The files below a folder, sorted and without hidden ones; a file itself. Raises AlexNetError."""
+    if not given.is_dir():
+        yield given
+        return
+
+    def fail(error: OSError) -> None:
+        raise AlexNetError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    found: list[Path] = []
+    for folder, folders, names in os.walk(given, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # os.walk visits these
+        found += [Path(folder) / name for name in names if not name.startswith(".")]
+    if not found:
+        raise AlexNetError(f"The folder {given} holds no pictures.")
+    yield from sorted(found)
+
+
+def amount(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def text(name: str | Path) -> str:
+    """A name as valid Unicode: bytes of a file's name that are not UTF-8 become \\xNN."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shown(name: str | Path) -> str:
+    """A name on one line of a terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text(name))

@@ -1,0 +1,70 @@
+"""alexnet report: a run on one page of HTML, which needs no network and no other file."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+
+from alexnet_jax import extras
+from alexnet_jax.answers import Answers
+from alexnet_jax.classifier import Classifier, load
+from alexnet_jax.cli import border, devices
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.figures import page
+from alexnet_jax.train.loop import Run
+from alexnet_jax.train.metrics import fitted
+
+FILE = "report.html"
+
+
+def main(argv: list[str]) -> None:
+    """Writes the page. Raises AlexNetError."""
+    options = _parser().parse_args(argv)
+    extras.module("matplotlib", extra="figures", what="a report")
+    devices.settle()
+    net = load(options.workdir, checkpoint=options.checkpoint)
+    output = options.output or options.workdir / FILE
+    try:
+        answers: Answers | None = _answers(net, options.data_dir, options.views)
+    except AlexNetError as error:
+        print(f"without the evaluation by class: {error}", file=sys.stderr)
+        answers = None
+    page.write(options.workdir, output, net, answers)
+    print(f"wrote {output}")
+
+
+def after(run: Run) -> None:
+    """The page of a run that has just ended, in its workdir; why there is none, in a line."""
+    if jax.process_count() > 1:
+        if run.peers.main:
+            print(f"report   alexnet report --workdir={shlex.quote(str(run.workdir))} makes a page of this run")
+        return
+    output = run.workdir / FILE
+    try:
+        extras.module("matplotlib", extra="figures", what="the page of this run")
+        net = load(run.workdir)
+        answers = run.answers or _answers(net)
+        page.write(run.workdir, output, net, answers)
+    except Exception as error:  # whatever it is, such as no memory left: the run is done and saved
+        why = str(error) if isinstance(error, AlexNetError) else f"{type(error).__name__}: {error}"
+        print(fitted(f"report   none: {why.splitlines()[0]}"))
+        return
+    print(f"report   {output}")
+
+
+def _answers(net: Classifier, data_dir: str = "", views: str = "center") -> Answers:
+    """To the split that the run is evaluated on. Raises AlexNetError where it is not here."""
+    c = net.config.data
+    return net.answers(c.name, split=c.eval_split, data_dir=data_dir, views=views)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = border.Parser(prog="alexnet report", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser.add_argument("--workdir", type=Path, required=True, help="the run")
+    parser.add_argument("--checkpoint", default="latest", help="latest, best or a step (%(default)s)")
+    parser.add_argument("--output", type=Path, help=f"the page (default: {FILE} in the workdir)")
+    parser.add_argument("--views", choices=["center", "all"], default="center", help="all: ten views too")
+    parser.add_argument("--data_dir", default="", help="where the data lie, if not where the run had them")
+    return parser

@@ -1,0 +1,363 @@
+"""The network of one tower, and the same network as an ordinary Flax module of all towers.
+
+Which layers there are, how wide they are, what follows each and which of them read the other
+tower's maps is up to the config (`configs/alexnet.py`, section model). This file says what the
+words mean.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.model import layers, towers
+from alexnet_jax.model.towers import TOWER, gather_towers
+
+OPERATIONS = ("relu", "tanh", "norm", "spatial_norm", "batch_norm", "pool", "avg_pool", "dropout")
+POOLS = ("pool", "avg_pool")
+_BY_UNIT = frozenset(("relu", "tanh", "batch_norm", "dropout"))  # those that a part of the units can do for itself
+LOGITS = "logits"
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelNorm:
+    """The constants of `layers.channel_norm`."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    alpha_over_size: bool
+    across_towers: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialNorm:
+    """The constants of `layers.spatial_norm`."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm:
+    """`momentum` of the running mean and variance, and the `epsilon` added to the variance."""
+
+    momentum: float
+    epsilon: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """`kind` is "max" or "avg"; `size` and `stride` in pixels; `ceil`: see `layers.pool`."""
+
+    kind: str
+    size: int
+    stride: int
+    ceil: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """The probability of a zero, and the form: see `layers.dropout`."""
+
+    rate: float
+    inverted: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLayer:
+    """A convolution with `features` channels per tower, and the post-ops (of OPERATIONS) that follow it."""
+
+    name: str
+    features: int
+    kernel_size: int
+    stride: int
+    padding: tuple[int, int]
+    init_kind: str
+    init_std: float
+    init_bias: float
+    weight_norm: bool
+    post_ops: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseLayer:
+    """A fully connected layer with `features` units per tower, and the post-ops that follow it."""
+
+    name: str
+    features: int
+    init_kind: str
+    init_std: float
+    init_bias: float
+    weight_norm: bool
+    post_ops: tuple[str, ...]
+
+
+class AlexNet(nn.Module):
+    """One tower of AlexNet: images [B, H, W, 3] float32, 0..255 less the mean -> logits [B, K].
+
+    Every tower gets the same images. The logits have been gathered, so they are the same on every
+    tower. `keys_B`, one key per example, means training: it turns dropout on and makes batch norms
+    use the batch, over all devices of the axis `data_axis`; the same keys go to all towers.
+
+    `hybrid` asks for the placement of 2014, in which the fully connected layers are split over the devices by units.
+    `placement.for_mesh` sets what follows from it on a mesh, `data_axis` and `split_over`, the number of those devices;
+    the parameters are this device's share then, and the images its own. `exchange_dtype` is what exchanges carry,
+    except that of the logits, whose ties would be counted as errors.
+
+    `compute_dtype` is that of all activations but the logits, and of what is multiplied: sums of products, the sums of
+    norms and the logits are float32, as the parameters and their gradients are.
+
+    It must run under an axis named `tower` (`towers.over_towers`); `AllTowers` is the module for
+    everybody else. The result of each operation can be read in the collection `seen` and shifted
+    through the collection `perturbations`, under the paper's names: conv1_out (what the weights
+    give), norm1, pool1, relu1, ...
+
+    Raises AlexNetError where there is no such axis, and where the image shrinks below a window.
+    """
+
+    classes: int
+    towers: int
+    stack: tuple[ConvLayer | DenseLayer, ...]
+    exchange: frozenset[str]
+    norm: ChannelNorm
+    spatial_norm: SpatialNorm
+    batch_norm: BatchNorm
+    pool: Pool
+    dropout: Dropout
+    compute_dtype: str = "float32"
+    exchange_dtype: str = "float32"
+    hybrid: bool = False
+    data_axis: str | None = None
+    split_over: int = 1
+
+    @nn.compact
+    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        _check_axis()
+        x, verbs, keys_of_all = images.astype(self.compute_dtype), moves(self), self._keys_of_all(keys_B)
+        for number, layer in enumerate(self.stack):
+            if layer.name in verbs:
+                x = verbs[layer.name](x, layer.name, self.exchange_dtype)
+            if layer.name in self.exchange:
+                x = gather_towers(x, layer.name, self.exchange_dtype)
+            x = self._see(layer.name + "_out", self._weighted(layer, x))
+            keys = keys_of_all if self.splits(layer) else keys_B
+            keys = None if keys is None else _layer_keys(keys, number)
+            for word in layer.post_ops:
+                name = operation_name(word, layer.name)
+                with jax.named_scope(name):  # what a profile calls it
+                    x = self._see(name, self._apply(word, layer, x, keys))
+        if LOGITS in verbs:
+            x = verbs[LOGITS](x, LOGITS)
+        return gather_towers(x, LOGITS)[:, : self.classes]
+
+    @nn.nowrap
+    def splits(self, layer: ConvLayer | DenseLayer) -> bool:
+        """Whether the units of a layer are split over `split_over` devices; if not, each device has all of them."""
+        possible = isinstance(layer, DenseLayer) and _BY_UNIT.issuperset(layer.post_ops)
+        return self.split_over > 1 and possible and layer.features % self.split_over == 0
+
+    @nn.nowrap
+    def _keys_of_all(self, keys_B: jax.Array | None) -> jax.Array | None:
+        """The keys of the examples that a split layer sees."""
+        drops = any(self.splits(layer) and "dropout" in layer.post_ops for layer in self.stack)
+        return towers.gather_keys(keys_B) if drops and keys_B is not None else keys_B
+
+    def _weighted(self, layer: ConvLayer | DenseLayer, x: jax.Array) -> jax.Array:
+        options = dataclasses.asdict(layer)
+        del options["post_ops"]
+        if self.splits(layer):
+            options["features"] //= self.split_over
+        if isinstance(layer, DenseLayer):
+            x = layers.Dense(**options)(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
+            return x if layer is self.stack[-1] else x.astype(self.compute_dtype)
+        _check_fits(x, layer.name, window=layer.kernel_size, padding=sum(layer.padding))
+        return layers.Conv(**options)(x)
+
+    def _apply(self, word: str, layer: ConvLayer | DenseLayer, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        name = operation_name(word, layer.name)
+        if word in ("relu", "tanh"):
+            return jax.nn.relu(x) if word == "relu" else jnp.tanh(x)
+        if word == "norm":
+            constants = dataclasses.asdict(self.norm)
+            gather = functools.partial(gather_towers, layer=name, dtype=self.exchange_dtype)
+            return layers.channel_norm(x, gather=gather if constants.pop("across_towers") else None, **constants)
+        if word == "spatial_norm":
+            return layers.spatial_norm(x, **dataclasses.asdict(self.spatial_norm))
+        if word == "batch_norm":
+            constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer.name)
+            axis = None if self.splits(layer) else self.data_axis  # a split layer sees the whole batch
+            with jax.named_scope(f"sum_{name}"):
+                norm = nn.BatchNorm(**constants, use_running_average=keys_B is None, axis_name=axis, name=name)
+                return norm(x.astype(jnp.float32)).astype(x.dtype)
+        if word in POOLS:
+            _check_fits(x, layer.name, window=self.pool.size, padding=0)
+            return layers.pool(x, **dataclasses.asdict(pool_of(self, word)))
+        assert word == "dropout", word  # config.py has checked the words
+        over = self.split_over if self.splits(layer) else 1
+        return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B, split_over=over)
+
+    def _see(self, name: str, x: jax.Array) -> jax.Array:
+        self.sow("seen", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        return self.perturb(name, x)
+
+
+def moves(model: AlexNet) -> dict[str, Callable[..., jax.Array]]:
+    """{layer, or LOGITS: the verb of `towers` that brings its input over `data` to where the layer needs it}, in order.
+
+    {} where nothing is split.
+    """
+    verbs = {
+        (False, True): towers.gather_examples,
+        (True, True): towers.gather_units,
+        (True, False): towers.units_to_examples,
+    }
+    names = [*(layer.name for layer in model.stack), LOGITS]
+    split = [False, *(model.splits(layer) for layer in model.stack), False]
+    return {name: verbs[way] for name, way in zip(names, itertools.pairwise(split), strict=True) if way in verbs}
+
+
+class AllTowers(AlexNet):
+    """The network of all towers as an ordinary Flax module: images [B, H, W, 3] float32 -> logits [B, K].
+
+    Its variables are those of `init_variables`, each leaf with a leading tower axis, and all towers run on the device
+    of the call. Images and `keys_B` are as in `AlexNet`. `init` gives the parameters and running statistics alone.
+    Raises AlexNetError for images or keys of another form.
+    """
+
+    @nn.compact
+    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        _check_images(images, keys_B)
+        collections = ("params", "batch_stats", "seen", "perturbations", "intermediates")
+        over_towers = nn.vmap(
+            AlexNet.__call__,
+            in_axes=None,
+            out_axes=None,
+            axis_size=self.towers,
+            axis_name=TOWER,
+            variable_axes=dict.fromkeys(collections, 0),
+            split_rngs={"params": True},
+        )
+        logits: jax.Array = over_towers(self, images, keys_B)
+        return logits
+
+    @nn.nowrap
+    def init(self, rngs: Any, *args: Any, mutable: Any = ("params", "batch_stats"), **kwargs: Any) -> Any:
+        """Flax's own, without the collections `seen` and `perturbations`, which belong to one batch."""
+        return super().init(rngs, *args, mutable=mutable, **kwargs)
+
+
+def all_towers(model: AlexNet) -> AllTowers:
+    """The whole network of which `model` is one tower."""
+    own = ("parent", "name")  # Flax's fields of every module
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in own}
+    return AllTowers(**fields)
+
+
+def _check_images(images: jax.Array, keys_B: jax.Array | None) -> None:
+    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if len(shape) != 4 or shape[-1] != 3 or not jnp.issubdtype(dtype, jnp.floating):
+        raise AlexNetError(
+            f"images are {dtype} {list(shape)}, but the module reads float32 [B, H, W, 3] less the mean, as "
+            "net.inputs(images) makes them of RGB in 0..255; net.apply takes images in 0..255 themselves."
+        )
+    if keys_B is not None and jnp.shape(keys_B)[:1] != shape[:1]:
+        raise AlexNetError(
+            f"keys_B has the shape {jnp.shape(keys_B)}, but it is one key per image: jax.random.split(key, {shape[0]})."
+        )
+
+
+def _check_axis() -> None:
+    try:
+        jax.lax.axis_index(TOWER)
+    except NameError:
+        raise AlexNetError(
+            "This module is one tower and needs the axis 'tower': use net.module or net.apply of alexnet_jax.load and "
+            "build, or model.all_towers(module)."
+        ) from None
+
+
+def _check_fits(x: jax.Array, layer_name: str, *, window: int, padding: int) -> None:
+    if min(x.shape[1:3]) + padding < window:
+        raise AlexNetError(
+            f"At {layer_name} the image has shrunk to {x.shape[1]} x {x.shape[2]} pixels, too small for a window of "
+            f"{window}: use a larger config.data.crop_pixels, or smaller windows and strides in config.model."
+        )
+
+
+def operation_name(word: str, layer_name: str) -> str:
+    """The paper's name of an operation: pool after conv5 is pool5, norm after conv1 is norm1."""
+    return word + layer_name.lstrip("convf")
+
+
+def pool_of(model: AlexNet, word: str) -> Pool:
+    """The pooling that `pool` or `avg_pool` stands for: the latter averages whatever the kind of the former."""
+    return model.pool if word == "pool" else dataclasses.replace(model.pool, kind="avg")
+
+
+def _layer_keys(keys_B: jax.Array, number: int) -> jax.Array:
+    tower = jax.lax.axis_index(TOWER)
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, number), tower))(keys_B)
+
+
+def init_variables(model: AlexNet, key: jax.Array, image_pixels: int) -> dict[str, Any]:
+    """{"params": {layer: {kernel, bias}}} of all towers, each leaf with a leading tower axis.
+
+    A network with batch norms has their running means and variances as "batch_stats" beside them.
+    """
+
+    def one_tower(key: jax.Array) -> Any:
+        images = jnp.zeros((1, image_pixels, image_pixels, 3), jnp.float32)
+        variables = model.init(key, images)
+        return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+
+    keys = jax.random.split(key, model.towers)
+    variables: dict[str, Any] = towers.over_towers(one_tower, out_axes=0)(keys)
+    return variables
+
+
+def tower_program(model: AlexNet) -> Callable[..., jax.Array]:
+    """`program(variables, images, keys_B=None)` of one tower -> logits, for `towers.over_towers`."""
+
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        return training_program(model)(variables, images, keys_B)[0]
+
+    return program
+
+
+def training_program(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
+    """Like `tower_program`, -> (logits, the running statistics after this batch; {} without batch norms)."""
+
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        logits, new = model.apply(variables, images, keys_B, mutable=["batch_stats"])
+        assert isinstance(logits, jax.Array)
+        return logits, new.get("batch_stats", {})
+
+    return program
+
+
+def seeing_program(model: AlexNet) -> Callable[..., dict[str, jax.Array]]:
+    """`program(variables, images)` of one tower -> {operation: its result, "logits": the logits}, all float32."""
+
+    def program(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+        logits, state = model.apply(variables, images, mutable=["seen"])
+        return {name: value.astype(jnp.float32) for name, value in state["seen"].items()} | {"logits": logits}
+
+    return program
+
+
+def count_parameters(model: AlexNet, params: Any) -> int:
+    """The parameters of the network, from arrays or shapes, without the spare units that round the classes up."""
+    last = params[model.stack[-1].name]
+    units = model.towers * last["bias"].shape[-1]
+    per_unit = last["kernel"].shape[-2] + len(last) - 1  # its weights, its bias, and its scale where it has one
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) - (units - model.classes) * per_unit

@@ -1,0 +1,230 @@
+"""Where the network lies: for every layer the mesh axis of its parameters, and what is exchanged before it.
+
+`table` is the one statement of it. Sharding, `--mode=summary` and the first lines of a run read it.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alexnet_jax.model import alexnet as models, towers
+from alexnet_jax.model.towers import DATA, EVERYWHERE, TOWER
+
+ALL, EDGE, NONE = "all channels", "edge channels", ""
+LOGITS = "the logits"
+_MOVES = {
+    towers.gather_examples: "all examples",
+    towers.gather_units: "all units",
+    towers.units_to_examples: "own examples",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One row: a layer or operation that has parameters or exchanges something.
+
+    `axis` is the mesh axis over which the leading axis of its parameters is sharded, None where it has none, and
+    `units` the one over which their last axis is: DATA for a layer of the hybrid placement that is split.
+    `exchange` is what a tower gets from the others first: ALL channels of the maps before it, the EDGE channels that
+    a norm's window reaches over, or NONE. `moves` is what a device gets from the other ones over `data` before that:
+    "all examples", "all units", "own examples" or NONE.
+    """
+
+    name: str
+    axis: str | None
+    exchange: str
+    units: str | None = None
+    moves: str = NONE
+
+
+def for_mesh(model: models.AlexNet, mesh: Mesh) -> models.AlexNet:
+    """The network as one device of `mesh` runs it.
+
+    With `model.hybrid`, and all towers on each device, the fully connected layers are split over all the devices by
+    units, as in "One weird trick" (Krizhevsky 2014, arXiv 1404.5997, section 4), by its scheme (a): each device first
+    gathers the last maps of all the examples, and one large batch goes through the fully connected layers at once. A
+    layer whose units per tower are not divisible by the number of devices stays whole, and each has its own examples.
+    """
+    rows = mesh.shape[DATA]
+    split_over = rows if model.hybrid and mesh.shape[TOWER] == 1 else 1
+    return model.clone(data_axis=DATA if rows > 1 else None, split_over=split_over)
+
+
+def table(model: models.AlexNet) -> tuple[Place, ...]:
+    """The rows in the order of the network, the gathered logits last; for the hybrid placement of one `for_mesh`."""
+    rows: list[Place] = []
+    moves = {name: _MOVES[verb] for name, verb in models.moves(model).items()}
+    for layer in model.stack:
+        exchange, units = ALL if layer.name in model.exchange else NONE, DATA if model.splits(layer) else None
+        rows.append(Place(layer.name, TOWER, exchange, units, moves.get(layer.name, NONE)))
+        if "batch_norm" in layer.post_ops:
+            rows.append(Place(models.operation_name("bn", layer.name), TOWER, NONE, units))
+        if "norm" in layer.post_ops and model.norm.across_towers and model.towers > 1:
+            rows.append(Place(models.operation_name("norm", layer.name), None, EDGE))
+    return (*rows, Place(LOGITS, None, ALL, moves=moves.get(models.LOGITS, NONE)))
+
+
+def specs(model: models.AlexNet, tree: Any, mesh: Mesh) -> Any:
+    """Partition specs on `mesh` of a tree whose paths hold layers' names, such as a train state.
+
+    Scalars and keys are everywhere.
+    """
+    rows = {row.name: row for row in table(for_mesh(model, mesh))}
+
+    def spec(path: Any, leaf: Any) -> PartitionSpec:
+        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+        row = next((rows[name] for name in names if name in rows), None)
+        if row is None or not leaf.ndim:
+            return EVERYWHERE
+        return PartitionSpec(row.axis, *[None] * (leaf.ndim - 2), row.units) if row.units else PartitionSpec(row.axis)
+
+    return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def shardings(model: models.AlexNet, tree: Any, mesh: Mesh) -> Any:
+    """`specs`, as shardings on `mesh`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(model, tree, mesh))
+
+
+def on_mesh(model: models.AlexNet, shapes: Any, mesh: Mesh) -> Any:
+    """A tree of shapes with their shardings on `mesh`: what a checkpoint is restored to."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings(model, shapes, mesh),
+    )
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+@functools.cache
+def shapes(model: models.AlexNet, image_pixels: int) -> dict[str, tuple[int, ...]]:
+    """{operation: the shape of its result}, of one tower and one image; the layers are conv1_out, fc6_out, ..."""
+    images = jax.ShapeDtypeStruct((1, image_pixels, image_pixels, 3), "float32")
+    program = towers.over_towers(models.seeing_program(model), out_axes=0)
+    seen = jax.eval_shape(program, variables(model, image_pixels), images)
+    return {name: leaf.shape[2:] for name, leaf in seen.items()}
+
+
+@functools.cache
+def variables(model: models.AlexNet, image_pixels: int) -> Any:
+    """The shapes of the variables of all towers."""
+    return jax.eval_shape(lambda: models.init_variables(model, jax.random.key(0), image_pixels))
+
+
+def traffic(model: models.AlexNet, image_pixels: int) -> dict[str, int]:
+    """{row: how many numbers per image a tower gives to each other tower}, in order; {} for a single tower.
+
+    Each comes back once more as a gradient.
+    """
+    if model.towers == 1:
+        return {}
+    rows = {row.name: row for row in table(model)}
+    found: dict[str, int] = {}
+
+    def count(name: str, x: tuple[int, ...]) -> None:
+        if (row := rows.get(name)) and row.exchange:
+            found[name] = math.prod(x) if row.exchange == ALL else math.prod(x[:-1]) * (model.norm.size - 1)
+
+    x: tuple[int, ...] = (image_pixels, image_pixels, 3)
+    results = shapes(model, image_pixels)
+    for layer in model.stack:
+        count(layer.name, x)
+        x = results[f"{layer.name}_out"]
+        for word in layer.post_ops:
+            name = models.operation_name(word, layer.name)
+            count(name, x)
+            x = results[name]
+    count(LOGITS, x)
+    return found
+
+
+def describe(model: models.AlexNet, image_pixels: int) -> str:
+    """How the network lies on two devices, or on any number in the hybrid placement, in a few sentences."""
+    if model.hybrid:
+        return _hybrid_in_words(model, image_pixels)
+    if model.towers == 1:
+        return "Placement: one tower, so there is nothing to put on a second device; more devices share the batch."
+    given = traffic(model, image_pixels)
+    parts = ", ".join(f"{name} {numbers:,}" for name, numbers in given.items())
+    return (
+        f"Placement: one tower on each of {model.towers} devices. Each sends every other one {sum(given.values()):,} "
+        f"numbers per image ({parts}), and gets as many gradients back."
+    )
+
+
+def _hybrid_in_words(model: models.AlexNet, image_pixels: int) -> str:
+    dense = [layer for layer in model.stack if isinstance(layer, models.DenseLayer)]
+    first, *others = [layer.name for layer in dense]
+    own = variables(model, image_pixels)["params"][first]["kernel"].shape[-2]  # what one tower reads
+    numbers = own if first in model.exchange else model.towers * own
+    units = ", ".join(f"{layer.features:,} of {layer.name}" for layer in dense)
+    return (
+        f"Placement: the hybrid of 2014 (One weird trick, scheme (a)). Every device has all layers before {first} "
+        f"and computes them for its own images. The units of a fully connected layer (per tower {units}) are "
+        "split over the devices where their number is divisible by that of the devices, and computed for the whole "
+        f"batch; otherwise the layer is whole on every device. Before {first} each device sends the others "
+        f"{numbers:,} numbers per image of its own"
+        + (f", before {' and '.join(others)} its units of every image." if others else ".")
+        + " As many gradients come back."
+    )
+
+
+def in_a_line(model: models.AlexNet, mesh: Mesh) -> str:
+    """Where the towers are and where they meet, for the first lines of a run."""
+    placed = for_mesh(model, mesh)
+    meet = ", ".join(row.name for row in table(model) if row.exchange and model.towers > 1)
+    if placed.split_over > 1:
+        split = [layer.name for layer in model.stack if placed.splits(layer)]
+        whole = [layer.name for layer in model.stack if isinstance(layer, models.DenseLayer)]
+        whole = [name for name in whole if name not in split]
+        return f"hybrid; the units of {' and '.join(split) or 'no layer'} are split over the devices" + (
+            f", {' and '.join(whole)} whole on each" if whole else ""
+        )
+    if model.towers == 1:
+        return "one tower on each device"
+    if mesh.shape[TOWER] == 1:
+        return f"all towers together on each device; they meet at {meet}"
+    return f"one tower on each device; they exchange at {meet}"
+
+
+# ---------------------------------------------------------------- the map of a mesh
+
+_MOST_PROCESSES = 8  # on the map
+
+
+def map_of(mesh: Mesh) -> list[str]:
+    """A line for each process, what it has of which replicas, for the first lines of a run; [] on a single device."""
+    if mesh.size == 1:
+        return []
+    owners = np.asarray([device.process_index for device in mesh.devices.flat]).reshape(mesh.devices.shape)
+    processes = np.unique(owners).tolist()
+    lines = [f"process {process}: {_owned(mesh, owners == process)}" for process in processes[:_MOST_PROCESSES]]
+    if more := len(processes) - len(lines):
+        lines.append(f"... and {more:,} more process(es)")
+    if (owners != owners[:, :1]).any():
+        lines.append("the towers of a replica are in different processes, so exchanges cross between them")
+    return lines
+
+
+def _owned(mesh: Mesh, mine: np.ndarray) -> str:
+    """What of the mesh is where `mine` [data, tower] is true."""
+    rows = np.flatnonzero(mine.any(axis=1)).tolist()
+    replicas = f"replica{'s' * (len(rows) > 1)} {_range(rows)}"
+    if not mine[rows].all():
+        columns = np.flatnonzero(mine.any(axis=0)).tolist()
+        replicas = f"tower{'s' * (len(columns) > 1)} {_range(columns)} of {replicas}"
+    devices = [device.id for device in mesh.devices[mine]]
+    return f"{replicas} on device{'s' * (len(devices) > 1)} {_range(devices)}"
+
+
+def _range(numbers: list[int]) -> str:
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))

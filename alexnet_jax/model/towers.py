@@ -1,0 +1,328 @@
+"""The axis between the towers: the mesh, the one verb that crosses it, and how a tower program runs on it.
+
+The network is written for *one tower*. `gather_towers` is the only thing that tower ever says to
+the other one. How the axis is realized is decided here and nowhere else; every `vmap` over towers
+and every `shard_map` of the project is in this file:
+
+* both towers on one device: `jax.vmap` with the axis name `tower`;
+* one tower on each of two devices: the mesh axis `tower` under `jax.shard_map`, inside one jitted step.
+
+In the hybrid placement of 2014 the other axis, `data`, carries activations too: the verbs for that stand beside
+`gather_towers`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from alexnet_jax.errors import AlexNetError
+
+DATA, TOWER = "data", "tower"
+
+# The whole sharding of the project. Every parameter has a leading tower axis of size T; the batch
+# is split over `data`, and every tower sees its whole share of it.
+# In the hybrid placement the last axis, the units, of a fully connected layer is split over `data`.
+PER_TOWER, PER_EXAMPLE, EVERYWHERE = PartitionSpec(TOWER), PartitionSpec(DATA), PartitionSpec()
+
+
+# ---------------------------------------------------------------- what crosses the towers
+
+
+def gather_towers(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
+    """[..., C] of this tower -> [..., T * C], the channels of all towers in order.
+
+    The exchange of the 2012 network at conv3, fc6, fc7 and fc8 (paper, section 3.2). `layer` is the one it serves: the
+    compiled program names the exchange `exchange_conv3`. `dtype` is what crosses, there and as a gradient back: the
+    2012 source tried half precision and lost nothing (layer-params-170-quant.cfg: quantF, quantB; 40.52 % against
+    40.53 % top-1 error). It rounds the same where towers share a device, and nothing where there is one tower.
+    """
+    size = jax.lax.axis_size(TOWER)
+    with jax.named_scope(f"exchange_{layer}"):
+        if size == 1 or dtype == "float32":
+            return jax.lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
+        return _gather_rounded(x, size, dtype)
+
+
+def _gather_rounded(x: jax.Array, towers: int, dtype: str) -> jax.Array:
+    """The `all_gather` of `towers` that carries `dtype`, there and back.
+
+    Towers that share a device are computed here as one array, since JAX knows no named axis of a `vmap` in the gradient
+    of an operation that has one of its own.
+    """
+
+    def collective(x: jax.Array) -> jax.Array:
+        return _gather(x, TOWER, x.ndim - 1, dtype)
+
+    gather = custom_vmap(collective)
+
+    @gather.def_vmap
+    def _(size: int, batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+        x = x if batched[0] else jnp.stack([x] * size)
+        # Over a tower on a device of its own there is a vmap of size 1.
+        together = size == towers
+        return _gather_here(x, dtype) if together else jax.vmap(collective)(x), True
+
+    return gather(x)
+
+
+def _gather_here(x: jax.Array, dtype: str) -> jax.Array:
+    """`_gather` where all towers are here: [T, ..., C] -> [T, ..., T * C]."""
+
+    def forward(x: jax.Array) -> tuple[jax.Array, None]:
+        everyone = jnp.concatenate(list(_widened(_narrowed(x, dtype), dtype, x.dtype)), axis=-1)
+        return jnp.stack([everyone] * len(x)), None
+
+    def backward(_: None, g: jax.Array) -> tuple[jax.Array]:
+        from_each = jnp.stack(jnp.split(_widened(_narrowed(g, dtype), dtype, jnp.float32), len(g), -1))
+        return (from_each.sum(axis=1).astype(g.dtype),)
+
+    together = jax.custom_vjp(lambda x: forward(x)[0])
+    together.defvjp(forward, backward)
+    return together(x)
+
+
+def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
+    """`all_gather` along `axis`, which carries `dtype` there and back; x and the result are of one type."""
+    if dtype == "float32":
+        return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+    size = jax.lax.axis_size(axis_name)
+
+    def forward(x: jax.Array) -> tuple[jax.Array, None]:
+        bits = jax.lax.all_gather(_narrowed(x, dtype), axis_name, axis=axis, tiled=True)
+        return _widened(bits, dtype, x.dtype), None
+
+    def backward(_: None, g: jax.Array) -> tuple[jax.Array]:
+        # What a reduce-scatter sends, but summed in float32, in the same order everywhere.
+        for_each = jnp.stack(jnp.split(g, size, axis))
+        from_each = jax.lax.all_to_all(_narrowed(for_each, dtype), axis_name, split_axis=0, concat_axis=0, tiled=True)
+        return (_widened(from_each, dtype, jnp.float32).sum(axis=0).astype(g.dtype),)
+
+    gather = jax.custom_vjp(lambda x: forward(x)[0])
+    gather.defvjp(forward, backward)
+    return gather(x)
+
+
+def _narrowed(x: jax.Array, dtype: str) -> jax.Array:
+    """The bits of x rounded to `dtype`, as integers: XLA:CPU would carry bfloat16 as float32."""
+    bits = jnp.finfo(dtype)
+    # XLA may drop a conversion there and back, but no explicit rounding.
+    return jax.lax.bitcast_convert_type(jax.lax.reduce_precision(x, bits.nexp, bits.nmant).astype(dtype), jnp.uint16)
+
+
+def _widened(bits: jax.Array, dtype: str, wanted: Any) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, dtype).astype(wanted)
+
+
+# ---------------------------------------------------------------- what crosses the replicas, in the hybrid placement
+#
+# Over the N devices of `data`, x is one of: [b, C], own examples and all units; [N * b, C], all of both;
+# [N * b, C / N], all examples and own units, as a layer gives that is split by units.
+
+
+def gather_examples(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
+    """[b, ...] of each device -> [N * b, ...] on all of them, for a split layer after a whole one.
+
+    `layer` and `dtype` are as in `gather_towers`; the compiled program names it `split_fc6`, as the next two.
+    """
+    with jax.named_scope(f"split_{layer}"):
+        return _gather(x, DATA, 0, dtype)
+
+
+def gather_units(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
+    """[N * b, u] of each device -> [N * b, N * u] on all of them, for a split layer after another one."""
+    with jax.named_scope(f"split_{layer}"):
+        return _gather(x, DATA, 1, dtype)
+
+
+def units_to_examples(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
+    """[N * b, u] -> [b, N * u], for a whole layer, or the loss, after a split layer."""
+
+    def swap(x: jax.Array, split: int) -> jax.Array:
+        carried = x if dtype == "float32" else _narrowed(x, dtype)
+        carried = jax.lax.all_to_all(carried, DATA, split_axis=split, concat_axis=1 - split, tiled=True)
+        return carried if dtype == "float32" else _widened(carried, dtype, x.dtype)
+
+    there_and_back = jax.custom_vjp(lambda x: swap(x, 0))
+    there_and_back.defvjp(lambda x: (swap(x, 0), None), lambda _, g: (swap(g, 1),))
+    with jax.named_scope(f"split_{layer}"):
+        return there_and_back(x)
+
+
+def own_units(x: jax.Array, split_over: int) -> jax.Array:
+    """[..., N * u] -> [..., u], this device's of N = `split_over`."""
+    if split_over == 1:
+        return x
+    units = x.shape[-1] // split_over
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(DATA) * units, units, axis=x.ndim - 1)
+
+
+def gather_keys(keys_B: jax.Array) -> jax.Array:
+    """[b] keys of each device -> [N * b] on all of them."""
+    with jax.named_scope("split_keys"):
+        data = jax.lax.all_gather(jax.random.key_data(keys_B), DATA, axis=0, tiled=True)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys_B))
+
+
+# ---------------------------------------------------------------- the mesh, and how a program runs on it
+
+
+def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh `data` x `tower` over `devices` (all of them when None).
+
+    `towers` is how many towers the network has; `tower` over how many devices they are spread:
+    1 keeps them together, `towers` gives each its own, 0 spreads them wherever the number of devices
+    is a multiple of `towers`. The devices with the towers of one network have the fastest links to each other: one
+    process or host, neighbors on a TPU.
+
+    Raises AlexNetError when the devices cannot be laid out that way.
+    """
+    devices = jax.devices() if devices is None else devices
+    if tower == 0:
+        tower = towers if len(devices) % towers == 0 else 1
+    if tower not in (1, towers):
+        raise AlexNetError(
+            f"config.mesh.tower={tower} does not suit a network of {towers} tower(s): "
+            f"use 1 (together), {towers} (one device each) or 0 (choose)."
+        )
+    if len(devices) % tower:
+        raise AlexNetError(
+            f"config.mesh.tower={tower} needs a multiple of {tower} devices, and there are {len(devices)}: "
+            f"use config.mesh.tower=1, or virtual devices on a CPU (jax_num_cpu_devices={tower})."
+        )
+    grid = _grid(devices, tower)
+    crossing = sum(len({device.process_index for device in row}) > 1 for row in grid)
+    if 0 < crossing < len(grid):
+        raise AlexNetError(
+            f"The towers of {crossing} of {len(grid)} replicas would be in different processes and those of the others "
+            "in one: start each process with the same number of devices, a multiple of config.mesh.tower or a divisor "
+            "of it."
+        )
+    return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _grid(devices: Sequence[Any], tower: int) -> np.ndarray:
+    """The devices as `data` x `tower`, in the order of slices (of a GPU cluster: hosts) and processes."""
+    slices = Counter(_slice(device) for device in devices)
+    devices = sorted(devices, key=lambda device: (_slice(device), device.process_index))  # else as they were given
+    plain = np.asarray(devices).reshape(-1, tower)
+    if devices[0].platform != "tpu" and len(slices) == 1:
+        return plain
+    each = len(devices) // len(slices)
+    if set(slices.values()) != {each} or each % tower:
+        return plain  # towers cross slices whatever one does
+    try:
+        if len(slices) > 1:
+            return mesh_utils.create_hybrid_device_mesh(
+                (each // tower, tower), (len(slices), 1), devices, allow_split_physical_axes=True
+            )
+        return mesh_utils.create_device_mesh(plain.shape, devices, allow_split_physical_axes=True)
+    except (AssertionError, NotImplementedError, ValueError):
+        return plain  # a part of a TPU that is not a box
+
+
+def _slice(device: Any) -> int:
+    """Devices of one slice have fast links to each other; those of a single process have no such number on a CPU."""
+    return int(getattr(device, "slice_index", 0) or 0)
+
+
+def check_mesh(mesh: Mesh, *, towers: int) -> None:
+    """Raises AlexNetError for a mesh that is not `data` x `tower`, or cannot hold so many towers."""
+    if tuple(mesh.axis_names) != (DATA, TOWER) or mesh.shape[TOWER] not in (1, towers):
+        shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        raise AlexNetError(
+            f"mesh has the axes {shape}, but a network of {towers} tower(s) needs data x tower with 1 or {towers} "
+            f"towers: use model.towers.make_mesh(towers={towers}, tower=1)."
+        )
+
+
+def over_towers(program: Callable[..., Any], *, mesh: Mesh | None = None, out_axes: Any = None) -> Callable[..., Any]:
+    """`program(variables, *inputs)` of one tower, as a function of the variables that this device holds.
+
+    Their leading axis has size T where the towers live together (or `mesh` is None), and size 1
+    where each has a device of its own; then the call must be inside `sharded` over `mesh`.
+    `out_axes` is as for `jax.vmap`: None for a result that is the same on every tower, as anything
+    that went through `gather_towers` is, and 0 for one that each tower has for itself.
+    """
+
+    def run(variables: Any, *inputs: Any) -> Any:
+        axes = (0,) + (None,) * len(inputs)
+        if mesh is None or mesh.shape[TOWER] == 1:
+            return jax.vmap(program, in_axes=axes, out_axes=out_axes, axis_name=TOWER)(variables, *inputs)
+
+        # A vmap of size 1, not variables[0]: the operations in layers.py that say how they run for
+        # several towers then take one path everywhere, and their gradients with them.
+        def same_or_own(axis: int | None, result: Any) -> Any:
+            return result if axis == 0 else jax.tree.map(lambda leaf: leaf[0], result)
+
+        results = jax.vmap(program, in_axes=axes)(variables, *inputs)
+        return jax.tree.map(same_or_own, out_axes, results, is_leaf=lambda axis: axis is None)
+
+    return run
+
+
+def sharded(
+    function: Callable[..., Any], *, mesh: Mesh, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """`function`, written for one device of `mesh`, as one jitted program over all of them."""
+    program = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(program, donate_argnums=donate_argnums)
+
+
+def sum_over_data(tree: Any, mesh: Mesh, what: str, specs: Any = EVERYWHERE) -> Any:
+    """The sum of each leaf over the mesh axis `data`, inside `sharded` over `mesh`.
+
+    `what` is summed: the compiled program names it `sum_gradients` for "gradients". A leaf that `specs`, a prefix of
+    the tree, splits over `data` stays as it is: its device alone has it, for the whole batch.
+    """
+    if mesh.shape[DATA] == 1:
+        return tree  # XLA:CPU does not see that a sum over one device is a no-op, and copies every gradient through it
+    with jax.named_scope(f"sum_{what}"):
+        return jax.tree.map(lambda spec, part: part if DATA in spec else jax.lax.psum(part, DATA), specs, tree)
+
+
+def feed_share(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): this process feeds part `index` of `count` equal parts of every global batch.
+
+    Processes whose devices hold different towers of the same images feed the same part.
+    """
+    owners = np.asarray([device.process_index for device in mesh.devices.flat]).reshape(mesh.devices.shape)
+    rows_of = {int(owner): np.flatnonzero((owners == owner).any(axis=1)) for owner in np.unique(owners)}
+    # Every process checks all of them, so that all stop together where one cannot be fed.
+    for rows in rows_of.values():
+        size = len(rows)
+        aligned = len(owners) % size == 0 and rows[0] % size == 0 and rows[-1] == rows[0] + size - 1
+        if not aligned or size != len(rows_of[0]):
+            raise AlexNetError(
+                f"The mesh data {mesh.shape[DATA]} x tower {mesh.shape[TOWER]} cuts across processes: "
+                "start each with the same number of devices, a multiple of config.mesh.tower or a divisor of it."
+            )
+    mine = rows_of[jax.process_index()]
+    return int(mine[0]) // len(mine), len(owners) // len(mine)
+
+
+def on_every_device(tree: Any, mesh: Mesh) -> Any:
+    """Small arrays that every process has alike, as arrays of the whole mesh."""
+    sharding = NamedSharding(mesh, EVERYWHERE)
+
+    def spread(leaf: Any) -> jax.Array:
+        here = np.asarray(leaf)
+        return jax.make_array_from_callback(here.shape, sharding, lambda _: here)
+
+    return jax.tree.map(spread, tree)
+
+
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's share of a batch [b, ...] -> global arrays [B, ...] split over `data`."""
+    _, count = feed_share(mesh)
+    sharding = NamedSharding(mesh, PER_EXAMPLE)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, part, (part.shape[0] * count, *part.shape[1:]))
+        for name, part in batch.items()
+    }

@@ -1,0 +1,349 @@
+"""Checkpoints: the train state, from any mesh to any mesh, and nothing lost by a kill."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from alexnet_jax import config as configs, files, parts
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.model import alexnet as models, placement
+from alexnet_jax.train import checksums as sums
+from alexnet_jax.train.step import variables_of
+
+BEST_BY = "eval_top1"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir`/checkpoints/<step>, written in the background.
+
+    A checkpoint is there whole or not at all: it is written under another name and renamed, together with the sums
+    that tell later whether it still is (`sums.py`). The last `keep` are kept, and the best by top-1 of those that were
+    evaluated when they were saved. `read_only` looks at them as they lie there, and writes nothing.
+    """
+
+    def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False) -> None:
+        self.workdir, self.folder = workdir, workdir.absolute() / sums.FOLDER
+        if read_only:
+            if not self.folder.is_dir():
+                raise AlexNetError(f"There is no checkpoint in {workdir}: train first, or name another workdir.")
+            return
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_top1,
+            preservation_policy=AnyPreservationPolicy(
+                [LatestN(keep), BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False)]
+            ),
+            cleanup_tmp_directories=True,
+            temporary_path_class=_Unfinished,
+            todelete_subdir=_DELETED,
+        )
+        with self._written(), files.named(self.folder, "written"):
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler()
+            )
+
+    def latest(self) -> int | None:
+        """The step of the last checkpoint that was finished, None without one."""
+        there = sums.steps(self.workdir)
+        return there[-1] if there else None
+
+    def find(self, which: str, *, say: sums.Say = sums.to_stderr) -> int:
+        """`latest`, `best` or a step, as a step that is there; `latest` is the newest whole one, and `say` tells if
+        that is not the newest. Raises AlexNetError when there is none.
+        """  # fmt: skip
+        there = sums.steps(self.workdir)
+        if which == "latest":
+            if (newest := sums.newest_whole(self.workdir, set_aside=False, say=say)) is not None:
+                return newest
+        elif which == "best" and there:
+            for step in there:  # one that lost its metrics may have been the best
+                _verify(self.folder / str(step), glance=True)
+            evaluated = [(_top1(metrics), step) for step in there if (metrics := self.metrics(step))]
+            if not evaluated:
+                raise AlexNetError(f"No checkpoint in {self.folder} was evaluated yet: use checkpoint=latest.")
+            return max(evaluated)[1]
+        elif there:
+            if which.isascii() and which.isdigit() and int(which) in there:
+                return int(which)
+            listed = ", ".join(map(str, there))
+            raise AlexNetError(f"checkpoint={which} is not in {self.folder}: use latest, best or one of {listed}.")
+        raise AlexNetError(f"There is no checkpoint in {self.folder}: train first, or name another workdir.")
+
+    def metrics(self, step: int) -> dict[str, Any] | None:
+        """The evaluation that was saved with a checkpoint, None without one. Raises AlexNetError."""
+        path = self.folder / str(step) / "metrics" / "metrics"
+        if not path.parent.exists():
+            return None
+        metrics = files.read_json(path)
+        if not isinstance(metrics, dict) or not isinstance(metrics.get(BEST_BY), int | float):
+            raise AlexNetError(f"{path} is damaged: use another checkpoint than {step} (checkpoint=STEP).")
+        return metrics
+
+    def save(self, step: int, state: Any, metrics: dict[str, Any] | None = None) -> None:
+        """Starts to save; the state may be changed or donated when this returns. Raises AlexNetError."""
+        with self._written():
+            self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            self._check_room(state)
+        with self._written():
+            self._manager.save(
+                step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True, custom_metadata=sums.MARK
+            )
+
+    def _check_room(self, state: Any) -> None:
+        """Raises AlexNetError where the next checkpoint will not fit; it takes what the last one took."""
+        needed = _needed(self.folder, self.latest(), state)
+        if (free := _free(self.folder, needed)) < needed:
+            raise AlexNetError(
+                f"There is no room for a checkpoint in {self.folder}: it takes {needed:,} bytes and {free:,} are free: "
+                f"make room, then start the same command again{self._kept()}."
+            )
+
+    def _kept(self) -> str:
+        """What is left where a checkpoint could not be written, for the end of a sentence."""
+        try:
+            last = self.latest()
+        except AlexNetError:
+            return ""
+        return "" if last is None else f"; the last whole checkpoint is step {last:,}"
+
+    def drop(self, step: int) -> None:
+        """Deletes a checkpoint that turned out to be bad, if it is there."""
+        with self._written():
+            self._manager.wait_until_finished()
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+
+    def restore(self, step: int, target: Any) -> Any:
+        """The state of a checkpoint on the shardings of `target`, a tree of ShapeDtypeStructs; verified first.
+
+        `target` may be a part of the state, such as its parameters alone. Raises AlexNetError when
+        the checkpoint is of another network or damaged.
+        """
+        folder = self.folder / str(step)
+        before = sums.stamps(folder)
+        told_by_first(lambda: _verify(folder))
+        handler, item = ocp.PyTreeCheckpointHandler(), folder / "default"
+        try:
+            _compare(folder, handler.metadata(item).tree, target)
+            where = ocp.checkpoint_utils.construct_restore_args(target)
+            restored = handler.restore(
+                item, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise _damaged(folder, "Orbax cannot read it") from error
+        finally:
+            handler.close()
+        if sums.stamps(folder) != before:
+            raise AlexNetError(f"The checkpoint {folder} was changed or deleted while it was read: start again.")
+        return restored
+
+    def close(self) -> None:
+        """Waits for what is being written. Raises AlexNetError."""
+        with self._written():
+            self._manager.wait_until_finished()
+            self._manager.close()
+        if jax.process_index() == 0:
+            _purge(self.folder)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Orbax raises errors of several types, with the one of the system somewhere in them or in their text."""
+        try:
+            yield
+        except AlexNetError:
+            raise
+        except Exception as error:
+            number = _errno(error)
+            why = os.strerror(number) if number else (str(error).splitlines() or [type(error).__name__])[0][:200]
+            todo = f"{files.REMEDIES[number]}, then start" if number in files.REMEDIES else "start"
+            raise AlexNetError(
+                f"A checkpoint in {self.folder} cannot be written: {why}: {todo} the same command again{self._kept()}."
+            ) from error
+
+
+# Orbax takes these for unfinished checkpoints, and removes them after a kill.
+_SUMMING, _DELETED = ".orbax-checkpoint-tmp-summing", "deleted.orbax-checkpoint-tmp"
+
+
+def _purge(folder: Path) -> None:
+    """Deletes what Orbax only moved aside: a kill in the middle leaves no half of a checkpoint under its name."""
+    shutil.rmtree(folder / _DELETED, ignore_errors=True)
+
+
+class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint on its way. Orbax renames what is finished: to a name of ours, so that a second rename, after the
+    sums were written, makes the checkpoint and its sums visible at once. Parts of a checkpoint have no sums.
+    """  # fmt: skip
+
+    @classmethod
+    def from_final(cls, final_path: Any, **options: Any) -> "_Unfinished":
+        hidden = final_path.with_name(final_path.name + _SUMMING) if final_path.name.isdigit() else final_path
+        return super().from_final(hidden, **options)
+
+    def get_final(self) -> Any:
+        hidden = super().get_final()
+        return hidden.with_name(hidden.name.removesuffix(_SUMMING))
+
+    async def create(self) -> Any:
+        if self.get_final() != super().get_final():
+            await asyncio.to_thread(_purge, Path(self.get_final()).parent)
+        return await super().create()
+
+    async def finalize(self) -> None:
+        await super().finalize()
+        hidden, final = Path(super().get_final()), Path(self.get_final())
+        if hidden != final:
+            await asyncio.to_thread(sums.write, hidden, workdir=final.parent.parent)
+            hidden.rename(final)
+            files.sync(final.parent)
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of the error of the system that is behind another, None without one."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.errno:
+            return behind.errno
+        behind = behind.__cause__ or behind.__context__
+    return next((number for number in files.REMEDIES if os.strerror(number) in str(error)), None)
+
+
+def _needed(folder: Path, last: int | None, state: Any) -> int:
+    """The bytes of the next checkpoint: those of the last one, of the state itself for the first."""
+    of_last = sums.size(folder / str(last)) if last is not None else 0
+    return of_last or sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _free(folder: Path, needed: int) -> int:
+    """The bytes that are free, after deleting what is only moved aside if fewer than needed are."""
+    with files.named(folder, "written"):
+        if shutil.disk_usage(folder).free < needed:
+            _purge(folder)
+        return shutil.disk_usage(folder).free
+
+
+def _verify(folder: Path, *, glance: bool = False) -> None:
+    """Raises AlexNetError where a checkpoint is not as it was written."""
+    if wrong := sums.problem(folder, glance=glance):
+        raise _damaged(folder, wrong)
+
+
+def _damaged(folder: Path, wrong: str) -> AlexNetError:
+    return AlexNetError(
+        f"The checkpoint {folder} is damaged: {wrong}: use another one (checkpoint=STEP), or remove it."
+    )
+
+
+def told_by_first(find: Callable[[], int | None]) -> int | None:
+    """What `find` gives in the first process, in all of them; where it raises AlexNetError, all of them do."""
+    if jax.process_count() == 1:
+        return find()
+    told = np.zeros(2048, np.int32)
+    if jax.process_index() == 0:
+        said: dict[str, Any]
+        try:
+            said = {"found": find()}
+        except AlexNetError as error:
+            said = {"error": str(error)[:300]}
+        data = json.dumps(said).encode()
+        told[: len(data)] = list(data)
+    heard = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(told)).tolist()).rstrip(b"\0"))
+    if "error" in heard:
+        raise AlexNetError(heard["error"])
+    found: int | None = heard["found"]
+    return found
+
+
+def _compare(folder: Path, saved: Any, target: Any) -> None:
+    """Raises AlexNetError where a saved tree does not have the parameters of `target`."""
+    theirs = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(target):
+        name = _path(path)
+        if not name.startswith("params/"):
+            continue  # the rest follows from them
+        if theirs.get(name) != tuple(leaf.shape):
+            raise AlexNetError(
+                f"The checkpoint {folder} is of another network: its {name} is "
+                f"{theirs.get(name, 'missing')}, and this one's is {tuple(leaf.shape)}. Use the config it was "
+                "trained with, or another workdir."
+            )
+
+
+def _top1(metrics: dict[str, Any]) -> float:
+    return float(metrics[BEST_BY])
+
+
+def _path(path: Any) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+# ---------------------------------------------------------------- a network that was trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """The network of a workdir: its config, classes in label order, variables on a mesh, and the step they are from.
+
+    `average` is the moving average of the variables that was trained beside them, {} without one.
+    """
+
+    config: ConfigDict
+    class_names: tuple[str, ...]
+    model: models.AlexNet
+    variables: dict[str, Any]
+    step: int
+    average: dict[str, Any]
+
+
+def restore_network(
+    workdir: Path,
+    which: str = "latest",
+    *,
+    mesh: Mesh | None = None,
+    overrides: Sequence[str] = (),
+    say: sums.Say = sums.to_stderr,
+) -> Restored:
+    """The network of checkpoint `which` (latest, best or a step) of `workdir`, on `mesh` or on all devices.
+
+    With ":average" behind it, as in "best:average", the variables are the moving average of a run that had one.
+    `latest` is the newest whole one; `say` is told where that is not the newest, and where a damaged config or list of
+    classes was restored from a checkpoint. Raises AlexNetError where there is none, or another one is damaged.
+    """
+    if jax.process_index() == 0:
+        sums.mend(workdir, say=say)
+    # The devices are those of here, not those of the training.
+    config = configs.load(workdir, ("mesh.tower=0", *overrides))
+    class_names = configs.load_classes(workdir)
+    model = parts.network(config, len(class_names))
+    mesh = mesh or parts.mesh(config)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    which, colon, part = which.partition(":")
+    averaged = config.train.ema_decay > 0
+    if colon and (part != "average" or not averaged):
+        raise AlexNetError(
+            f"checkpoint={which}:{part}: only :average may follow a checkpoint, and only one of a run with "
+            "config.train.ema_decay."
+        )
+    step = told_by_first(lambda: checkpoints.find(which, say=say))
+    assert step is not None
+    names = {"params": "params", "batch_stats": "statistics"}
+    shapes = placement.variables(model, config.data.crop_pixels)
+    target = {names[name]: placement.on_mesh(model, tree, mesh) for name, tree in shapes.items()}
+    target |= {"average": placement.on_mesh(model, shapes, mesh)} if averaged else {}
+    saved = checkpoints.restore(step, target)
+    variables, average = variables_of(saved["params"], saved.get("statistics")), saved.get("average", {})
+    return Restored(config, class_names, model, average if part else variables, step, {} if part else average)

@@ -1,0 +1,130 @@
+"""Evaluation over a split as a run and `--mode=eval` do it: with a bar, each kind of views compiled once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as configs, parts
+from alexnet_jax.allowed import check_batches
+from alexnet_jax.answers import Collector
+from alexnet_jax.data import feed
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evaluate import PerImage, evaluate, make_eval_step
+from alexnet_jax.model import alexnet as models, towers
+from alexnet_jax.model.preprocess import Input, Views
+from alexnet_jax.model.towers import DATA
+from alexnet_jax.train import process_group as processes
+from alexnet_jax.train.checkpoint import restore_network
+from alexnet_jax.train.metrics import Report, describe_classes
+from alexnet_jax.train.process_group import Peers
+from alexnet_jax.train.watchdog import Watch
+
+Each = Callable[[PerImage], None]
+
+
+def evaluator(
+    config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: feed.Split, inputs: Input, report: Report
+) -> Callable[..., dict[str, Any]]:
+    """`evaluate(variables, average, last=False)` over the whole of `split`; it calls `check` with each batch's number.
+
+    `each` is as in `evaluate`, for the variables themselves.
+
+    `average` is the moving average of the variables, {} without one: it is evaluated too, as eval_average_top1 and so
+    on. The last evaluation of a run has all views, unless config.eval.views says "center"; the others have the center.
+    It is compiled before the first batch is checked: several processes meet there, one of which may need longer.
+    """
+    steps: dict[Views, Any] = {}
+
+    def once(
+        variables: Any, views: Views, whose: str, check: Callable[[int], None], each: Each | None
+    ) -> dict[str, Any]:
+        def checked(batches: Iterator[feed.Batch]) -> Iterator[feed.Batch]:
+            for number, batch in enumerate(batches):
+                if views not in steps:
+                    step: Any = make_eval_step(model, mesh, inputs=inputs, views=views)
+                    steps[views] = step.lower(variables, towers.to_devices(batch, mesh)).compile()
+                check(number)
+                yield batch
+
+        batches = -(-len(split.source) // config.eval.batch_size)
+        what = f"evaluating{whose}" + (f" {len(views)} views" if len(views) > 1 else "")
+        watched = report.watch(parts.eval_batches(config, split, mesh, report.warn), total=batches, what=what)
+
+        def step(*given: Any) -> Any:
+            return steps[views](*given)
+
+        return evaluate(step, variables, checked(watched), mesh, split.class_names, each=each)
+
+    def run(
+        variables: Any,
+        average: Any,
+        *,
+        last: bool = False,
+        check: Callable[[int], None] = lambda _: None,
+        each: Each | None = None,
+    ) -> dict[str, Any]:
+        views = parts.views(config)
+        views = views if last and config.eval.views == "all" else views[:1]
+        entry = once(variables, views, "", check, each)
+        if not last:
+            del entry["eval_by_class"]  # of 1,000 classes, 100 kB per evaluation
+        if average:
+            of_average = once(average, views, " the average", check, None)
+            figures = [name for name in of_average if name.endswith(("top1", "top5", "loss"))]
+            entry |= {f"eval_average_{name.removeprefix('eval_')}": of_average[name] for name in figures}
+        count = {"eval_views": len(views)} if len(views) > 1 else {}
+        return entry | count | {"eval_split": f"{config.data.name} {split.name}"}
+
+    return run
+
+
+def evaluate_checkpoint(
+    workdir: Path,
+    *,
+    which: str,
+    overrides: Sequence[str] = (),
+    predictions: Path | None = None,
+    peers: Peers | None = None,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Evaluates checkpoint `which` (latest, best or a step) of `workdir` on the devices that are there.
+
+    The config is the one saved beside it, with `overrides` ("section.field=value") set in it. What is said of each
+    image goes to `predictions`, a CSV; in one process. Raises AlexNetError where there is no such checkpoint, or one of
+    another network.
+    """
+    if predictions and jax.process_count() > 1:
+        raise AlexNetError(f"predictions={predictions} is written in one process: evaluate without --distributed.")
+    if predictions and (predictions.is_dir() or not predictions.absolute().parent.is_dir()):
+        raise AlexNetError(f"predictions={predictions} cannot be written: name a file in a folder that is there.")
+    peers, watch = peers or processes.alone(), watch or Watch(0.0)
+    config = configs.load(workdir, ("mesh.tower=0", *overrides))
+    mesh = parts.mesh(config)
+    check_batches(config, mesh.shape[DATA])
+    watch.doing("restoring a checkpoint")
+    net = restore_network(workdir, which, mesh=mesh, overrides=overrides)
+    split = parts.open_split(config, config.data.eval_split)
+    configs.check_classes(workdir, split.class_names)
+    processes.compare(peers, feed.fingerprint(split) | {"the step of the checkpoint": net.step})
+
+    def check(batch: int) -> None:
+        watch.doing("")
+        peers.meet(f"batch {batch}")
+        watch.doing("evaluating", f" batch {batch}")
+
+    inputs = parts.inputs(config, folder=split.folder, workdir=workdir)
+    with Report(workdir, main=jax.process_index() == 0) as report:
+        run = evaluator(config, net.model, mesh, split, inputs, report)
+        each = Collector()
+        found = run(net.variables, net.average, last=True, check=check, each=each if predictions else None)
+        entry = {"step": net.step, **found, "mode": "eval"}
+        report.evaluation(entry)
+        report.say(describe_classes(entry))
+        if predictions:
+            each.answers(split, entry).write_csv(predictions)
+            report.say(f"wrote {predictions}: every image with its five best answers, the worst mistakes first")
+    return entry

@@ -1,0 +1,1 @@
+"""Weights in and out of files, in the layouts that people have."""

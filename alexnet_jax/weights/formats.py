@@ -1,0 +1,269 @@
+"""Weight files: .npz in Caffe's layout, .safetensors and .pth with PyTorch's names. Nothing in a file is executed."""
+
+import contextlib
+import dataclasses
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax import files
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.weights.layout import Arrays
+
+CAFFE, TORCH = "Caffe's layout", "PyTorch's names"
+
+# torchvision numbers its layers by their place in two Sequentials (torchvision/models/alexnet.py).
+TORCHVISION = {
+    "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8", "conv5": "features.10",
+    "fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6",
+}  # fmt: skip
+_TORCH_PARTS = {"w": "weight", "b": "bias"}
+_ABOUT, _MEAN_IMAGE = "about", "mean_image"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts put the weights under
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+_FIRST_BYTES = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """What a file holds: arrays as in `weight_layout`, and what it says about them ({} unless written here).
+
+    `layout` is CAFFE or TORCH, after the names. `mean_image` is float32 [crop, crop, 3], over R, G, B, or None.
+    """
+
+    path: Path
+    arrays: Arrays
+    about: dict[str, Any]
+    layout: str
+    mean_image: np.ndarray | None = None
+
+
+# ---------------------------------------------------------------- out
+
+
+def write(
+    path: Path,
+    arrays: Arrays,
+    about: dict[str, Any],
+    *,
+    torchvision_names: bool = False,
+    mean_image: np.ndarray | None = None,
+) -> None:
+    """Writes .npz in Caffe's layout, or .safetensors with PyTorch's names (torchvision's own if asked for).
+
+    A failure leaves nothing and keeps what was there. Raises AlexNetError.
+    """
+    if path.suffix not in (".npz", ".safetensors"):
+        raise AlexNetError(f"{path} cannot be written: its name must end in .npz or .safetensors.")
+    if path.is_dir():
+        raise AlexNetError(f"{path} cannot be written: it is a folder.")
+    images = {} if mean_image is None else {_MEAN_IMAGE: mean_image}
+    text = json.dumps(about)
+    if path.suffix == ".npz":
+        whole: dict[str, Any] = {**arrays, **images, _ABOUT: np.asarray(text)}
+        writer: Callable[[Path], Any] = lambda growing: np.savez(growing, **whole)  # noqa: E731
+    else:
+        from safetensors.numpy import save
+
+        # Not save_file: its errors are none of the system's, and it makes private files.
+        tensors = _torch_names(arrays, torchvision_names) | images
+        content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, {_ABOUT: text})
+        writer = lambda growing: growing.write_bytes(content)  # noqa: E731
+    files.make_folder(path.parent)
+    files.write(path, writer)
+
+
+def _torch_names(arrays: Arrays, torchvision: bool) -> Arrays:
+    found: Arrays = {}
+    for name, array in arrays.items():
+        layer, _, part = name.rpartition("_")
+        found[f"{TORCHVISION[layer] if torchvision else layer}.{_TORCH_PARTS.get(part, part)}"] = array
+    return found
+
+
+# ---------------------------------------------------------------- in
+
+
+def read(path: Path) -> WeightFile:
+    """Reads a file by what it holds, whatever its name ends in. Numbers of any floating-point type become float32.
+
+    Raises AlexNetError, in one sentence with the file's name, for anything that is not a whole file of finite
+    floating-point arrays.
+    """
+    reader = _reader_of(path)
+    with _in_a_sentence(path):
+        found, text = reader(path)
+    about = _about(path, text)
+    image = found.pop(_MEAN_IMAGE, None) if about else None
+    arrays, layout = _our_names(path, found)
+    if not arrays:
+        raise AlexNetError(f"{path} holds no arrays.")
+    arrays = {name: _float32(path, name, array) for name, array in arrays.items()}
+    return WeightFile(path, arrays, about, layout, None if image is None else _float32(path, _MEAN_IMAGE, image))
+
+
+_Reader = Callable[[Path], tuple[dict[str, Any], str | None]]
+
+
+def _reader_of(path: Path) -> _Reader:
+    """The reader that the first bytes ask for. Raises AlexNetError."""
+    with files.named(path, "read"):
+        if path.is_dir():
+            raise AlexNetError(f"{path} is a folder, not a weight file.")
+        if path.exists() and not path.is_file():
+            raise AlexNetError(f"{path} is not a regular file.")
+        with path.open("rb") as file:
+            head = file.read(_FIRST_BYTES)
+    if not head:
+        raise AlexNetError(f"{path} is empty.")
+    if path.suffix == ".caffemodel":
+        raise AlexNetError(
+            f"{path} is Caffe's own format, which no maintained package reads today: where Caffe is installed, save it "
+            "as .npz with net = caffe.Net(prototxt, caffemodel, caffe.TEST); numpy.savez(file, **{f'{name}_{part}': "
+            "blob.data for name, blobs in net.params.items() for part, blob in zip('wb', blobs)})."
+        )
+    if head.startswith(b"PK"):
+        with _in_a_sentence(path), zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):  # TorchScript
+            raise _not_only_arrays(path)
+        return _read_torch if any(name.endswith("/data.pkl") for name in names) else _read_npz
+    if head.startswith(b"\x80"):  # a pickle: PyTorch before 1.6
+        return _read_torch
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        return _read_safetensors
+    raise AlexNetError(f"{path} is not a weight file: give a .npz, .safetensors, .pth or .pt.")
+
+
+@contextlib.contextmanager
+def _in_a_sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except AlexNetError:
+        raise
+    except MemoryError as error:
+        raise AlexNetError(f"{path} cannot be read: it is larger than the memory, or damaged.") from error
+    except Exception as error:  # whatever a damaged file makes a parser raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+        raise AlexNetError(
+            f"{path} cannot be read ({reason}): it is damaged, cut off or of an unknown kind."
+        ) from error
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Any], str | None]:
+    found: dict[str, Any] = {}
+    with np.load(path, allow_pickle=False) as file:
+        for name in file.files:
+            try:
+                found[name] = file[name]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                raise AlexNetError(
+                    f"{path} holds {name}, an array of Python objects, and nothing in a file is executed here: save "
+                    "its numbers as plain arrays."
+                ) from error
+    text = found.pop(_ABOUT, None)
+    return found, None if text is None else str(text)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], str | None]:
+    import ml_dtypes  # noqa: F401  (bfloat16 for NumPy; JAX has it)
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get(_ABOUT)
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Any], str | None]:
+    try:
+        import torch
+    except (ImportError, OSError):
+        raise AlexNetError(
+            f"{path} needs PyTorch to be read: pip install torch, or save it as .safetensors where there is one."
+        ) from None
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 6):
+        raise AlexNetError(
+            f"{path} needs PyTorch 2.6 or newer to be read, since an older one ({torch.__version__}) may execute what "
+            "is in a file."
+        )
+    try:
+        whole = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _not_only_arrays(path) from error
+    found: dict[str, Any] = {}
+    for name, value in _state_dict(path, whole).items():
+        if not isinstance(value, torch.Tensor):
+            raise AlexNetError(f"{path} holds {name}, a {type(value).__name__} where weights were expected.")
+        tensor = value.detach()  # NumPy has no bfloat16 of its own
+        found[str(name)] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return found, None
+
+
+def _not_only_arrays(path: Path) -> AlexNetError:
+    return AlexNetError(
+        f"{path} is not a file of weights alone, but perhaps a whole model, and nothing in a file is executed here: "
+        "save its weights with torch.save(model.state_dict(), FILE)."
+    )
+
+
+def _state_dict(path: Path, whole: Any) -> Mapping[Any, Any]:
+    """The weights, out of what a training script wrapped them in. Raises AlexNetError."""
+    while isinstance(whole, Mapping):
+        inner = next((whole[key] for key in _WRAPPERS if isinstance(whole.get(key), Mapping)), None)
+        if inner is None:
+            return whole
+        whole = inner
+    raise AlexNetError(f"{path} holds a {type(whole).__name__}, not a state_dict of named weights.")
+
+
+# ---------------------------------------------------------------- checked and named as here
+
+
+def _about(path: Path, text: str | None) -> dict[str, Any]:
+    """What a file written here says about its arrays. Raises AlexNetError."""
+    try:
+        about = json.loads(text) if text is not None else {}
+    except (ValueError, RecursionError) as error:
+        raise AlexNetError(f"{path} is damaged: its 'about' is not whole JSON ({error}).") from error
+    if not isinstance(about, dict):
+        raise AlexNetError(f"{path} is damaged: its 'about' is a {type(about).__name__}.")
+    return about
+
+
+def _our_names(path: Path, found: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """(the arrays as conv1_w, ..., the layout that their names were of). Raises AlexNetError for a name twice."""
+    for _ in _PREFIXES:
+        for prefix in _PREFIXES:
+            if found and all(name.startswith(prefix) for name in found):
+                found = {name.removeprefix(prefix): array for name, array in found.items()}
+    ours = {theirs: layer for layer, theirs in TORCHVISION.items()}
+    parts = {theirs: part for part, theirs in _TORCH_PARTS.items()}
+    arrays, origin = dict[str, Any](), dict[str, str]()
+    for name, array in found.items():
+        layer, dot, part = name.rpartition(".")
+        ours_now = f"{ours.get(layer, layer)}_{parts.get(part, part)}" if dot else name
+        if ours_now in arrays:
+            raise AlexNetError(f"{path} has two arrays for {ours_now}: {origin[ours_now]} and {name}.")
+        arrays[ours_now], origin[ours_now] = array, name
+    return arrays, TORCH if any("." in name for name in found) else CAFFE
+
+
+def _float32(path: Path, name: str, array: Any) -> np.ndarray:
+    """The array as float32. Raises AlexNetError unless it is a floating-point array of finite numbers."""
+    if not isinstance(array, np.ndarray) or not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
+        kind = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
+        raise AlexNetError(f"{path} holds {name} as {kind}, not as floating-point numbers.")
+    if not array.ndim or not array.size:
+        raise AlexNetError(f"{path} holds {name} of the shape {array.shape}, which is not that of any layer's weights.")
+    with np.errstate(over="ignore"):  # told below
+        numbers = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(numbers).all():
+        raise AlexNetError(f"{path} holds {name} with numbers that are NaN, infinite or too large for float32.")
+    return numbers

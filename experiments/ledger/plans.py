@@ -1,0 +1,164 @@
+"""From a claim to its runs: the config of each variant on a proxy, and what tells two runs apart."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Set
+
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as configs
+from alexnet_jax.model import layers
+from experiments.ledger.claims import Claim, Proxy, Variant
+
+# What does not change what a run computes.
+_ANYWHERE = ("data.data_dir", "data.threads", "data.workers", "data.prefetch_batches", "data.cache", "train.seed")
+# What a config may leave to the data set; that of a run has the values that were found (parts.with_statistics).
+_FROM_DATA = ("data.mean", "data.color_std", "data.color_vectors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run: `recipe` as alexnet train takes it, with `overrides` ("section.field=value").
+
+    `what` is the variant in words: its recipe and what is set in it. `digest` is of the config without its seed.
+    """
+
+    proxy: Proxy
+    what: str
+    recipe: str
+    overrides: tuple[str, ...]
+    seed: int
+    digest: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(digest, seed): what a row of runs.csv is found by."""
+        return self.digest, str(self.seed)
+
+    @property
+    def name(self) -> str:
+        """Of its workdir."""
+        return f"{self.proxy.name}-{self.digest}-{self.seed}"
+
+
+def planned(claim: Claim, proxy: Proxy, seeds: int) -> list[Planned]:
+    """Every run of a claim on a proxy, seed by seed, so that a claim that is cut short has whole pairs.
+
+    Of an ensemble, its members. Raises AlexNetError.
+    """
+    trained = {name: variant_run(variant, proxy, 0) for name, variant in claim.variants.items() if not variant.of}
+    counts = dict.fromkeys(trained, seeds)
+    for variant in claim.variants.values():
+        if variant.of:
+            counts[variant.of] = max(counts[variant.of], seeds * variant.members)
+    pairs = [(seed, name) for seed in range(max(counts.values())) for name in trained if seed < counts[name]]
+    found = [dataclasses.replace(trained[name], seed=seed) for seed, name in pairs]
+    return list({run.key: run for run in found}.values())
+
+
+def variant_run(variant: Variant, proxy: Proxy, seed: int) -> Planned:
+    """The run of one variant on a proxy. Raises AlexNetError."""
+    return dataclasses.replace(_run_of(variant.recipe, _own(variant, proxy), proxy), seed=seed)
+
+
+def what(variant: Variant, proxy: Proxy) -> str:
+    """A variant in words: its recipe and what is set in it, on this proxy."""
+    return _words(variant.recipe, _own(variant, proxy))
+
+
+def _own(variant: Variant, proxy: Proxy) -> tuple[str, ...]:
+    return (*variant.set, *variant.on.get(proxy.name, ()))
+
+
+def _words(recipe: str, own: tuple[str, ...]) -> str:
+    return " ".join((recipe, *own))
+
+
+@functools.cache
+def _run_of(name: str, own: tuple[str, ...], proxy: Proxy) -> Planned:
+    recipe, overrides = f"{name}:{proxy.data}", (*proxy.set, *own)
+    config = configs.load_recipe(recipe, overrides)
+    if proxy.width < 1:
+        overrides += reduced(config, crop_pixels=configs.load_recipe(recipe).data.crop_pixels, width=proxy.width)
+        config = configs.load_recipe(recipe, overrides)
+    return Planned(proxy, _words(name, own), recipe, overrides, 0, digest(config))
+
+
+def ensemble_digest(variant: Variant, claim: Claim, proxy: Proxy) -> str:
+    """What the rows of an ensemble are found by."""
+    member = variant_run(claim.variants[variant.of], proxy, 0).digest
+    return f"{member}x{variant.members}{'t' if variant.tune else ''}"
+
+
+def members(claim: Claim, proxy: Proxy, seeds: int, known: Set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The keys of the runs whose weights the ensembles of a claim need that have no row yet among the `known` ones."""
+    found = set[tuple[str, str]]()
+    for variant in (variant for variant in claim.variants.values() if variant.of):
+        member, key = variant_run(claim.variants[variant.of], proxy, 0).digest, ensemble_digest(variant, claim, proxy)
+        for seed in (seed for seed in range(seeds) if (key, str(seed)) not in known):
+            found |= {(member, str(seed * variant.members + i)) for i in range(variant.members)}
+    return found
+
+
+def reduced(config: ConfigDict, *, crop_pixels: int, width: float) -> tuple[str, ...]:
+    """ "section.field=value" that bring a recipe to a `width` of its features, and its initial weights with them.
+
+    A layer that sums over fewer inputs than it does at `crop_pixels` and full width gets larger weights, by the root
+    of the ratio: the spread of what it puts out stays what it is in the full network, and its ratio to the biases.
+    """
+    m = config.model
+    small = ConfigDict(config.to_dict())
+    changes = list[str]()
+    for layer in m.layers:
+        if m[layer].features:
+            small.model[layer].features = max(1, round(m[layer].features * width))
+            changes.append(f"model.{layer}.features={small.model[layer].features}")
+    before, after = _fan_in(config, crop_pixels), _fan_in(small, config.data.crop_pixels)
+    for layer in m.layers:
+        if m.init == "normal" and before[layer] != after[layer]:
+            std = m[layer].init_std * math.sqrt(before[layer] / after[layer])
+            changes.append(f"model.{layer}.init_std={std:.4g}")
+    return tuple(changes)
+
+
+def _fan_in(config: ConfigDict, pixels: int) -> dict[str, int]:
+    """How many inputs a unit of each layer sums over, of images of so many pixels. The live model gives the same."""
+    m, side, channels, found = config.model, pixels, 3, dict[str, int]()
+    for name in m.layers:
+        layer = m[name]
+        seen = channels * (m.towers if found and name in m.exchange else 1)
+        if "kernel_size" in layer:
+            found[name] = layer.kernel_size**2 * seen
+            side = (side + sum(layer.padding) - layer.kernel_size) // layer.stride + 1
+        else:
+            found[name], side = side**2 * seen, 1
+        for _ in (word for word in layer.post_ops.split() if word in ("pool", "avg_pool")):
+            side = layers.pooled_length(side, m.pool.size, m.pool.stride, m.pool.ceil)
+        channels = layer.features
+    return found
+
+
+def is_of(config: ConfigDict, run: Planned) -> bool:
+    """Whether the config of a run, with what it took from its data set, is the one that was planned."""
+    asked = configs.load_recipe(run.recipe, run.overrides)
+    left = ConfigDict(config.to_dict())
+    for section, _, field in (name.partition(".") for name in _FROM_DATA):
+        if not asked[section][field]:
+            left[section][field] = ()
+    return digest(left) == run.digest and config.train.seed == run.seed
+
+
+def digest(config: ConfigDict) -> str:
+    """Of all that decides what a run computes but its seed.
+
+    Fields that came later count only where they differ from what runs did before them, so that old rows keep theirs.
+    """
+    leaves = {
+        name: value
+        for name, value in configs.flat(config)
+        if name not in _ANYWHERE and not (name in configs.LATER and value == configs.LATER[name])
+    }
+    return hashlib.blake2b(json.dumps(leaves, sort_keys=True).encode(), digest_size=6).hexdigest()

@@ -1,0 +1,181 @@
+"""runs.csv: one row for each run of the ledger, and what a row is made from."""
+
+import csv
+import io
+import itertools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax import config as configs, files, parts
+from alexnet_jax.classifier import load
+from alexnet_jax.ensembles import Array, Member, cross_tuned, errors, mixed
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.figures import kernels
+from alexnet_jax.model import table
+from alexnet_jax.train import metrics as report, provenance
+from experiments.ledger.claims import Variant
+from experiments.ledger.plans import Planned, is_of
+
+FILE = "runs.csv"
+COLUMNS = (
+    "proxy", "what", "digest", "seed", "commit", "date", "device", "jax", "parameters", "steps", "seconds", "top1",
+    "top5", "loss", "views_top1", "views_top5", "probe", "color_0", "color_1", "color_chance",
+    "curve", "train_curve", "note",
+)  # fmt: skip
+
+Row = dict[str, str]
+
+
+def read(root: Path) -> list[Row]:
+    """The rows of a folder of experiments; none where no run has ended yet. Raises AlexNetError."""
+    path = root / FILE
+    if not path.exists():
+        return []
+    rows = list(csv.DictReader(io.StringIO(files.read_text(path))))
+    for number, row in enumerate(rows, 2):
+        if set(row) != set(COLUMNS) or None in row.values():
+            raise AlexNetError(f"{path} has another number of columns in line {number}: restore it from git.")
+    return rows
+
+
+def add(root: Path, row: Row) -> None:
+    """Appends a row. Raises AlexNetError."""
+    path = root / FILE
+    if not path.exists():
+        files.append_line(path, ",".join(COLUMNS))
+    out = io.StringIO()
+    csv.DictWriter(out, COLUMNS, lineterminator="").writerow(row)
+    files.append_line(path, out.getvalue())
+
+
+def row_of(run: Planned, workdir: Path, *, commit: str) -> Row:
+    """The row of a run that has ended in `workdir`. Raises AlexNetError where it is not the run that was planned."""
+    config = configs.load(workdir)
+    if not is_of(config, run):
+        raise AlexNetError(f"{workdir} holds another run than {run.what} with seed {run.seed}: remove it.")
+    entries = [entry for entry in report.entries(workdir) if "mode" not in entry]
+    evaluations = [entry for entry in entries if "eval_top1" in entry]
+    last, start = evaluations[-1], provenance.starts(workdir)[-1]
+    net = load(workdir)
+    network = parts.network(config, len(configs.load_classes(workdir)))
+    colors = kernels.specialization(net) if config.model.towers == 2 else {}
+    means = [f"{mean:.4f}" for mean in colors.get("color", ())] or ["", ""]
+    numbers = {
+        "top1": last["eval_top1"], "top5": last["eval_top5"], "loss": last["eval_loss"],
+        "views_top1": last.get("eval_views_top1"), "views_top5": last.get("eval_views_top5"),
+    }  # fmt: skip
+    said = {name: "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for name, value in numbers.items()}
+    return _common(run, commit, start) | said | {
+        "parameters": str(sum(row.parameters for row in table.rows(network, config.data.crop_pixels))),
+        "steps": str(last["step"]),
+        "seconds": f"{_seconds(entries):.0f}",
+        "probe": probe_said(workdir),
+        "color_0": means[0],
+        "color_1": means[1],
+        "color_chance": f"{colors['chance']:.4f}" if colors else "",
+        "curve": " ".join(f"{entry['step']}:{entry['eval_top1']:.2f}" for entry in evaluations),
+        "train_curve": " ".join(f"{step}:{error:.2f}" for step, error in train_curve(entries)),
+    }  # fmt: skip
+
+
+def diverged_row(run: Planned, workdir: Path, why: str, *, commit: str) -> Row:
+    """The row of a run whose loss was not finite: a result, too."""
+    entries = [entry for entry in report.entries(workdir) if "mode" not in entry]
+    evaluations = [entry for entry in entries if "eval_top1" in entry]
+    return _common(run, commit, provenance.starts(workdir)[-1]) | {
+        "curve": " ".join(f"{entry['step']}:{entry['eval_top1']:.2f}" for entry in evaluations),
+        "train_curve": " ".join(f"{step}:{error:.2f}" for step, error in train_curve(entries)),
+        "note": why,
+    }
+
+
+def probe_said(workdir: Path) -> str:
+    """What the probe said before the first step: how many percent of the signal differ between images."""
+    path = workdir / report.LOG
+    said = re.search(r"^\S+ \S+ probe +([0-9.]+) %", files.read_text(path), re.MULTILINE) if path.exists() else None
+    return said[1] if said else ""
+
+
+def ensemble_row(
+    member: Planned, key: str, seed: int, variant: Variant, found: list[Member], labels: Array, workdir: Path,
+    *, commit: str,
+) -> Row:  # fmt: skip
+    """The row of an ensemble: what its members, evaluated in the workdirs of their runs, say together."""
+    kinds = ([m.center for m in found], [m.views for m in found])
+    together = [cross_tuned(p, labels) if variant.tune else mixed(p, [1.0] * len(p)) for p in kinds]
+    (top1, top5), (views_top1, views_top5) = (errors(p, labels) for p in together)
+    numbers = {"top1": top1, "top5": top5, "views_top1": views_top1, "views_top5": views_top5}
+    how = "weights tuned on the other half of the images" if variant.tune else "averaged"
+    return _common(member, commit, provenance.starts(workdir)[-1]) | {
+        "what": f"{variant.members} x {member.what}, {how}", "digest": key, "seed": str(seed),
+    } | {name: f"{100.0 - error:.4f}".rstrip("0").rstrip(".") for name, error in numbers.items()}  # fmt: skip
+
+
+def _common(run: Planned, commit: str, start: dict[str, Any]) -> Row:
+    return dict.fromkeys(COLUMNS, "") | {
+        "proxy": run.proxy.name, "what": run.what, "digest": run.digest, "seed": str(run.seed), "commit": commit,
+        "date": start["time"][:10], "device": device(start["devices"]), "jax": start["packages"]["jax"],
+    }  # fmt: skip
+
+
+def device(devices: list[str]) -> str:
+    """The devices in words: their kind, or what the processor calls itself."""
+    kinds = {name.partition(" ")[2] for name in devices}
+    cpu = Path("/proc/cpuinfo")
+    if kinds == {"cpu"} and cpu.exists():
+        models = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if "model name" in line]
+        kinds = {models[0]} if models else kinds
+    return f"{len(devices)} x {', '.join(sorted(kinds))}"
+
+
+def train_curve(entries: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """[(step, training error in percent)], the mean over the logged batches of each stretch between evaluations.
+
+    A stretch stands at its middle.
+    """
+    found, errors, begin = list[tuple[int, float]](), list[float](), 0
+    for entry in entries:
+        if "eval_top1" not in entry:
+            errors.append(100.0 - entry["top1"])
+        elif errors:
+            found.append(((begin + entry["step"]) // 2, sum(errors) / len(errors)))
+            errors, begin = [], entry["step"]
+    return found
+
+
+def _seconds(entries: list[dict[str, Any]]) -> float:
+    """What the steps took, in all starts of the run, without compilation and evaluation."""
+    logged = [entry for entry in entries if "seconds_per_step" in entry]
+    first = [entry["step"] for entry in logged[:1]]
+    lengths = [*first, *(b["step"] - a["step"] for a, b in itertools.pairwise(logged))]
+    return sum(max(0, n) * entry["seconds_per_step"] for n, entry in zip(lengths, logged, strict=True))
+
+
+# ---------------------------------------------------------------- what is measured of a row
+
+
+def measure(row: Row, name: str) -> float | None:
+    """A measure of a run, None where it has none: one that diverged, or that never came to 25 % training error."""
+    if name == "first_top1":
+        return curve(row["curve"])[0][1] if row["curve"] and not row["note"] else None
+    if name == "train_error":
+        return curve(row["train_curve"])[-1][1] if row["train_curve"] and not row["note"] else None
+    if name == "steps_to_25":
+        return steps_to(curve(row["train_curve"]), 25.0)
+    return float(row[name]) if row[name] else None
+
+
+def curve(text: str) -> list[tuple[int, float]]:
+    """[(step, value)] of a column that holds a curve."""
+    pairs = [part.split(":") for part in text.split()]
+    return [(int(step), float(value)) for step, value in pairs]
+
+
+def steps_to(errors: list[tuple[int, float]], target: float) -> float | None:
+    """The step at which a curve first comes down to `target`, between the points on its two sides. None: never."""
+    for (a, high), (b, low) in itertools.pairwise([(0, math.inf), *errors]):
+        if low <= target:
+            return float(b) if math.isinf(high) else a + (b - a) * (high - target) / (high - low)
+    return None

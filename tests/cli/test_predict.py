@@ -1,0 +1,158 @@
+"""`alexnet predict`: a table, CSV or JSON of every picture that can be read, and a sentence for every other."""
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from PIL import Image
+
+import alexnet_jax as alexnet
+from alexnet_jax import AlexNetError, __main__ as program
+from alexnet_jax.cli import predict, weights
+
+CLASSES = ('tabby, "cat"', "ün\ndog", "a" * 90)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small network in net.npz, and as the run `run` with a checkpoint of step 0."""
+    folder = tmp_path_factory.mktemp("network")
+    recipe = folder / "small.py"
+    recipe.write_text(
+        "from alexnet_jax.configs import alexnet\n"
+        "def get_config(data_name='digits'):\n"
+        "    config = alexnet.get_config(data_name)\n"
+        f"    config.update_from_flattened_dict({SMALL | {'data.resize_pixels': 75}!r})\n"
+        "    return config\n"
+    )
+    alexnet.build(str(recipe), classes=CLASSES).save(folder / "net.npz")
+    alexnet.build(str(recipe), classes=10).save(folder / "ten.npz")
+    arguments = (f"--input={folder / 'ten.npz'}", f"--config={recipe}:imagenet2012", f"--workdir={folder / 'run'}")
+    weights.main(["import", *arguments])
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Pictures and others, in folders, under names that are hard to print."""
+    folder = tmp_path / "pictures"
+    for i, name in enumerate((b"b.jpg", b'a, "quoted".png', b"deep/er/c.webp", b"caf\xe9.png", b"new\nline.png")):
+        path = os.fsencode(folder) + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        encoded, size = io.BytesIO(), (80, 90) if i else (300, 200)  # a JPEG that is decoded at a half
+        kind = {b"jpg": "JPEG", b"png": "PNG", b"ebp": "WEBP"}[name[-3:]]
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8)).save(encoded, kind)
+        Path(os.fsdecode(path)).write_bytes(encoded.getvalue())
+    for name in (".hidden.jpg", ".folder/picture.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("not to be read")
+    return folder
+
+
+SORTED = ['a, "quoted".png', "b.jpg", "caf\udce9.png", "deep/er/c.webp", "new\nline.png"]
+
+
+def _expected(network: Path, pictures: Path, **options: Any) -> dict[str, list[tuple[str, float]]]:
+    net = alexnet.load(network / "net.npz")
+    return {str(pictures / name).replace("\udce9", "\\xe9"): net.predict(pictures / name, **options) for name in SORTED}
+
+
+def test_json_and_csv_hold_what_predict_says(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every picture of a folder, sorted, without hidden ones; names whole, and nothing else on stdout."""
+    arguments = [f"--weights={network / 'net.npz'}", "--top=2", "--views=all", str(pictures)]
+    expected = _expected(network, pictures, top=2, views="all")
+    predict.main([*arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["picture"] for entry in found] == list(expected)
+    predict.main([*arguments, "--csv"])
+    out, err = capsys.readouterr()
+    rows = list(csv.reader(io.StringIO(out)))
+    assert rows.pop(0) == ["picture", "rank", "class", "probability"]
+    assert err == ""
+    for entry, (picture, best) in zip(found, expected.items(), strict=True):
+        for rank, ((name, probability), said) in enumerate(zip(best, entry["predictions"], strict=True), 1):
+            row = rows.pop(0)
+            assert row[:3] == [picture, str(rank), name]
+            assert said["class"] == name
+            for value in (float(row[3]), said["probability"]):
+                assert value == pytest.approx(probability, rel=1e-5)
+    assert rows == []
+
+
+def test_the_table_fits_a_terminal(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict.main([f"--weights={network / 'net.npz'}", str(pictures / "b.jpg"), str(pictures / SORTED[2])])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(pictures / "b.jpg")
+    assert lines[4].endswith("/caf\\xe9.png")
+    assert len(lines) == 8
+    best = _expected(network, pictures)[str(pictures / "b.jpg")]
+    for line, (name, probability) in zip(lines[1:4], best, strict=True):
+        shown = name.replace("\n", "\\n")
+        shown = shown if len(shown) < 69 else shown[:66] + "..."
+        assert line == f"  {100 * probability:5.1f} %  {shown}"
+        assert len(line) <= 80
+
+
+def test_a_run_and_its_checkpoints(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"--workdir={network / 'run'}", str(pictures / "b.jpg"), "--json"]
+    predict.main([*arguments, "--checkpoint=0", "--top=1000"])
+    (entry,) = json.loads(capsys.readouterr().out)
+    expected = alexnet.load(network / "run").predict(pictures / "b.jpg", top=10)
+    assert [(said["class"], said["probability"]) for said in entry["predictions"]] == expected
+    with pytest.raises(AlexNetError, match=r"checkpoint=5 is not in .*: use latest, best or one of 0"):
+        predict.main([*arguments, "--checkpoint=5"])
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_what_cannot_be_read_is_said_and_the_others_are_predicted(
+    form: list[str], network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "text.txt").write_text("no picture")
+    (pictures / "b.jpg").write_bytes((pictures / "b.jpg").read_bytes()[:-500])
+    given = [str(pictures), str(pictures / "missing.jpg")]
+    with pytest.raises(SystemExit, match=r"^error: 3 of 7 pictures could not be read\.$"):
+        program.main(["predict", f"--weights={network / 'net.npz'}", *given, *form])
+    out, err = capsys.readouterr()
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 3
+    for name, line in zip(("b.jpg", "text.txt", "missing.jpg"), warnings, strict=True):
+        assert name in line
+    assert len(re.findall(r"pictures/\w", out)) == 4 * (3 if form == ["--csv"] else 1)
+    assert "warning" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--weights=W/net.npz", "arguments are required: PICTURE: see alexnet predict --help"),
+        ("P/b.jpg", "one of the arguments --workdir --weights is required"),
+        ("P/b.jpg --weights=W/net.npz --workdir=W/run", "not allowed with argument --weights"),
+        ("P/b.jpg --weights=W/net.npz --csv --json", "not allowed with argument --csv"),
+        ("P/b.jpg --weights=W/net.npz --top=0", "argument --top: 0 is not a whole number"),
+        ("P/b.jpg --weights=W/net.npz --views=ten", "argument --views: invalid choice"),
+        ("P/b.jpg --weights=W/none.npz", "There is no W/none.npz: give the workdir of a run"),
+        ("P/b.jpg --weights=W/net.npz --checkpoint=best", "without checkpoints: leave --checkpoint='best' out"),
+        ("P/b.jpg --weights=W/net.npz --recipe=half", "--recipe='half'"),
+        ("P/b.jpg --workdir=W/run --recipe=half", "which knows its recipe: leave --recipe='half' out"),
+        ("P/b.jpg --weights=W/net.npz --classes=W/none", "W/none cannot be read: No such file"),
+        ("P/none.jpg P/.hidden.jpg --weights=W/net.npz", "None of the pictures could be read"),
+        ("P/empty --weights=W/net.npz", "The folder P/empty holds no pictures"),
+    ],
+)
+def test_wrong_command_lines(arguments: str, message: str, network: Path, pictures: Path) -> None:
+    (pictures / "empty").mkdir()
+    (pictures / "empty" / ".hidden").touch()
+    line = [part.replace("P/", f"{pictures}/").replace("W/", f"{network}/") for part in arguments.split()]
+    with pytest.raises(SystemExit) as end:
+        program.main(["predict", *line])
+    said = str(end.value).replace(str(pictures), "P").replace(str(network), "W")
+    assert said.startswith("error: ")
+    assert message in said
+    assert "\n" not in said

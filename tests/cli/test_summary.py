@@ -1,0 +1,105 @@
+"""What `alexnet summary` prints: the table, and only those common mistakes that are true of the network."""
+
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as configs
+from alexnet_jax.cli import summary
+from alexnet_jax.errors import AlexNetError
+
+
+def _summary(recipe: str, *overrides: str, classes: int | None = None) -> str:
+    return summary.summarize(configs.load_recipe(recipe, overrides), classes=classes)
+
+
+def _about(text: str) -> list[str]:
+    """What the remarks on common mistakes are about."""
+    return re.findall(r"^  (\w+) +\S", text.partition("wrong about this network:")[2], re.MULTILINE)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_summary_of_alexnet() -> None:
+    text = _summary("alexnet:imagenet2012")
+    lines = text.splitlines()
+    assert lines[0] == "1000 classes (imagenet2012), 2 towers, images of 224 x 224 pixels"
+    assert "conv1  224x224x3  11x11x3/4 pad 0+3  55x55x48   image      34,944    105,415,200" in lines
+    assert "conv3  13x13x256  3x3x256/1 pad 1    13x13x192  both      885,120    149,520,384" in lines
+    assert "pool5  13x13x128  3x3/2 max          6x6x128    own             0              0" in lines
+    assert re.search(r"^total +60,965,224 +724,406,816$", text, re.MULTILINE)
+    assert "  conv2 -> relu2 -> norm2 -> spatial_norm2 -> pool2" in lines
+    assert "Each sends every other one 30,836 numbers per image" in _plain(text)
+    assert _about(text) == ["conv1", "conv3", "fc8", "LRN", "order", "ReLU", "pool", "GPUs"]
+    assert "65,062,224 instead of 60,965,224" in _plain(text)
+    assert "Its text says 13 x 13 x 192 x 2 inputs, so kernels 384 deep. Its table is right" in _plain(text)
+    assert "3 zero pixels on the right and at the bottom" in _plain(text)
+
+
+def test_the_hybrid_placement_is_told() -> None:
+    """What of the network is where, by which scheme of the paper, and what crosses."""
+    text = _plain(_summary("alexnet:imagenet2012", "mesh.hybrid=True"))
+    assert "the hybrid of 2014 (One weird trick, scheme (a)). Every device has all layers before fc6" in text
+    assert "(per tower 2,048 of fc6, 2,048 of fc7, 500 of fc8)" in text
+    assert "Before fc6 each device sends the others 9,216 numbers per image of its own, before fc7 and fc8" in text
+    assert "sends the others 9,216" in _plain(_summary("torchvision", "mesh.hybrid=True", classes=1000))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "missing"),
+    [
+        ("alexnet:digits", {"fc8"}),  # it has ten classes
+        ("caffe_alexnet", {"conv1"}),  # 227 pixels without padding
+        ("alexnet_pool_lrn_relu", {"order"}),
+        ("no_lrn", {"LRN", "order"}),
+        ("alexnet_bn", {"LRN", "order"}),
+        ("nonoverlap", {"pool"}),
+        ("avg_pool", {"pool"}),
+        ("tanh", {"ReLU"}),
+        ("no_conv2", {"conv3"}),  # conv3 reads 96 channels
+        ("no_conv3", {"conv3"}),
+        ("communicate_at_conv4", {"conv3"}),  # conv3 reads its own tower
+        ("half", {"conv3", "fc8", "GPUs"}),
+        ("torchvision", {"conv1", "conv3", "fc8", "LRN", "order", "GPUs"}),
+    ],
+)
+def test_mistakes_are_those_about_this_network(recipe: str, missing: set[str]) -> None:
+    text = _summary(recipe if ":" in recipe else f"{recipe}:imagenet2012")
+    assert {"conv1", "conv3", "fc8", "LRN", "order", "ReLU", "pool", "GPUs"} - set(_about(text)) == missing
+
+
+def test_the_sum_is_wrong_only_where_it_is_this_networks() -> None:
+    """Another number of parameters, and the copied table's sum says nothing about it."""
+    assert "65,062,224" not in _summary("no_communication:imagenet2012")
+    assert "4,097,000" in _summary("no_communication:imagenet2012")
+    assert "4,097,000" not in _summary("alexnet:imagenet2012", classes=999)
+
+
+@pytest.mark.parametrize("recipe", configs.recipe_names())
+def test_it_fits_a_terminal(recipe: str) -> None:
+    lines = _summary(f"{recipe}:imagenet2012").splitlines()
+    rule = next(i for i, line in enumerate(lines) if line.startswith("---"))
+    last = next(i for i, line in enumerate(lines) if line.startswith("total"))
+    assert max(len(line) for line in lines[: rule - 1] + lines[last + 1 :]) <= 80
+    assert max(map(len, lines)) <= (86 if recipe.startswith("alexnet_bn") else 80)  # "batch_norm1" is a long name
+
+
+def test_a_small_network_has_no_mistakes_that_are_not_its_own(small_config: ConfigDict) -> None:
+    assert _about(summary.summarize(small_config)) == ["LRN", "order", "ReLU", "pool", "GPUs"]
+
+
+def test_the_command_takes_a_recipe_and_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    summary.main(["half", "--config.model.fc7.features=5"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("1000 classes, 1 tower, images of 224 x 224 pixels\n")
+    assert re.search(r"^fc7 +4096 +4096x5 +5 +20,485 +20,480$", printed, re.MULTILINE)
+    summary.main(["half:digits"])
+    assert capsys.readouterr().out.startswith("10 classes (digits), 1 tower, ")
+
+
+def test_an_unknown_option_is_one_sentence() -> None:
+    with pytest.raises(AlexNetError, match=r"unrecognized arguments: --foo: see alexnet summary --help\."):
+        summary.main(["half", "--foo"])

@@ -1,0 +1,202 @@
+"""config.precision: what is rounded to bfloat16, and that nothing else is."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from ml_collections import ConfigDict
+
+from alexnet_jax import parts
+from alexnet_jax.configs.alexnet import get_config
+from alexnet_jax.model import alexnet as models, cpu_products as products, layers, placement, towers
+
+ROUNDING = 2.0**-8  # of bfloat16: half of the distance from 1 to the next number
+
+
+def _narrow(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
+
+
+def _close(got: jax.Array, wanted: Any, tolerance: float) -> None:
+    wanted = np.asarray(wanted, np.float64)
+    np.testing.assert_allclose(
+        np.asarray(got, np.float64), wanted, rtol=tolerance, atol=tolerance / 16 * np.abs(wanted).max()
+    )
+
+
+CONVOLUTIONS = [  # height, width, channels, maps, size, stride, padding
+    pytest.param((27, 34, 3, 5, 11, 4, (0, 3)), id="conv1"),  # 7 columns, which no group of neighbors divides
+    pytest.param((24, 43, 3, 5, 11, 4, (0, 3)), id="groups-of-five"),
+    pytest.param((9, 6, 4, 3, 5, 1, (2, 2)), id="groups-of-three"),
+    pytest.param((7, 5, 3, 2, 3, 1, (1, 1)), id="conv3"),
+    pytest.param((8, 8, 3, 2, 3, 1, (1, 1)), id="groups-of-two"),
+    pytest.param((11, 10, 2, 3, 5, 2, (0, 3)), id="stride-2"),
+    pytest.param((9, 12, 2, 3, 3, 4, (1, 1)), id="stride-larger-than-kernel"),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_convolutions_are_those_of_float64(
+    case: tuple[Any, ...], platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of rounded numbers are exact in float32: a CPU's kernel gradient is, the others are rounded once."""
+    height, width, channels, maps, size, stride, padding = case
+    x = _narrow(0, 2, height, width, channels)
+    kernel = _narrow(1, size, size, channels, maps).astype(jnp.float32)
+
+    def plain(x: Any, kernel: Any) -> Any:
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(part, np.float64)) for part in (x, kernel)]
+        wanted, pullback = jax.vjp(plain, *wide)
+        g = _narrow(2, *wanted.shape)
+        dx, dkernel = pullback(jnp.asarray(np.asarray(g, np.float64)))
+    monkeypatch.setattr(layers.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
+    conv = jax.vmap(functools.partial(products.tower_conv, stride=stride, padding=padding))
+    value, pullback = jax.vjp(conv, x[None], kernel[None])
+    got = (value, *pullback(g[None].astype(jnp.float32)))
+    assert [part.dtype for part in got] == [jnp.float32, jnp.bfloat16, jnp.float32]
+    _close(got[0][0], wanted, 1e-5 if platform == "cpu" else ROUNDING)  # the bias comes before the rounding
+    _close(got[1][0], dx, ROUNDING)
+    _close(got[2][0], dkernel, 1e-5 if platform == "cpu" else ROUNDING)
+
+
+def test_matmuls_have_float32_sums() -> None:
+    x, kernel, g = _narrow(0, 6, 40), _narrow(1, 40, 8).astype(jnp.float32), _narrow(2, 6, 8)
+    value, pullback = jax.vjp(jax.vmap(products.tower_matmul), x[None], kernel[None])
+    dx, dkernel = pullback(g[None].astype(jnp.float32))
+    assert (value.dtype, dx.dtype, dkernel.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
+    x64, kernel64, g64 = (np.asarray(part, np.float64) for part in (x, kernel, g))
+    _close(value[0], x64 @ kernel64, 1e-6)
+    _close(dkernel[0], x64.T @ g64, 1e-6)
+    _close(dx[0], g64 @ kernel64.T, ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        functools.partial(layers.channel_norm, size=5, alpha=3.0, beta=0.75, k=2.0, alpha_over_size=True),
+        functools.partial(layers.spatial_norm, size=5, alpha=3.0, beta=0.75, k=1.0),
+        functools.partial(layers.pool, kind="max", size=3, stride=2, ceil=True),
+        functools.partial(layers.pool, kind="avg", size=3, stride=2, ceil=True),
+    ],
+    ids=["channel_norm", "spatial_norm", "max", "avg"],
+)
+def test_norms_and_pooling_compute_in_float32(operation: Any) -> None:
+    """They are the float32 operations with their inputs and results rounded."""
+    x = _narrow(0, 2, 7, 7, 9)
+    wide, wide_pullback = jax.vjp(operation, x.astype(jnp.float32))
+    value, pullback = jax.vjp(operation, x)
+    g = _narrow(1, *wide.shape)
+    assert value.dtype == jnp.bfloat16
+    _close(value, wide, ROUNDING)
+    (dx,), (wide_dx,) = pullback(g), wide_pullback(g.astype(jnp.float32))
+    assert dx.dtype == jnp.bfloat16
+    _close(dx, wide_dx, 3 * ROUNDING)
+
+
+def test_activations_are_rounded_and_parameters_are_not(small_config: ConfigDict) -> None:
+    """Everything that is seen on the way is bfloat16; logits, parameters, statistics and gradients are float32."""
+    small_config.precision = "bfloat16"
+    small_config.model.conv3.post_ops = "batch_norm relu"
+    network = parts.network(small_config, 10)
+    variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
+    images = 50.0 * jax.random.normal(jax.random.key(1), (4, 67, 67, 3))
+
+    def program(variables: Any, images: jax.Array) -> Any:
+        logits, state = network.apply(variables, images, mutable=["seen"])
+        return state["seen"] | {"logits": logits}
+
+    seen = towers.over_towers(program, out_axes=0)(variables, images)
+    wide = {name for name, value in seen.items() if value.dtype != jnp.bfloat16}
+    assert wide == {"fc8_out", "logits"}
+    keys = jax.random.split(jax.random.key(2), 4)
+
+    def loss(params: Any) -> Any:
+        logits, statistics = towers.over_towers(models.training_program(network), out_axes=(None, 0))(
+            variables | {"params": params}, images, keys
+        )
+        return logits.sum(), statistics
+
+    gradients, statistics = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradients, statistics))} == {jnp.dtype("float32")}
+
+
+def test_the_full_networks_gradients_are_those_of_float32_but_for_rounding() -> None:
+    """Each kernel's, as a share of its length: more for each layer that the gradient has come through.
+
+    experiments/006_bfloat16 has it against float64, beside PyTorch's.
+    """
+    images = 50.0 * jax.random.normal(jax.random.key(1), (4, 224, 224, 3))
+    labels, found = jnp.arange(4), {}
+    for precision in ("float32", "bfloat16"):
+        config = get_config()
+        config.precision = precision
+        network = parts.network(config, 1000)
+        params = jax.jit(lambda network=network: models.init_variables(network, jax.random.key(0), 224))()["params"]
+
+        def loss(params: Any, network: Any = network) -> jax.Array:
+            logits = towers.over_towers(models.tower_program(network))({"params": params}, images)
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+        found[precision] = jax.jit(jax.grad(loss))(params)
+    for number, layer in enumerate(reversed(network.stack)):
+        wide, narrow = (found[precision][layer.name]["kernel"] for precision in ("float32", "bfloat16"))
+        error = float(jnp.linalg.norm(narrow - wide) / jnp.linalg.norm(wide))
+        assert 0 < error < 0.01 + 0.05 * number, (layer.name, error)
+
+
+@pytest.mark.parametrize(
+    ("asked", "features", "wanted"),
+    [
+        ("auto", {"amx_bf16", "avx512_bf16"}, "bfloat16"),
+        ("auto", {"avx512_bf16"}, "float32"),  # such a CPU has the instructions, but no matrix units
+        ("float32", {"amx_bf16"}, "float32"),
+        ("bfloat16", set(), "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_where_a_cpu_has_units_for_it(
+    asked: str, features: set[str], wanted: str, small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_cpu_features", lambda: frozenset(features))
+    small_config.precision = asked
+    network = parts.network(small_config, 10)
+    assert (network.compute_dtype, network.exchange_dtype) == (wanted, wanted)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "wanted"),
+    [
+        ("gpu", "9.0", "bfloat16"),
+        ("gpu", "8.0", "bfloat16"),
+        ("gpu", "7.5", "float32"),
+        ("gpu", "gfx942", "bfloat16"),
+        ("tpu", None, "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_on_accelerators_that_have_it(
+    platform: str, capability: str | None, wanted: str, small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Device:
+        compute_capability = capability
+
+    Device.platform = platform  # type: ignore[attr-defined]
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    small_config.precision = "auto"
+    assert parts.compute_dtype(small_config) == wanted
+
+
+def test_the_parameters_are_the_same_whatever_it_is(small_config: ConfigDict) -> None:
+    shapes = []
+    for precision in ("float32", "bfloat16"):
+        small_config.precision = precision
+        shapes.append(placement.variables(parts.network(small_config, 10), 67))
+    assert shapes[0] == shapes[1]

@@ -1,0 +1,259 @@
+"""Accumulation, LARS, warm-up, cosine, label smoothing and the average of the weights, against a few lines of NumPy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from alexnet_jax import allowed, parts
+from alexnet_jax.configs.alexnet import get_config
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.model import placement, towers
+from alexnet_jax.model.preprocess import Augmentation, Input
+from alexnet_jax.train import evaluation, loop, optimizer, plan as plans
+from alexnet_jax.train.checkpoint import restore_network
+from alexnet_jax.train.step import Rule, TrainState, make_state, make_train_step
+
+CLASSES, PIXELS = 4, 67
+
+
+def _batch(size: int, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, CLASSES, size).astype(np.int32)
+    image = rng.integers(0, 60, (size, PIXELS, PIXELS, 3)) + 40 * label[:, None, None, None]
+    return {"image": image.astype(np.uint8), "label": label, "place": np.arange(size, dtype=np.int32)}
+
+
+def _train(config: ConfigDict, shape: tuple[int, int], steps: int) -> tuple[list[dict[str, float]], TrainState]:
+    """The metrics of each step and the last state."""
+    mesh = towers.make_mesh(towers=2, tower=shape[1], devices=jax.devices()[: shape[0] * shape[1]])
+    network = parts.network(config, CLASSES)
+    rule, _ = plans.build_optimizer(config, images=1000, steps=100)
+
+    def make() -> TrainState:
+        return make_state(network, rule, seed=1, image_pixels=PIXELS, averaged=config.train.ema_decay > 0)
+
+    shapes = jax.eval_shape(make)
+    step = make_train_step(
+        network, rule, mesh, shapes, batch_size=config.train.batch_size, inputs=Input(PIXELS, np.asarray([60.0] * 3)),
+        augmentation=Augmentation(flip=True), rule=plans.learning_rule(config),
+    )  # fmt: skip
+    state = jax.jit(make, out_shardings=placement.shardings(network, shapes, mesh))()
+    seen = []
+    for number in range(steps):
+        state, metrics = step(state, towers.to_devices(_batch(config.train.batch_size, number), mesh))
+        seen.append({name: float(value) for name, value in metrics.items()})
+    return seen, state
+
+
+def _apart(left: Any, right: Any) -> float:
+    """The largest difference of two trees, as a share of the largest number of its leaf."""
+    return max(
+        float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
+        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    )
+
+
+# ---------------------------------------------------------------- accumulation
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
+def test_a_batch_in_four_parts_is_the_batch(shape: tuple[int, int], small_config: ConfigDict) -> None:
+    """Parameters after 20 steps, losses and hits: the same up to rounding, dropout and flips on."""
+    small_config.train.batch_size = 32
+    small_config.train.learning_rate = 0.0003  # a larger one amplifies rounding: experiments/005
+    whole, expected = _train(small_config, shape, steps=20)
+    small_config.train.accumulate = 4
+    in_parts, got = _train(small_config, shape, steps=20)
+    assert 0 < _apart(got.params, expected.params) < 1e-4
+    for one, other in zip(in_parts, whole, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+def test_running_statistics_go_through_the_parts(small_config: ConfigDict) -> None:
+    """With momentum 0 they are those of the last part alone."""
+    small_config.model.conv3.post_ops = "batch_norm relu"
+    small_config.model.batch_norm.momentum = 0.0
+    small_config.train.learning_rate = 0.0
+    _, whole = _train(small_config, (1, 1), steps=1)
+    small_config.train.accumulate = 2
+    _, in_parts = _train(small_config, (1, 1), steps=1)
+    assert _apart(in_parts.statistics, whole.statistics) > 0.01
+
+
+def test_a_batch_that_cannot_be_cut_so_is_one_sentence() -> None:
+    config = get_config()
+    config.train.batch_size, config.train.accumulate = 12, 5
+    with pytest.raises(AlexNetError, match=r"config\.train\.accumulate=5 does not divide 12, the images of a"):
+        allowed.check_batches(config, 1)
+    config.train.accumulate = 6
+    allowed.check_batches(config, 1)
+    config.eval.batch_size = 64
+    with pytest.raises(AlexNetError, match=r"does not divide 3, the images"):
+        allowed.check_batches(config, 4)
+
+
+# ---------------------------------------------------------------- LARS
+
+
+def test_lars_by_hand() -> None:
+    """Each tower's kernel and bias: what the rate multiplies has `lars` times the length of the parameter."""
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (2, 3, 4), "bias": (2, 4)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    params["bias"][1] = 0.0  # where there is no length the gradient is taken as it is
+    rule = optimizer.sgd_2012(
+        rate_of=lambda *_: optax.constant_schedule(0.5), momentum=0.9, weight_decay=0.01, lars=0.02
+    )
+    here = {"fc8": jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)}
+    state, velocity = rule.init(here), {name: np.zeros(shape) for name, shape in shapes.items()}
+    for number in range(3):
+        gradients = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+        for name, w in params.items():
+            decayed = gradients[name] + (0.01 * w if name == "kernel" else 0.0)
+            for t in range(2):
+                length = np.linalg.norm(w[t])
+                scale = 0.02 * length / np.linalg.norm(decayed[t]) if length else 1.0
+                velocity[name][t] = 0.9 * velocity[name][t] - 0.5 * scale * decayed[t]
+            params[name] = w + velocity[name]
+        given = {"fc8": jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradients)}
+        updates, state = rule.update(given, state, here)
+        here = optax.apply_updates(here, updates)
+        for name, wanted in params.items():
+            np.testing.assert_allclose(here["fc8"][name], wanted, rtol=1e-5, atol=1e-6, err_msg=f"{name} {number}")
+
+
+def test_lars_is_the_same_on_every_mesh(small_config: ConfigDict) -> None:
+    """The norms are of one tower's weights, wherever it is."""
+    small_config.train.lars = 0.001
+    small_config.train.learning_rate = 1.0
+    _, expected = _train(small_config, (1, 1), steps=3)
+    for shape in ((1, 2), (2, 2)):
+        _, got = _train(small_config, shape, steps=3)
+        assert _apart(got.params, expected.params) < 1e-4
+
+
+def test_lars_does_not_go_with_the_hybrid_placement() -> None:
+    config = get_config()
+    config.mesh.hybrid, config.train.lars = True, 0.001
+    with pytest.raises(AlexNetError, match=r"config\.train\.lars=0\.001 needs the norms of whole layers"):
+        allowed.check(config)
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def test_warm_up_and_cosine_by_hand() -> None:
+    config = get_config()
+    config.train.schedule, config.train.warmup_epochs = "cosine", 2.0
+    config.train.batch_size, config.train.learning_rate = 10, 0.8
+    _, rate = plans.build_optimizer(config, images=50, steps=40)  # 10 steps of warm-up
+    for step in (0, 1, 4, 9, 10, 20, 39, 40):
+        wanted = 0.8 * (1 + np.cos(np.pi * step / 40)) / 2 * min(1.0, (step + 1) / 10)
+        assert float(rate(jnp.asarray(step))) == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ["steps", "constant", "dexp", "polynomial", "cosine"])
+def test_warm_up_goes_with_every_schedule(schedule: str) -> None:
+    config = get_config()
+    config.train.schedule, config.train.batch_size = schedule, 10
+    _, cold = plans.build_optimizer(config, images=50, steps=40)
+    config.train.warmup_epochs = 1.0
+    _, warm = plans.build_optimizer(config, images=50, steps=40)
+    ratios = [float(warm(jnp.asarray(step)) / cold(jnp.asarray(step))) for step in range(8)]
+    assert ratios == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1], rel=1e-5)
+
+
+# ---------------------------------------------------------------- label smoothing
+
+
+def test_smoothed_labels_by_hand() -> None:
+    """Cross-entropy with 1 - s of the label and s / K of every class."""
+    logits = np.random.default_rng(0).normal(size=(5, 7))
+    labels = np.array([0, 6, 3, 3, 1])
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target = np.full((5, 7), 0.1 / 7)
+    target[np.arange(5), labels] += 0.9
+    got = Rule(label_smoothing=0.1).losses(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    np.testing.assert_allclose(got, -(target * log_p).sum(1), rtol=1e-5)
+
+
+def test_a_step_uses_smoothed_labels(small_config: ConfigDict) -> None:
+    plain, _ = _train(small_config, (1, 1), steps=1)
+    small_config.train.label_smoothing = 0.5
+    smooth, _ = _train(small_config, (1, 1), steps=1)
+    assert abs(plain[0]["loss"] - smooth[0]["loss"]) > 1e-3
+
+
+# ---------------------------------------------------------------- the average of the weights
+
+
+def test_the_average_by_hand(small_config: ConfigDict) -> None:
+    """d A + (1 - d) W after each update, d at most (1 + n) / (10 + n) after n of them; running statistics too."""
+    small_config.model.conv3.post_ops = "batch_norm relu"
+    small_config.train.ema_decay = 0.3
+    average: Any = None
+    for steps in range(5):
+        _, state = _train(small_config, (1, 1), steps)
+        weights = jax.device_get(state.variables)
+        if steps:
+            d = min(0.3, steps / (9 + steps))
+            average = jax.tree.map(lambda a, w, d=d: d * a + (1 - d) * w, average, weights)
+            assert _apart(state.average, average) < 1e-5
+        else:
+            average = weights
+    assert _apart(state.average, weights) > 1e-4
+
+
+def test_without_it_there_is_none(small_config: ConfigDict) -> None:
+    assert _train(small_config, (1, 1), steps=1)[1].average == {}
+
+
+def _run(config: ConfigDict, workdir: Path, steps: int) -> dict[str, Any]:
+    """Trains up to `steps`; the last evaluation."""
+    config.train.steps = steps
+    loop.train(config, workdir, command="", eval_command="")
+    return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_run_with_all_of_it_resumes_to_the_bit_and_evaluates_both(small_config: ConfigDict, tmp_path: Path) -> None:
+    c = small_config.train
+    c.accumulate, c.ema_decay, c.lars, c.label_smoothing = 2, 0.5, 0.02, 0.1
+    c.schedule, c.warmup_epochs, c.batch_size, c.learning_rate = "constant", 0.05, 32, 1.0
+    whole = _run(small_config, tmp_path / "whole", 6)
+    _run(small_config, tmp_path / "resumed", 3)
+    resumed = _run(small_config, tmp_path / "resumed", 6)
+    assert {name: resumed[name] for name in whole if name.startswith("eval")} == {
+        name: value for name, value in whole.items() if name.startswith("eval")
+    }
+    assert whole["eval_average_loss"] != whole["eval_loss"]
+    assert whole["eval_average_views_loss"] > 0 if "eval_views" in whole else True
+    weights, average = (restore_network(tmp_path / "whole", which).variables for which in ("latest", "latest:average"))
+    again = restore_network(tmp_path / "resumed").average
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(average), jax.device_get(again))
+    assert _apart(average, weights) > 1e-6
+    entry = evaluation.evaluate_checkpoint(tmp_path / "whole", which="latest:average")
+    assert entry["eval_loss"] == pytest.approx(whole["eval_average_loss"], rel=1e-6)
+
+
+def test_only_a_run_with_an_average_has_one(small_config: ConfigDict, tmp_path: Path) -> None:
+    _run(small_config, tmp_path, 1)
+    for which in ("latest:average", "best:mean"):
+        with pytest.raises(AlexNetError, match=rf"checkpoint={which}: only :average may follow a checkpoint, and only"):
+            restore_network(tmp_path, which)
+
+
+def test_a_checkpoint_is_the_same_whatever_the_precision(small_config: ConfigDict, tmp_path: Path) -> None:
+    """Trained in bfloat16, resumed in float32: nothing but a line says so."""
+    small_config.precision = "bfloat16"
+    _run(small_config, tmp_path, 2)
+    small_config.precision = "float32"
+    _run(small_config, tmp_path, 4)
+    log = (tmp_path / "train.log").read_text()
+    assert "config.precision: 'bfloat16' so far, 'float32' from now on" in log
