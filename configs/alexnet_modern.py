@@ -12,7 +12,7 @@ Differs, from `alexnet`: a batch of 1,024 images, its learning rate in proportio
 after five epochs of warm-up (Goyal et al. 2017, arXiv 1706.02677), falling to 0 as half a cosine (Loshchilov and Hutter
 2016, arXiv 1608.03983) over 100 epochs; a tenth of each label spread over all classes (Szegedy et al. 2015, arXiv
 1512.00567); the weights averaged with a decay of 0.9999 and evaluated beside those of the last step; color noise to the
-end; one rate for weights and biases; random crops from the whole image.
+end; one rate for weights and biases; random crops from the whole image; inverted dropout.
 """
 
 from ml_collections import ConfigDict

@@ -109,7 +109,7 @@ class Ledger:
 
     def section(self, claim: Claim) -> str:
         """What the rows say of one claim: a table of its variants and one of its comparisons, for each proxy."""
-        parts = [f"**Source.** {claim.source}", f"**Predicted** before any run. {claim.prediction}"]
+        parts = [f"**Source.** {claim.source}", f"**Predicted.** {claim.prediction}"]
         for name in self.proxies_of(claim) or [next(iter(claim.seeds))]:
             found = self.results(claim, name)
             parts.append(f"### {name}\n\n{self.proxies[name].what}.{_set_on(name, claim)}")
