@@ -1,24 +1,30 @@
-"""The config at its borders: loaded by name or path, changed field by field, checked, saved beside a run, read back.
+"""The config: a recipe by name or path, its fields as the command line sets them, and what is saved beside a run.
 
-Which fields there are and what they mean is in `configs/alexnet.py`; what is allowed is in `allowed.py`.
+Which fields there are and what they may be is in `schema.py`; the 2012 recipe with a line for each is
+`configs/alexnet.py`.
 """
 
-import ast
+import difflib
+import importlib
 import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
-from alexnet_jax import files
-from alexnet_jax.allowed import BY_LAYER, check
+from alexnet_jax import files, schema
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.schema import Role as Role  # noqa: PLC0414
 
 SAVED_AS, CLASSES = "config.json", "classes.txt"
+Overrides = Mapping[str, Any] | Sequence[str]
 
 # ---------------------------------------------------------------- a recipe, by name or path
 
@@ -28,22 +34,14 @@ def recipe_names() -> list[str]:
     return sorted(_recipe_files())
 
 
-def load_recipe(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of RECIPE[:DATA], with "section.field=value" set in it, checked.
+def load_recipe(text: str, overrides: Overrides = ()) -> ConfigDict:
+    """The config of RECIPE[:DATA], checked and locked.
 
     RECIPE is the name of one of the package's recipes (alexnet, half, ...) or the path of a Python file with
-    `get_config(data_name)`. Raises AlexNetError.
+    `get_config(data_name)`. `overrides`: {"section.field": value}, or "section.field=value" as on the command line;
+    the last one of a field counts. Raises AlexNetError, and whatever somebody's own recipe raises.
     """
-    config = _get_config(text)
-    try:
-        check(config)
-    except AlexNetError as error:
-        raise AlexNetError(f"config={text}: {error}") from error
-    for override in overrides:
-        _set(config, override)
-    config.lock()
-    check(config)
-    return config
+    return _checked(find_recipe(text), overrides)
 
 
 def recipe_module(name: str) -> Any:
@@ -58,14 +56,15 @@ def recipe_module(name: str) -> Any:
 
 
 def _recipe_files() -> dict[str, Path]:
-    from alexnet_jax.configs import alexnet
+    from alexnet_jax import configs
 
-    folder = Path(alexnet.__file__).parent
+    folder = Path(configs.__file__).parent
     paths = [*folder.glob("*.py"), *(folder / "ablations").glob("*.py")]
-    return {path.stem: path for path in paths if path.stem not in ("__init__", "datasets")}
+    return {path.stem: path for path in paths if path.stem != "__init__"}
 
 
-def _get_config(text: str) -> ConfigDict:
+def find_recipe(text: str) -> ConfigDict:
+    """The config of RECIPE[:DATA] as its `get_config` makes it, neither checked nor locked. Raises AlexNetError."""
     path, colon, data_name = text.partition(":")
     if not path.strip() or (colon and not data_name.strip()):
         what = "data set" if path.strip() else "recipe"
@@ -77,15 +76,10 @@ def _get_config(text: str) -> ConfigDict:
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise AlexNetError(f"config={path} has no function get_config(data_name), so it is not a recipe.")
-    try:
-        config = get_config(data_name) if data_name else get_config()
-    except (Exception, SystemExit) as error:  # whatever somebody's own file raises
-        raise AlexNetError(
-            f"config={text}: its get_config raised {type(error).__name__}: {_first_line(error)}"
-        ) from error
+    config = get_config(data_name) if data_name else get_config()
     if not isinstance(config, ConfigDict):
         raise AlexNetError(f"config={path}: its get_config returned a {type(config).__name__}, not a ConfigDict.")
-    return config
+    return ConfigDict(config) if isinstance(config, FrozenConfigDict) else config
 
 
 def _module_of(path: Path) -> Any:
@@ -96,81 +90,74 @@ def _module_of(path: Path) -> Any:
             )
     if path.is_dir() or path.suffix != ".py":
         raise AlexNetError(f"config={path} is not a Python file with a recipe.")
-    spec = importlib.util.spec_from_file_location("recipe", path)
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise AlexNetError(f"config={path} cannot be read: {type(error).__name__}: {_first_line(error)}") from error
+    sys.modules[spec.name] = module  # where a dataclass looks up the names in its annotations
+    spec.loader.exec_module(module)
     return module
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0].rstrip(".") + "."
+# ---------------------------------------------------------------- overrides: --config.section.field=value
+
+_KINDS = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+    tuple: "a tuple, such as 5,7 or (5,7) or (30,)", ConfigDict: "a section: set one of its fields",
+}  # fmt: skip
 
 
-# ---------------------------------------------------------------- overrides: section.field=value
+def override(config: ConfigDict, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Sets in `config` each --config.section.field=value of `argv`, by the grammar of `ml_collections.config_flags`.
 
-_TYPES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple, such as (1,2)", str: "text"}
+    Returns {field: value} of these and the other arguments, and locks the config. What --config.train.rates.conv1 and
+    the other fields by layer set need not be in the recipe. Raises AlexNetError.
+    """
+    named = [found[1] for argument in argv if (found := re.match(r"--?(?:no)?config\.([^=]*)", argument))]
+    kinds = {name: _kind(config, name) for name in named}
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *argv])
+        _, *rest = values(["", *argv], known_only=True)
+    except (flags.Error, ValueError) as error:
+        line = str(error).splitlines()[0].removeprefix("flag ")[:300]
+        wrong = next((name for name in named if line.startswith(f"--config.{name}=")), None)
+        if wrong and kinds[wrong] in _KINDS:
+            line = f"config.{wrong} must be {_KINDS[kinds[wrong]]} ({line})"
+        raise AlexNetError(f"{line}.") from None
+    return values["config"].override_values, rest
 
 
-def _set(config: ConfigDict, override: str) -> None:
-    """Sets the field of "section.field=value". Raises AlexNetError, naming the field that is wrong."""
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise AlexNetError(f"config.{name} has no value: write config.{name}=VALUE.")
+def _kind(config: ConfigDict, name: str) -> type:
+    """The type of a field. Makes room for one by layer that the recipe does not have. Raises AlexNetError."""
     *sections, last = name.split(".")
     here: Any = config
     for depth, key in enumerate([*sections, last]):
         at = ".".join(["config", *sections[:depth]])
         if not isinstance(here, ConfigDict):
             raise AlexNetError(f"config.{name}: {at} is a single value, without fields of its own.")
-        if depth == len(sections):
-            break
         if key not in here:
-            raise AlexNetError(f"config.{name}: {at} has no field {key!r}; it has {', '.join(here.keys())}.")
+            break
+        if depth == len(sections):
+            return here.get_type(key)
         here = here[key]
-    by_layer = len(sections) == 2 and sections[0] == "train" and sections[1] in BY_LAYER
-    if by_layer and last in config.model.layers:
-        old: Any = BY_LAYER[sections[1]]
-    elif last not in here:
-        known = config.model.layers if by_layer else here.keys()
-        raise AlexNetError(
-            f"config.{name}: {'.'.join(['config', *sections])} has no field {last!r}; it has {', '.join(known)}."
-        )
-    else:
-        old = here[last]
-    if isinstance(old, ConfigDict):
-        raise AlexNetError(f"config.{name} is a section: set one of its fields: {', '.join(old.keys())}.")
-    here[last] = _parsed(name, text, type(old))
+    row = schema.FIELDS.get(f"{'.'.join(sections)}.<layer>")
+    if row and last in config.model.layers:
+        with config.unlocked():
+            here[last] = placeholder(row.kind)
+        return row.kind
+    known = list(config.model.layers if row else here)
+    near = difflib.get_close_matches(key, known, n=1)
+    meant = f"did you mean {near[0]!r}? It has" if near else "it has"
+    raise AlexNetError(f"config.{name}: {at} has no field {key!r}; {meant} {', '.join(known)}.")
 
 
-def _parsed(name: str, text: str, kind: type) -> Any:
-    """`text` as a value of `kind`. Raises AlexNetError."""
-    shown = text if len(text) <= 100 else text[:100] + "..."
-    wrong = AlexNetError(f"config.{name}={shown} is not possible: it must be {_TYPES[kind]}.")
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise wrong
-        return text.lower() in ("true", "1")
-    try:
-        value: Any = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        # ast reads no inf and no nan: both are told by the check that numbers are finite.
-        if kind is float and re.fullmatch(r"[+-]?(inf|nan)(inity)?", text.lower()):
-            return float(text)
-        raise wrong from None
-    allowed = (int, float) if kind is float else kind
-    if not isinstance(value, allowed) or isinstance(value, bool):
-        raise wrong
-    try:
-        return float(value) if kind is float else value  # type: ignore[arg-type]
-    except OverflowError:
-        raise wrong from None
+def _checked(config: ConfigDict, overrides: Overrides) -> ConfigDict:
+    texts = [f"{k}={v}" for k, v in overrides.items()] if isinstance(overrides, Mapping) else overrides
+    override(config, [f"--config.{text}" for text in {text.partition("=")[0]: text for text in texts}.values()])
+    schema.check(config)
+    return config
 
 
 # ---------------------------------------------------------------- beside a run
@@ -182,8 +169,8 @@ def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path) -> Non
     files.write_text(workdir / CLASSES, "".join(name + "\n" for name in class_names))
 
 
-def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of the run in `workdir`, with "section.field=value" set in it. Raises AlexNetError."""
+def load(workdir: Path, overrides: Overrides = ()) -> ConfigDict:
+    """The config of the run in `workdir`, checked and locked; `overrides` as in `load_recipe`. Raises AlexNetError."""
     path = workdir / SAVED_AS
     if not path.exists():
         raise AlexNetError(f"There is no run in {workdir}: it has no {SAVED_AS}. Name the folder of a run.")
@@ -192,46 +179,14 @@ def load(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise AlexNetError(
             f"{path} is not the config of a run: it holds a {type(saved).__name__}: restore it from a copy."
         )
+    schema.add_older(saved)
     try:
-        config = ConfigDict(tuples(_with_later_fields(saved)))
-        check(config)
+        config = ConfigDict(tuples(saved))
+        schema.check(config)
     except (AlexNetError, ValueError, RecursionError) as error:  # ValueError: a name with a dot in it
-        raise AlexNetError(f"{path} is not the config of a run: {_first_line(error)}") from error
-    for override in overrides:
-        _set(config, override)
-    config.lock()
-    check(config)
-    return config
-
-
-# Fields that came later, and what a run does that was saved without them.
-LATER = {
-    "precision": "float32",
-    "data.cache": True,
-    "data.random_crop": True,
-    "data.color_noise_again": (),
-    "log.track": "",
-    "mesh.hybrid": False,
-    "mesh.exchange_dtype": "float32",
-    "train.decays": {},
-    "train.raise_epochs": (),
-    "train.raise_factor": 100.0,
-    "train.warmup_epochs": 0.0,
-    "train.lars": 0.0,
-    "train.label_smoothing": 0.0,
-    "train.ema_decay": 0.0,
-    "train.accumulate": 1,
-    "train.rollbacks": 0,
-}
-
-
-def _with_later_fields(saved: dict[str, Any]) -> dict[str, Any]:
-    for name, value in LATER.items():
-        section, _, field = name.rpartition(".")
-        here = saved.get(section) if section else saved
-        if isinstance(here, dict):
-            here.setdefault(field, value)
-    return saved
+        why = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise AlexNetError(f"{path} is not the config of a run: {why}.") from error
+    return _checked(config, overrides)
 
 
 def load_classes(workdir: Path) -> tuple[str, ...]:
@@ -265,17 +220,37 @@ def tuples(value: Any) -> Any:
     return tuple(tuples(part) for part in value) if isinstance(value, list) else value
 
 
-def differences(ours: ConfigDict, theirs: ConfigDict) -> list[tuple[str, Any, Any]]:
-    """[(field, our value, their value)] of every leaf that differs; None where there is none."""
-    left, right = (dict(flat(c)) for c in (ours, theirs))
-    keys = sorted(left.keys() | right.keys())
-    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+# ---------------------------------------------------------------- two configs
 
 
-def flat(config: ConfigDict, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: ConfigDict) -> Iterator[tuple[str, Any]]:
     """(section.field, value) of every leaf."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from flat(value, f"{path}{key}.")
-        else:
-            yield path + key, value
+    return ((name, value) for name, value in schema.walk(config) if not isinstance(value, ConfigDict))
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict, role: Role = Role.HOST) -> list[tuple[str, Any, Any]]:
+    """[(field, our value, their value)] of every leaf that differs; None where there is none.
+
+    With `role` only of fields that make as much of a run: with Role.RUN those under which a run is not resumed.
+    """
+    left, right = dict(flat(ours)), dict(flat(theirs))
+    return [
+        (name, left.get(name), right.get(name))
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name) and _role(name) >= role
+    ]
+
+
+def computed_from(config: ConfigDict) -> dict[str, Any]:
+    """{field: value} of all that decides which numbers a run computes.
+
+    A field that came later counts only where it differs from what runs did before, so that older runs keep what they
+    are known by.
+    """
+    leaves = flat(config)
+    return {name: v for name, v in leaves if _role(name) > Role.HOST and not schema.is_older(name, v)}
+
+
+def _role(name: str) -> Role:
+    row = schema.field(name)
+    return row.role if row else Role.NETWORK
