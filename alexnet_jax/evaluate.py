@@ -10,10 +10,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from alexnet_jax.data.feed import Batch
 from alexnet_jax.model import placement, towers
-from alexnet_jax.model.alexnet import AlexNet, tower_program
+from alexnet_jax.model.alexnet import AlexNet, in_top_k, logits_fn
 from alexnet_jax.model.preprocess import Input, Views, crop_view
-from alexnet_jax.model.ranking import is_among_best
-from alexnet_jax.model.towers import DATA, EVERYWHERE, PER_EXAMPLE
+from alexnet_jax.model.towers import BATCH_SHARDED, DATA, REPLICATED
 
 Counts = dict[str, jax.Array]
 PerImage = dict[str, Any]  # what `make_eval_step` gives for each image
@@ -47,7 +46,7 @@ def make_eval_step(model: AlexNet, mesh: Mesh, *, inputs: Input, views: Views) -
         right = jnp.take_along_axis(probabilities[0], labels_B[:, None], axis=1)[:, 0]
         return towers.sum_over_data(sums, mesh, "metrics"), {"best": best, "odds": odds, "right": right}
 
-    return towers.sharded(step, mesh=mesh, in_specs=(specs, PER_EXAMPLE), out_specs=(EVERYWHERE, PER_EXAMPLE))
+    return towers.sharded(step, mesh=mesh, in_specs=(specs, BATCH_SHARDED), out_specs=(REPLICATED, BATCH_SHARDED))
 
 
 def make_probabilities_step(
@@ -61,12 +60,12 @@ def make_probabilities_step(
         return jnp.stack([probabilities[0], probabilities.mean(axis=0)])
 
     out = PartitionSpec(None, DATA)
-    return towers.sharded(step, mesh=mesh, in_specs=(specs, PER_EXAMPLE), out_specs=out)
+    return towers.sharded(step, mesh=mesh, in_specs=(specs, BATCH_SHARDED), out_specs=out)
 
 
 def _placed(model: AlexNet, mesh: Mesh, inputs: Input) -> tuple[Callable[..., jax.Array], Any]:
     """`run(variables, images)` -> logits on a device of `mesh`, and how the variables lie on it."""
-    program = tower_program(placement.for_mesh(model, mesh))
+    program = logits_fn(placement.for_mesh(model, mesh))
     variables = placement.variables(model, inputs.crop_pixels)
     return towers.over_towers(program, mesh=mesh), placement.specs(model, variables, mesh)
 
@@ -86,7 +85,7 @@ def _sums(probabilities_BK: jax.Array, labels_B: jax.Array, real_B: jax.Array, p
     right = jnp.take_along_axis(probabilities_BK, labels_B[:, None], axis=1)[:, 0]
     losses_B = -jnp.log(jnp.maximum(right, np.float32(1e-37)))
     classes = probabilities_BK.shape[-1]
-    hit = {f"{prefix}top{k}": is_among_best(probabilities_BK, labels_B, k) for k in (1, 5)}
+    hit = {f"{prefix}top{k}": in_top_k(probabilities_BK, labels_B, k) for k in (1, 5)}
     counts = {name: _by_class(real_B & hit_B, labels_B, classes) for name, hit_B in hit.items()}
     return {f"{prefix}loss": jnp.where(real_B, losses_B, 0.0).sum(), **counts}
 

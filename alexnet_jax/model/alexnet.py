@@ -118,7 +118,7 @@ class AlexNet(nn.Module):
     norms and the logits are float32, as the parameters and their gradients are.
 
     It must run under an axis named `tower` (`towers.over_towers`); `AllTowers` is the module for
-    everybody else. The result of each operation can be read in the collection `seen` and shifted
+    everybody else. The result of each operation can be read in the collection `intermediates` and shifted
     through the collection `perturbations`, under the paper's names: conv1_out (what the weights
     give), norm1, pool1, relu1, ...
 
@@ -207,7 +207,7 @@ class AlexNet(nn.Module):
         return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B, split_over=over)
 
     def _see(self, name: str, x: jax.Array) -> jax.Array:
-        self.sow("seen", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        self.sow("intermediates", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         return self.perturb(name, x)
 
 
@@ -237,7 +237,7 @@ class AllTowers(AlexNet):
     @nn.compact
     def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         _check_images(images, keys_B)
-        collections = ("params", "batch_stats", "seen", "perturbations", "intermediates")
+        collections = ("params", "batch_stats", "intermediates", "perturbations")
         over_towers = nn.vmap(
             AlexNet.__call__,
             in_axes=None,
@@ -252,7 +252,7 @@ class AllTowers(AlexNet):
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, mutable: Any = ("params", "batch_stats"), **kwargs: Any) -> Any:
-        """Flax's own, without the collections `seen` and `perturbations`, which belong to one batch."""
+        """Flax's own, without the collections `intermediates` and `perturbations`, which belong to one batch."""
         return super().init(rngs, *args, mutable=mutable, **kwargs)
 
 
@@ -325,17 +325,17 @@ def init_variables(model: AlexNet, key: jax.Array, image_pixels: int) -> dict[st
     return variables
 
 
-def tower_program(model: AlexNet) -> Callable[..., jax.Array]:
+def logits_fn(model: AlexNet) -> Callable[..., jax.Array]:
     """`program(variables, images, keys_B=None)` of one tower -> logits, for `towers.over_towers`."""
 
     def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        return training_program(model)(variables, images, keys_B)[0]
+        return train_apply(model)(variables, images, keys_B)[0]
 
     return program
 
 
-def training_program(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
-    """Like `tower_program`, -> (logits, the running statistics after this batch; {} without batch norms)."""
+def train_apply(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
+    """Like `logits_fn`, -> (logits, the running statistics after this batch; {} without batch norms)."""
 
     def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> tuple[jax.Array, Any]:
         logits, new = model.apply(variables, images, keys_B, mutable=["batch_stats"])
@@ -345,12 +345,12 @@ def training_program(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
     return program
 
 
-def seeing_program(model: AlexNet) -> Callable[..., dict[str, jax.Array]]:
+def apply_with_intermediates(model: AlexNet) -> Callable[..., dict[str, jax.Array]]:
     """`program(variables, images)` of one tower -> {operation: its result, "logits": the logits}, all float32."""
 
     def program(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        logits, state = model.apply(variables, images, mutable=["seen"])
-        return {name: value.astype(jnp.float32) for name, value in state["seen"].items()} | {"logits": logits}
+        logits, state = model.apply(variables, images, mutable=["intermediates"])
+        return {name: value.astype(jnp.float32) for name, value in state["intermediates"].items()} | {"logits": logits}
 
     return program
 
@@ -361,3 +361,11 @@ def count_parameters(model: AlexNet, params: Any) -> int:
     units = model.towers * last["bias"].shape[-1]
     per_unit = last["kernel"].shape[-2] + len(last) - 1  # its weights, its bias, and its scale where it has one
     return sum(leaf.size for leaf in jax.tree.leaves(params)) - (units - model.classes) * per_unit
+
+
+def in_top_k(logits_BK: jax.Array, labels_B: jax.Array, k: int) -> jax.Array:
+    """Whether the label is one of the k largest logits, [B] bool; of equal logits the first counts as the larger."""
+    label_logit = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
+    earlier = jnp.arange(logits_BK.shape[1])[None] < labels_B[:, None]
+    ahead = (logits_BK > label_logit) | ((logits_BK == label_logit) & earlier)
+    return ahead.sum(axis=1) < k

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.model import alexnet as models, towers
-from alexnet_jax.model.towers import DATA, EVERYWHERE, TOWER
+from alexnet_jax.model.towers import DATA, REPLICATED, TOWER
 
 ALL, EDGE, NONE = "all channels", "edge channels", ""
 LOGITS = "the logits"
@@ -25,7 +25,7 @@ _MOVES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class LayerSharding:
     """One row: a layer or operation that has parameters or exchanges something.
 
     `axis` is the mesh axis over which the leading axis of its parameters is sharded, None where it has none, and
@@ -55,18 +55,18 @@ def for_mesh(model: models.AlexNet, mesh: Mesh) -> models.AlexNet:
     return model.clone(data_axis=DATA if rows > 1 else None, split_over=split_over)
 
 
-def table(model: models.AlexNet) -> tuple[Place, ...]:
+def table(model: models.AlexNet) -> tuple[LayerSharding, ...]:
     """The rows in the order of the network, the gathered logits last; for the hybrid placement of one `for_mesh`."""
-    rows: list[Place] = []
+    rows: list[LayerSharding] = []
     moves = {name: _MOVES[verb] for name, verb in models.moves(model).items()}
     for layer in model.stack:
         exchange, units = ALL if layer.name in model.exchange else NONE, DATA if model.splits(layer) else None
-        rows.append(Place(layer.name, TOWER, exchange, units, moves.get(layer.name, NONE)))
+        rows.append(LayerSharding(layer.name, TOWER, exchange, units, moves.get(layer.name, NONE)))
         if "batch_norm" in layer.post_ops:
-            rows.append(Place(models.operation_name("bn", layer.name), TOWER, NONE, units))
+            rows.append(LayerSharding(models.operation_name("bn", layer.name), TOWER, NONE, units))
         if "norm" in layer.post_ops and model.norm.across_towers and model.towers > 1:
-            rows.append(Place(models.operation_name("norm", layer.name), None, EDGE))
-    return (*rows, Place(LOGITS, None, ALL, moves=moves.get(models.LOGITS, NONE)))
+            rows.append(LayerSharding(models.operation_name("norm", layer.name), None, EDGE))
+    return (*rows, LayerSharding(LOGITS, None, ALL, moves=moves.get(models.LOGITS, NONE)))
 
 
 def specs(model: models.AlexNet, tree: Any, mesh: Mesh) -> Any:
@@ -80,7 +80,7 @@ def specs(model: models.AlexNet, tree: Any, mesh: Mesh) -> Any:
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
         row = next((rows[name] for name in names if name in rows), None)
         if row is None or not leaf.ndim:
-            return EVERYWHERE
+            return REPLICATED
         return PartitionSpec(row.axis, *[None] * (leaf.ndim - 2), row.units) if row.units else PartitionSpec(row.axis)
 
     return jax.tree_util.tree_map_with_path(spec, tree)
@@ -107,7 +107,7 @@ def on_mesh(model: models.AlexNet, shapes: Any, mesh: Mesh) -> Any:
 def shapes(model: models.AlexNet, image_pixels: int) -> dict[str, tuple[int, ...]]:
     """{operation: the shape of its result}, of one tower and one image; the layers are conv1_out, fc6_out, ..."""
     images = jax.ShapeDtypeStruct((1, image_pixels, image_pixels, 3), "float32")
-    program = towers.over_towers(models.seeing_program(model), out_axes=0)
+    program = towers.over_towers(models.apply_with_intermediates(model), out_axes=0)
     seen = jax.eval_shape(program, variables(model, image_pixels), images)
     return {name: leaf.shape[2:] for name, leaf in seen.items()}
 
@@ -143,37 +143,6 @@ def traffic(model: models.AlexNet, image_pixels: int) -> dict[str, int]:
             x = results[name]
     count(LOGITS, x)
     return found
-
-
-def describe(model: models.AlexNet, image_pixels: int) -> str:
-    """How the network lies on two devices, or on any number in the hybrid placement, in a few sentences."""
-    if model.hybrid:
-        return _hybrid_in_words(model, image_pixels)
-    if model.towers == 1:
-        return "Placement: one tower, so there is nothing to put on a second device; more devices share the batch."
-    given = traffic(model, image_pixels)
-    parts = ", ".join(f"{name} {numbers:,}" for name, numbers in given.items())
-    return (
-        f"Placement: one tower on each of {model.towers} devices. Each sends every other one {sum(given.values()):,} "
-        f"numbers per image ({parts}), and gets as many gradients back."
-    )
-
-
-def _hybrid_in_words(model: models.AlexNet, image_pixels: int) -> str:
-    dense = [layer for layer in model.stack if isinstance(layer, models.DenseLayer)]
-    first, *others = [layer.name for layer in dense]
-    own = variables(model, image_pixels)["params"][first]["kernel"].shape[-2]  # what one tower reads
-    numbers = own if first in model.exchange else model.towers * own
-    units = ", ".join(f"{layer.features:,} of {layer.name}" for layer in dense)
-    return (
-        f"Placement: the hybrid of 2014 (One weird trick, scheme (a)). Every device has all layers before {first} "
-        f"and computes them for its own images. The units of a fully connected layer (per tower {units}) are "
-        "split over the devices where their number is divisible by that of the devices, and computed for the whole "
-        f"batch; otherwise the layer is whole on every device. Before {first} each device sends the others "
-        f"{numbers:,} numbers per image of its own"
-        + (f", before {' and '.join(others)} its units of every image." if others else ".")
-        + " As many gradients come back."
-    )
 
 
 def in_a_line(model: models.AlexNet, mesh: Mesh) -> str:

@@ -45,7 +45,7 @@ def stages(model: models.AlexNet, variables: Any, images: np.ndarray, inputs: In
     """The stages of the network in order, the logits last, over `images`, uint8 [B, crop, crop, 3]."""
 
     def measure(variables: Any, images: jax.Array) -> Any:
-        seen = towers.over_towers(models.seeing_program(model), out_axes=0)(variables, inputs(images))
+        seen = towers.over_towers(models.apply_with_intermediates(model), out_axes=0)(variables, inputs(images))
         before, measured = None, {}
         for name in _in_order(model):
             measured[name] = _measure(name, seen[name], before)

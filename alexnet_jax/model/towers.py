@@ -29,7 +29,7 @@ DATA, TOWER = "data", "tower"
 # The whole sharding of the project. Every parameter has a leading tower axis of size T; the batch
 # is split over `data`, and every tower sees its whole share of it.
 # In the hybrid placement the last axis, the units, of a fully connected layer is split over `data`.
-PER_TOWER, PER_EXAMPLE, EVERYWHERE = PartitionSpec(TOWER), PartitionSpec(DATA), PartitionSpec()
+TOWER_SHARDED, BATCH_SHARDED, REPLICATED = PartitionSpec(TOWER), PartitionSpec(DATA), PartitionSpec()
 
 
 # ---------------------------------------------------------------- what crosses the towers
@@ -276,7 +276,7 @@ def sharded(
     return jax.jit(program, donate_argnums=donate_argnums)
 
 
-def sum_over_data(tree: Any, mesh: Mesh, what: str, specs: Any = EVERYWHERE) -> Any:
+def sum_over_data(tree: Any, mesh: Mesh, what: str, specs: Any = REPLICATED) -> Any:
     """The sum of each leaf over the mesh axis `data`, inside `sharded` over `mesh`.
 
     `what` is summed: the compiled program names it `sum_gradients` for "gradients". A leaf that `specs`, a prefix of
@@ -310,7 +310,7 @@ def feed_share(mesh: Mesh) -> tuple[int, int]:
 
 def on_every_device(tree: Any, mesh: Mesh) -> Any:
     """Small arrays that every process has alike, as arrays of the whole mesh."""
-    sharding = NamedSharding(mesh, EVERYWHERE)
+    sharding = NamedSharding(mesh, REPLICATED)
 
     def spread(leaf: Any) -> jax.Array:
         here = np.asarray(leaf)
@@ -322,7 +322,7 @@ def on_every_device(tree: Any, mesh: Mesh) -> Any:
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's share of a batch [b, ...] -> global arrays [B, ...] split over `data`."""
     _, count = feed_share(mesh)
-    sharding = NamedSharding(mesh, PER_EXAMPLE)
+    sharding = NamedSharding(mesh, BATCH_SHARDED)
     return {
         name: jax.make_array_from_process_local_data(sharding, part, (part.shape[0] * count, *part.shape[1:]))
         for name, part in batch.items()

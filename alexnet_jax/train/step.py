@@ -11,10 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from alexnet_jax.model import placement, towers
-from alexnet_jax.model.alexnet import AlexNet, init_variables, training_program
+from alexnet_jax.model.alexnet import AlexNet, in_top_k, init_variables, train_apply
 from alexnet_jax.model.preprocess import Augmentation, Input, fold_in_each
-from alexnet_jax.model.ranking import is_among_best
-from alexnet_jax.model.towers import EVERYWHERE, PER_EXAMPLE, TOWER
+from alexnet_jax.model.towers import BATCH_SHARDED, REPLICATED, TOWER
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -97,7 +96,7 @@ def make_train_step(
     shapes, which lies as `placement.specs` says. Loss in nats and rates in percent, of the whole batch before the
     update.
     """
-    run = towers.over_towers(training_program(placement.for_mesh(model, mesh)), mesh=mesh, out_axes=(None, 0))
+    run = towers.over_towers(train_apply(placement.for_mesh(model, mesh)), mesh=mesh, out_axes=(None, 0))
     spec = placement.specs(model, state, mesh)
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -122,7 +121,7 @@ def make_train_step(
             (loss, (logits_BK, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
             percent = 100.0 / batch_size
             metrics = {"loss": loss * mesh.shape[TOWER]} | {
-                f"top{k}": is_among_best(logits_BK, batch["label"], k).sum(dtype=jnp.float32) * percent for k in (1, 5)
+                f"top{k}": in_top_k(logits_BK, batch["label"], k).sum(dtype=jnp.float32) * percent for k in (1, 5)
             }
             return gradients, statistics, metrics
 
@@ -136,7 +135,7 @@ def make_train_step(
         return state, towers.sum_over_data(metrics, mesh, "metrics") | {"rate_scale": opt_state.plateau.scale}
 
     return towers.sharded(
-        step, mesh=mesh, in_specs=(spec, PER_EXAMPLE), out_specs=(spec, EVERYWHERE), donate_argnums=(0,)
+        step, mesh=mesh, in_specs=(spec, BATCH_SHARDED), out_specs=(spec, REPLICATED), donate_argnums=(0,)
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from ml_collections import ConfigDict
 
-from alexnet_jax import parts
+from alexnet_jax import builder
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.model import alexnet as models, cpu_products as products, layers, placement, towers
 
@@ -107,13 +107,13 @@ def test_activations_are_rounded_and_parameters_are_not(small_config: ConfigDict
     """Everything that is seen on the way is bfloat16; logits, parameters, statistics and gradients are float32."""
     small_config.precision = "bfloat16"
     small_config.model.conv3.post_ops = "batch_norm relu"
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
     images = 50.0 * jax.random.normal(jax.random.key(1), (4, 67, 67, 3))
 
     def program(variables: Any, images: jax.Array) -> Any:
-        logits, state = network.apply(variables, images, mutable=["seen"])
-        return state["seen"] | {"logits": logits}
+        logits, state = network.apply(variables, images, mutable=["intermediates"])
+        return state["intermediates"] | {"logits": logits}
 
     seen = towers.over_towers(program, out_axes=0)(variables, images)
     wide = {name for name, value in seen.items() if value.dtype != jnp.bfloat16}
@@ -121,7 +121,7 @@ def test_activations_are_rounded_and_parameters_are_not(small_config: ConfigDict
     keys = jax.random.split(jax.random.key(2), 4)
 
     def loss(params: Any) -> Any:
-        logits, statistics = towers.over_towers(models.training_program(network), out_axes=(None, 0))(
+        logits, statistics = towers.over_towers(models.train_apply(network), out_axes=(None, 0))(
             variables | {"params": params}, images, keys
         )
         return logits.sum(), statistics
@@ -140,11 +140,11 @@ def test_the_full_networks_gradients_are_those_of_float32_but_for_rounding() -> 
     for precision in ("float32", "bfloat16"):
         config = get_config()
         config.precision = precision
-        network = parts.network(config, 1000)
+        network = builder.model(config, 1000)
         params = jax.jit(lambda network=network: models.init_variables(network, jax.random.key(0), 224))()["params"]
 
         def loss(params: Any, network: Any = network) -> jax.Array:
-            logits = towers.over_towers(models.tower_program(network))({"params": params}, images)
+            logits = towers.over_towers(models.logits_fn(network))({"params": params}, images)
             return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
 
         found[precision] = jax.jit(jax.grad(loss))(params)
@@ -166,9 +166,9 @@ def test_the_full_networks_gradients_are_those_of_float32_but_for_rounding() -> 
 def test_auto_is_bfloat16_where_a_cpu_has_units_for_it(
     asked: str, features: set[str], wanted: str, small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "_cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(builder, "_cpu_features", lambda: frozenset(features))
     small_config.precision = asked
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     assert (network.compute_dtype, network.exchange_dtype) == (wanted, wanted)
 
 
@@ -191,12 +191,12 @@ def test_auto_is_bfloat16_on_accelerators_that_have_it(
     Device.platform = platform  # type: ignore[attr-defined]
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     small_config.precision = "auto"
-    assert parts.compute_dtype(small_config) == wanted
+    assert builder.compute_dtype(small_config) == wanted
 
 
 def test_the_parameters_are_the_same_whatever_it_is(small_config: ConfigDict) -> None:
     shapes = []
     for precision in ("float32", "bfloat16"):
         small_config.precision = precision
-        shapes.append(placement.variables(parts.network(small_config, 10), 67))
+        shapes.append(placement.variables(builder.model(small_config, 10), 67))
     assert shapes[0] == shapes[1]

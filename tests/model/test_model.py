@@ -9,15 +9,14 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
-from alexnet_jax import parts
-from alexnet_jax.cli import summary
+from alexnet_jax import builder, summary
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import alexnet as models, layers, table, towers
+from alexnet_jax.model import alexnet as models, layers, towers
 
 
 def _network(config: ConfigDict, classes: int = 10) -> tuple[models.AlexNet, Any, jax.Array]:
-    network = parts.network(config, classes)
+    network = builder.model(config, classes)
     pixels = config.data.crop_pixels
     params = jax.jit(lambda key: models.init_variables(network, key, pixels))(jax.random.key(0))["params"]
     images = 50.0 * jax.random.normal(jax.random.key(1), (4, pixels, pixels, 3))
@@ -25,13 +24,13 @@ def _network(config: ConfigDict, classes: int = 10) -> tuple[models.AlexNet, Any
 
 
 def _logits(network: models.AlexNet) -> Any:
-    run_towers = towers.over_towers(models.tower_program(network))
+    run_towers = towers.over_towers(models.logits_fn(network))
     return jax.jit(lambda params, images: run_towers({"params": params}, images))
 
 
 def test_parameters_and_multiply_adds_are_those_of_the_paper() -> None:
     """Per layer as counted by hand from the paper's table, 60,965,224 and 724,406,816 in all."""
-    rows = {row.name: row for row in table.rows(parts.network(get_config(), 1000), 224)}
+    rows = {row.name: row for row in summary.layer_rows(builder.model(get_config(), 1000), 224)}
     counts = {name: (row.parameters, row.macs) for name, row in rows.items() if row.parameters}
     assert counts == {
         "conv1": (34_944, 105_415_200),
@@ -48,7 +47,7 @@ def test_parameters_and_multiply_adds_are_those_of_the_paper() -> None:
 
 
 def test_shapes_are_those_of_the_table() -> None:
-    rows = {row.name: row for row in table.rows(parts.network(get_config(), 1000), 224)}
+    rows = {row.name: row for row in summary.layer_rows(builder.model(get_config(), 1000), 224)}
     assert {name: (row.input, row.output, row.reads) for name, row in rows.items()} == {
         "conv1": ((224, 224, 3), (55, 55, 48), "image"),
         "pool1": ((55, 55, 48), (27, 27, 48), "own"),
@@ -76,7 +75,7 @@ def test_any_number_of_classes(classes: int, small_config: ConfigDict) -> None:
 
 def test_initialization_is_that_of_the_source() -> None:
     """Net 145: std 0.03 in conv3 to conv5 and 0.01 elsewhere; bias 1 in conv2, conv4 to fc7."""
-    network = parts.network(get_config(), 10)
+    network = builder.model(get_config(), 10)
     params = jax.jit(lambda key: models.init_variables(network, key, 224))(jax.random.key(0))["params"]
     for name, layer in params.items():
         kernel = np.asarray(layer["kernel"], np.float64)
@@ -92,7 +91,7 @@ def _seen(network: models.AlexNet, params: Any, images: jax.Array, moved: Any) -
 
     def one_tower(params: Any, moved: Any) -> dict[str, jax.Array]:
         variables = {"params": params, "perturbations": moved}
-        return dict(network.apply(variables, images, mutable=["seen"])[1]["seen"])
+        return dict(network.apply(variables, images, mutable=["intermediates"])[1]["intermediates"])
 
     return jax.vmap(one_tower, axis_name=towers.TOWER)(params, moved)
 
@@ -131,7 +130,7 @@ def test_one_program_under_vmap_pmap_and_shard_map(small_config: ConfigDict) -> 
     network, params, images = _network(small_config)
     params = {"params": params}
     keys_B = jax.random.split(jax.random.key(2), 4)
-    program = models.tower_program(network)
+    program = models.logits_fn(network)
     by_vmap = jax.jit(jax.vmap(program, in_axes=(0, None, None), axis_name=towers.TOWER))(params, images, keys_B)
     by_pmap = jax.pmap(program, in_axes=(0, None, None), axis_name=towers.TOWER, devices=jax.devices()[:2])(
         params, images, keys_B
@@ -157,7 +156,7 @@ def test_dropout_is_off_without_keys_and_differs_between_layers_and_towers(small
     keys_B = jax.random.split(jax.random.key(3), 4)
 
     def seen(keys_B: jax.Array | None) -> dict[str, jax.Array]:
-        apply = lambda p: network.apply({"params": p}, images, keys_B, mutable=["seen"])[1]["seen"]  # noqa: E731
+        apply = lambda p: network.apply({"params": p}, images, keys_B, mutable=["intermediates"])[1]["intermediates"]  # noqa: E731
         return dict(jax.jit(jax.vmap(apply, axis_name=towers.TOWER))(params))
 
     off, on = seen(None), seen(keys_B)
@@ -172,7 +171,7 @@ def test_the_order_of_the_stages_is_the_configs(field: str, small_config: Config
     """Another order of the same operations is another network, and is named by what it does."""
     network, params, images = _network(small_config)
     small_config.model[field].post_ops = "relu pool norm"
-    other = parts.network(small_config, 10)
+    other = builder.model(small_config, 10)
     both = [_logits(net)(params, images) for net in (network, other)]
     assert not np.allclose(both[0], both[1], rtol=1e-6, atol=0)
     assert f"{field} -> relu{field[-1]} -> pool{field[-1]} -> norm{field[-1]}" in summary.summarize(small_config)
@@ -182,13 +181,13 @@ def test_avg_pool_averages_in_one_layer_and_pool_is_what_its_kind_says(small_con
     """Its windows are those of `pool`, which takes the maximum in the other layers."""
     small_config.model.conv5.post_ops = "relu avg_pool"
     network, params, images = _network(small_config)
-    seen = models.seeing_program(network)
+    seen = models.apply_with_intermediates(network)
     found = jax.jit(jax.vmap(lambda p: seen({"params": p}, images), axis_name=towers.TOWER))(params)
     for before, after, kind in (("spatial_norm2", "pool2", "max"), ("relu5", "avg_pool5", "avg")):
         for tower in range(2):
             wanted = layers.pool(found[before][tower], kind=kind, size=3, stride=2, ceil=True)
             np.testing.assert_allclose(found[after][tower], wanted, rtol=1e-6)
-    rows = {row.name: row.window for row in table.rows(network, 67)}
+    rows = {row.name: row.window for row in summary.layer_rows(network, 67)}
     assert (rows["pool2"], rows["avg_pool5"]) == ("3 x 3 / 2 max", "3 x 3 / 2 avg")
     assert "avoids the averaging" not in summary.summarize(small_config)
 

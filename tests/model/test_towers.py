@@ -90,8 +90,8 @@ def test_over_towers_is_a_loop_over_towers(devices: int | None, tower: int) -> N
             jax.shard_map(
                 towers.over_towers(_program, mesh=mesh),
                 mesh=mesh,
-                in_specs=(towers.PER_TOWER, towers.PER_EXAMPLE, towers.EVERYWHERE),
-                out_specs=towers.PER_EXAMPLE,
+                in_specs=(towers.TOWER_SHARDED, towers.BATCH_SHARDED, towers.REPLICATED),
+                out_specs=towers.BATCH_SHARDED,
                 check_vma=False,
             )
         )(*args)
@@ -120,7 +120,7 @@ def test_a_gather_in_bfloat16_rounds_once_each_way(tower: int) -> None:
         run = towers.over_towers(program, mesh=mesh, out_axes=0)
         return run({"x": x, "weights": weights}), jax.grad(lambda x: run({"x": x, "weights": weights}).sum())(x)
 
-    specs = (towers.PER_TOWER, towers.PER_TOWER)
+    specs = (towers.TOWER_SHARDED, towers.TOWER_SHARDED)
     there, back = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False))(x, weights)
     np.testing.assert_array_equal(there, np.concatenate(_rounded(x), axis=-1)[None] * weights)
     asked = _rounded(weights).reshape(3, 2, 3, 5)  # [who asks, example, of whom, channel]
