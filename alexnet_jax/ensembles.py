@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import config as configs, parts, progress as bars
-from alexnet_jax.allowed import check_batches
+from alexnet_jax import builder, config as configs, progress as bars
 from alexnet_jax.data import feed
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import make_probabilities_step
@@ -73,9 +72,8 @@ def member(
     """
     sums.mend(workdir)
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
-    mesh = parts.mesh(config)
-    check_batches(config, mesh.shape[towers.DATA])
-    own = parts.open_split(config, config.data.eval_split)
+    evaluation = builder.evaluation(config, classes=len(configs.load_classes(workdir)), workdir=workdir)
+    mesh, own = evaluation.mesh, evaluation.split
     if split is not None and (own.name, own.class_names, len(own.source)) != (
         split.name,
         split.class_names,
@@ -86,12 +84,10 @@ def member(
         )
     configs.check_classes(workdir, own.class_names)
     net = restore_network(workdir, which, mesh=mesh, overrides=overrides)
-    inputs = parts.inputs(config, folder=own.folder, workdir=workdir)
-    predict = make_probabilities_step(net.model, mesh, inputs=inputs, views=parts.views(config))
+    predict = make_probabilities_step(net.model, mesh, inputs=evaluation.inputs, views=builder.views(config))
     labels, found = [], []
-    total = -(-len(own.source) // config.eval.batch_size)
-    read = parts.eval_batches(config, own, mesh, bars.write)
-    for batch in bars.watched(read, total=total, what=str(workdir)):
+    total = -(-len(own.source) // evaluation.batch_size)
+    for batch in bars.watched(evaluation.batches(bars.write), total=total, what=str(workdir)):
         real = batch["label"] >= 0
         found.append(np.asarray(predict(net.variables, towers.to_devices(batch, mesh)))[:, real])
         labels.append(batch["label"][real])

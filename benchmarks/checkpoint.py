@@ -30,14 +30,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 from absl import logging  # noqa: E402
 
-from alexnet_jax import config as configs, parts  # noqa: E402
+from alexnet_jax import builder, config as configs  # noqa: E402
 from alexnet_jax.model import placement, towers  # noqa: E402
-from alexnet_jax.train import checksums as sums, plan as plans  # noqa: E402
+from alexnet_jax.train import checksums as sums  # noqa: E402
 from alexnet_jax.train.checkpoint import Checkpoints  # noqa: E402
 from alexnet_jax.train.step import make_state  # noqa: E402
 
 CONFIG = configs.load_recipe("alexnet:imagenet2012")
-NETWORK = parts.network(CONFIG, 1000)
+NETWORK = builder.model(CONFIG, 1000)
 MESHES = {"1x1": (1, 1), "1x2": (2, 2), "4x2": (8, 2)}  # data x tower: (devices, size of tower)
 
 
@@ -48,7 +48,7 @@ def mesh_of(name: str) -> jax.sharding.Mesh:
 
 def make() -> Any:
     """The state of step 0, and momentum as if it were later."""
-    optimizer, _ = plans.build_optimizer(CONFIG, images=1_281_167, steps=910_000)
+    optimizer, _ = builder.optimizer(CONFIG, images=1_281_167, steps=910_000)
     state = make_state(NETWORK, optimizer, seed=0, image_pixels=224)
     leaves, tree = jax.tree.flatten(state.opt_state)
     noise = [

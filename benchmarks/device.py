@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import builder, config as configs
 from alexnet_jax.model import cpu_products as products, placement, towers
-from alexnet_jax.train import plan as plans
 from alexnet_jax.train.step import make_state, make_train_step
 
 jax.config.update("jax_default_matmul_precision", "highest")  # products of float32, not of TF32 or bfloat16
@@ -35,7 +34,7 @@ def apart(got: Any, wanted: Any) -> float:
 
 def convolutions(dtype: str, batch: int) -> float:
     """The largest error of a convolution of the network, of its value and its two gradients, against float64."""
-    network, worst = parts.network(configs.load_recipe("alexnet:imagenet2012"), 1000), 0.0
+    network, worst = builder.model(configs.load_recipe("alexnet:imagenet2012"), 1000), 0.0
     for number, layer in enumerate(layer for layer in network.stack if layer.name.startswith("conv")):
         rng = np.random.default_rng(number)
         pixels, channels = ((224, 3), (27, 48), (13, 256), (13, 192), (13, 192))[number]
@@ -63,8 +62,8 @@ def step_on(devices: list[Any], *, tower: int, dtype: str, batch: int) -> dict[s
     """{loss, and the change of each kernel} after one step of the full network on these devices."""
     config = configs.load_recipe("alexnet:imagenet2012", [f"precision={dtype}"])
     mesh = towers.make_mesh(towers=2, tower=tower, devices=devices)
-    network = parts.network(config, 1000)
-    optimizer, _ = plans.build_optimizer(config, images=1_281_167, steps=910_000)
+    network = builder.model(config, 1000)
+    optimizer, _ = builder.optimizer(config, images=1_281_167, steps=910_000)
 
     def new_state() -> Any:
         return make_state(network, optimizer, seed=0, image_pixels=224)
@@ -74,8 +73,8 @@ def step_on(devices: list[Any], *, tower: int, dtype: str, batch: int) -> dict[s
         begin = jax.jit(new_state)()  # the same weights everywhere
     state = jax.device_put(begin, placement.shardings(network, shapes, mesh))
     step = make_train_step(
-        network, optimizer, mesh, shapes, batch_size=batch, inputs=parts.inputs(config),
-        augmentation=plans.build_augmentation(config, images=1_281_167),
+        network, optimizer, mesh, shapes, batch_size=batch, inputs=builder.inputs(config),
+        augmentation=builder.augmentation(config, images=1_281_167),
     )  # fmt: skip
     rng = np.random.default_rng(0)
     data = {

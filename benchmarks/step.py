@@ -38,15 +38,14 @@ def jax_step(batch: int, dtype: str) -> Callable[[], float]:
     import jax
     import numpy as np
 
-    from alexnet_jax import config as configs, parts
+    from alexnet_jax import builder, config as configs
     from alexnet_jax.model import placement, towers
-    from alexnet_jax.train import plan as plans
     from alexnet_jax.train.step import make_state, make_train_step
 
     config = configs.load_recipe("alexnet:imagenet2012", [f"precision={dtype}"])
-    mesh = parts.mesh(config)
-    network = parts.network(config, CLASSES)
-    optimizer, _ = plans.build_optimizer(config, images=1_281_167, steps=910_000)
+    mesh = builder.mesh(config)
+    network = builder.model(config, CLASSES)
+    optimizer, _ = builder.optimizer(config, images=1_281_167, steps=910_000)
 
     def new_state() -> Any:
         return make_state(network, optimizer, seed=0, image_pixels=PIXELS)
@@ -54,8 +53,8 @@ def jax_step(batch: int, dtype: str) -> Callable[[], float]:
     shapes = jax.eval_shape(new_state)
     state = jax.jit(new_state, out_shardings=placement.shardings(network, shapes, mesh))()
     step = make_train_step(
-        network, optimizer, mesh, shapes, batch_size=batch, inputs=parts.inputs(config),
-        augmentation=plans.build_augmentation(config, images=1_281_167),
+        network, optimizer, mesh, shapes, batch_size=batch, inputs=builder.inputs(config),
+        augmentation=builder.augmentation(config, images=1_281_167),
     )  # fmt: skip
     rng = np.random.default_rng(0)
     data = {
@@ -158,14 +157,14 @@ def layer_times(batch: int, dtype: str) -> dict[str, dict[str, float]]:
     import jax
     import jax.numpy as jnp
 
-    from alexnet_jax import config as configs, parts
-    from alexnet_jax.model import cpu_products as products, placement, table
+    from alexnet_jax import builder, config as configs, summary
+    from alexnet_jax.model import cpu_products as products, placement
     from alexnet_jax.model.alexnet import ConvLayer
 
     config = configs.load_recipe("alexnet:imagenet2012", [f"precision={dtype}"])
-    network = parts.network(config, CLASSES)
+    network = builder.model(config, CLASSES)
     params = placement.variables(network, PIXELS)["params"]
-    rows = {row.name: row for row in table.rows(network, PIXELS)}
+    rows = {row.name: row for row in summary.layer_rows(network, PIXELS)}
     found = {}
     for layer in network.stack:
         kernel = jax.random.normal(jax.random.key(0), params[layer.name]["kernel"].shape)
@@ -322,10 +321,10 @@ def layers_table(times: dict[str, dict[str, float]], top: float) -> str:
 
 
 def gflop_per_image() -> float:
-    from alexnet_jax import config as configs, parts
+    from alexnet_jax import builder, config as configs
     from alexnet_jax.train import speed
 
-    return 1e-9 * speed.flops_per_image(parts.network(configs.load_recipe("alexnet:imagenet2012"), CLASSES), PIXELS)
+    return 1e-9 * speed.flops_per_image(builder.model(configs.load_recipe("alexnet:imagenet2012"), CLASSES), PIXELS)
 
 
 def describe_machine() -> dict[str, str]:

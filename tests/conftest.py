@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import parts
+from alexnet_jax import builder
 from alexnet_jax.cli import interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def without_speed(entry: dict[str, Any]) -> dict[str, Any]:
 def plain_cpu() -> Iterator[None]:
     """config.precision=auto is float32, whatever CPU this is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "_cpu_features", frozenset)
+        patch.setattr(builder, "_cpu_features", frozenset)
         yield
 
 

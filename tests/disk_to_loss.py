@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import builder, config as configs
 from alexnet_jax.data import feed
 from alexnet_jax.model import towers
 from alexnet_jax.model.preprocess import Augmentation
-from alexnet_jax.train.plan import build_optimizer
 from alexnet_jax.train.step import make_state, make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,12 +25,12 @@ def files() -> list[str]:
     """Paths below the repository, in order."""
     config = configs.load_recipe("alexnet:synthetic", ["train.batch_size=2"])
     mesh = towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:1])
-    split = parts.open_split(config, "train")
-    network, pixels = parts.network(config, 1000), config.data.crop_pixels
-    optimizer, _ = build_optimizer(config, images=2, steps=1)
+    split = builder.open_split(config, "train")
+    network, pixels = builder.model(config, 1000), config.data.crop_pixels
+    optimizer, _ = builder.optimizer(config, images=2, steps=1)
     shapes = jax.eval_shape(lambda: make_state(network, optimizer, seed=0, image_pixels=pixels))
     step = make_train_step(
-        network, optimizer, mesh, shapes, batch_size=2, inputs=parts.inputs(config),
+        network, optimizer, mesh, shapes, batch_size=2, inputs=builder.inputs(config),
         augmentation=Augmentation(flip=True),
     )  # fmt: skip
     seen: dict[str, None] = {}
@@ -50,8 +49,8 @@ def files() -> list[str]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
-    # The metrics and the update follow the loss.
-    after = ("alexnet_jax/model/ranking.py", "alexnet_jax/train/optimizer.py")
+    # The update follows the loss.
+    after = ("alexnet_jax/train/optimizer.py",)
     return list(itertools.takewhile(lambda path: path not in after, seen))
 
 

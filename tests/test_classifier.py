@@ -15,12 +15,12 @@ from conftest import ROOT, SMALL
 from PIL import Image
 
 import alexnet_jax as alexnet
-from alexnet_jax import AlexNetError, classifier, config as configs
+from alexnet_jax import AlexNetError, builder, classifier, config as configs
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.cli import ensemble, prepare
 from alexnet_jax.data import datasets, sources
 from alexnet_jax.model import towers
-from alexnet_jax.train import evaluation, loop, setup
+from alexnet_jax.train import evaluation, loop
 
 PIXELS = SMALL["data.crop_pixels"]
 
@@ -247,7 +247,7 @@ def test_layers_are_what_features_gives(name: str, folder: Path) -> None:
     """Each name once, with the shape that the network's own collection has; values for some of each kind."""
     net = alexnet.build(_recipe(folder, name), classes=5)
     image = _noise(PIXELS, PIXELS)
-    see = jax.jit(lambda variables, x: net.module.apply(variables, x, mutable=["seen"])[1]["seen"])
+    see = jax.jit(lambda variables, x: net.module.apply(variables, x, mutable=["intermediates"])[1]["intermediates"])
     by_tower = see(net.variables, net.inputs(image[None]))
     seen = {key: np.concatenate(list(value[:, 0]), axis=-1) for key, value in by_tower.items()}
     seen["fc8_out"] = seen["fc8_out"][:5]  # without the spare unit
@@ -276,7 +276,7 @@ def test_a_layer_that_is_not_there(layer: Any, net: Classifier) -> None:
 def test_a_built_network_is_where_training_starts(folder: Path, tmp_path: Path) -> None:
     """Its weights are those of the state at step 0 with the same seed, to the bit."""
     config = configs.load_recipe(f"{_recipe(folder)}:digits", ("train.seed=3",))
-    state = jax.jit(setup.open_parts(config, tmp_path).new_state)()
+    state = jax.jit(builder.train_setup(config, tmp_path).new_state)()
     net = alexnet.build(_recipe(folder), classes=10, seed=3)
     jax.tree.map(np.testing.assert_array_equal, net.variables["params"], state.params)
 

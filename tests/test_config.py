@@ -8,10 +8,10 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import allowed, config as configs, parts
+from alexnet_jax import allowed, builder, config as configs
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import loop, plan as plans
+from alexnet_jax.train import loop
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -131,7 +131,7 @@ def test_a_last_layer_too_narrow_for_the_classes_is_one_sentence() -> None:
     config = get_config()
     config.model.fc8.features = 4
     with pytest.raises(AlexNetError, match=r"config\.model\.fc8\.features=4 is too small for 10 classes"):
-        parts.network(config, 10)
+        builder.model(config, 10)
 
 
 class _Recorder:
@@ -170,7 +170,7 @@ def test_every_leaf_of_the_config_is_read(
     read: set[str] = set()
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: devices)
-    monkeypatch.setattr(parts, "with_statistics", lambda config, folder: config)  # a copy would not be recorded
+    monkeypatch.setattr(builder, "with_statistics", lambda config, folder: config)  # a copy would not be recorded
     small_config.train.batch_size = 128
     small_config.train.epochs = 1
     loop.train(_Recorder(small_config, "config", read), tmp_path, command="", eval_command="")  # type: ignore[arg-type]
@@ -179,9 +179,9 @@ def test_every_leaf_of_the_config_is_read(
         coloured.train.schedule = schedule
         recorder: Any = _Recorder(coloured, "config", read)
         params = {"conv1": {"kernel": jax.numpy.zeros(3), "bias": jax.numpy.zeros(3)}}
-        optimizer, _ = plans.build_optimizer(recorder, images=1000, steps=100)
+        optimizer, _ = builder.optimizer(recorder, images=1000, steps=100)
         optimizer.update(params, optimizer.init(params), params)
-        plans.build_augmentation(recorder, images=1000)
-        plans.plateau_rule(recorder)
+        builder.augmentation(recorder, images=1000)
+        builder.plateau_rule(recorder)
     after_a_divergence = {"config.train.rollbacks"}  # by tests/train/test_loop.py
     assert {f"config.{path}" for path, _ in configs.flat(small_config)} - read == after_a_divergence

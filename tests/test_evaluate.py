@@ -13,14 +13,14 @@ from conftest import SMALL
 from ml_collections import ConfigDict
 from sklearn import metrics
 
-from alexnet_jax import answers, config as configs, evaluate, parts
+from alexnet_jax import answers, builder, config as configs, evaluate
 from alexnet_jax.cli import ensemble
 from alexnet_jax.data import statistics as pixel_statistics
 from alexnet_jax.data.feed import Split
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, preprocess, probe, towers
 from alexnet_jax.model.preprocess import Input
-from alexnet_jax.train import evaluation, loop, metrics as report, plan as plans
+from alexnet_jax.train import evaluation, loop, metrics as report
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
@@ -39,13 +39,13 @@ def test_the_ten_views_of_2012() -> None:
 
 def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> None:
     """By hand: each view cut out in NumPy, its softmax, their mean; the center is the first of them."""
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
     images = np.random.default_rng(0).integers(0, 256, (4, 75, 75, 3), np.uint8)
     labels = np.asarray([3, 1, 4, -1], np.int32)
     mesh = towers.make_mesh(towers=2, tower=2, devices=jax.devices()[:4])
     inputs, views = Input(67, np.asarray([100.0, 90.0, 80.0])), preprocess.views_of(75, 67, flip=True)
-    program = models.tower_program(network)
+    program = models.logits_fn(network)
     step = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)
     sums, each = jax.device_get(step(variables, towers.to_devices({"image": images, "label": labels}, mesh)))
     one = jax.jit(towers.over_towers(program))
@@ -80,7 +80,7 @@ def test_the_hybrid_placement_counts_as_one_device_does(recipe: str) -> None:
     inputs, results = Input(67, np.asarray([100.0, 90.0, 80.0])), []
     for devices in (1, 4):
         config.mesh.hybrid = devices > 1
-        network = parts.network(config, 10)
+        network = builder.model(config, 10)
         shapes = placement.variables(network, 67)
         mesh = towers.make_mesh(towers=network.towers, tower=1, devices=jax.devices()[:devices])
         variables = jax.jit(
@@ -240,7 +240,7 @@ def test_two_checkpoints_as_one_network(
 
 
 def _start(config: ConfigDict, images: Any) -> list[probe.Stage]:
-    network = parts.network(config, 10)
+    network = builder.model(config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), config.data.crop_pixels))()
     inputs = Input(config.data.crop_pixels, np.asarray(config.data.mean), tuple(config.data.std))
     return probe.stages(network, variables, images, inputs)
@@ -251,10 +251,10 @@ def test_the_figures_of_the_probe_by_hand(small_config: ConfigDict) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 67, 67, 3), np.uint8)
     found = {stage.name: stage for stage in _start(small_config, images)}
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
     x = jnp.asarray(images.astype(np.float32) - np.float32(small_config.data.mean))
-    apply = lambda v: network.apply(v, x, mutable=["seen"])[1]["seen"]  # noqa: E731
+    apply = lambda v: network.apply(v, x, mutable=["intermediates"])[1]["intermediates"]  # noqa: E731
     seen = {k: np.asarray(v, np.float64) for k, v in jax.jit(jax.vmap(apply, axis_name="tower"))(variables).items()}
     for name in ("conv1_out", "norm1", "relu7"):
         assert found[name].between == pytest.approx(np.sqrt(seen[name].var(axis=1).mean()), rel=1e-3)
@@ -322,14 +322,14 @@ def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(small_config
     small_config.data.mean_image, small_config.data.resize_pixels = True, 71
     whole = np.load(tmp_path / "mean_image.npy")
     images = np.random.default_rng(1).integers(0, 256, (2, 67, 67, 3), np.uint8)
-    inputs = parts.inputs(small_config, folder=split.folder)
+    inputs = builder.inputs(small_config, folder=split.folder)
     np.testing.assert_array_equal(inputs.centered(jnp.asarray(images)), images.astype(np.float32) - whole[2:69, 2:69])
     (tmp_path / "workdir").mkdir()
     np.save(tmp_path / "workdir" / "mean_image.npy", inputs.mean + 1)
-    kept = parts.inputs(small_config, folder=split.folder, workdir=tmp_path / "workdir")
+    kept = builder.inputs(small_config, folder=split.folder, workdir=tmp_path / "workdir")
     np.testing.assert_array_equal(kept.mean, inputs.mean + 1)
     with pytest.raises(AlexNetError, match=r"no statistics.*config\.data\.mean_image=false"):
-        parts.inputs(small_config)
+        builder.inputs(small_config)
 
 
 def test_the_mean_image_is_as_large_as_the_images(small_config: ConfigDict, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_the_mean_image_is_as_large_as_the_images(small_config: ConfigDict, tmp_
     split = _with_statistics(tmp_path, 72)
     small_config.data.mean_image, small_config.data.resize_pixels, small_config.data.crop_pixels = True, 36, 32
     halved = np.load(tmp_path / "mean_image.npy").reshape(36, 2, 36, 2, 3).mean((1, 3))
-    np.testing.assert_allclose(parts.inputs(small_config, folder=split.folder).mean, halved[2:34, 2:34], rtol=1e-6)
+    np.testing.assert_allclose(builder.inputs(small_config, folder=split.folder).mean, halved[2:34, 2:34], rtol=1e-6)
 
 
 def test_ones_own_principal_components(small_config: ConfigDict, tmp_path: Path) -> None:
@@ -345,9 +345,9 @@ def test_ones_own_principal_components(small_config: ConfigDict, tmp_path: Path)
     split = _with_statistics(tmp_path, 71)
     small_config.data.color_std = small_config.data.color_vectors = ()
     small_config.data.color_noise, small_config.data.color_noise_end_epoch = 0.1, 3
-    filled = parts.with_statistics(small_config, split.folder)
+    filled = builder.with_statistics(small_config, split.folder)
     assert small_config.data.color_std == (), "the config itself stays as it was"
-    colors = plans.build_augmentation(filled, images=100).colors
+    colors = builder.augmentation(filled, images=100).colors
     assert colors is not None
     stored = json.loads((tmp_path / "statistics.json").read_text())
     np.testing.assert_allclose(colors, 0.1 * np.asarray(stored["std"])[:, None] * stored["vectors"], rtol=1e-6)

@@ -15,7 +15,7 @@ from conftest import SMALL
 from ml_collections import ConfigDict
 
 import alexnet_jax as alexnet
-from alexnet_jax import __main__ as program, config as configs, parts
+from alexnet_jax import __main__ as program, builder, config as configs
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
@@ -44,7 +44,7 @@ def _small(recipe: str, **changes: Any) -> ConfigDict:
 
 def _classifier(config: ConfigDict, classes: int, mean: Array | None = None) -> Classifier:
     """A network of random weights: wide enough that every operation matters, and no norm that is 1 throughout."""
-    network, rng = parts.network(config, classes), np.random.default_rng(0)
+    network, rng = builder.model(config, classes), np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> Array:
         part = path[-1].key
@@ -247,15 +247,15 @@ def test_a_fresh_process_runs_the_program_with_jax_alone(
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of a small network at step 3, evaluated then and earlier, started twice by the same command."""
+    from alexnet_jax import builder
     from alexnet_jax.configs.alexnet import get_config
-    from alexnet_jax.train import setup
 
     config = get_config()
     config.update_from_flattened_dict(SMALL)
     config.train.steps = 3
     workdir = tmp_path / "run"
     workdir.mkdir()
-    opened = setup.open_parts(ConfigDict(config.to_dict()).lock(), workdir)
+    opened = builder.train_setup(ConfigDict(config.to_dict()).lock(), workdir)
     configs.save(opened.config, opened.split.class_names, workdir)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(3, jax.jit(opened.new_state)())

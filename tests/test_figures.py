@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import alexnet_jax as alexnet
-from alexnet_jax import AlexNetError, answers, config as configs, extras, figures, parts
+from alexnet_jax import AlexNetError, answers, builder, config as configs, extras, figures
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.data.feed import Split
 from alexnet_jax.figures import drawing, page, seeing
@@ -260,7 +260,7 @@ def test_the_kernels_of_one_tower_are_drawn_too(folder: Path) -> None:
 def test_the_drawing_is_of_the_live_model(recipe: str) -> None:
     """It is well-formed, has a box per layer and tower, and the numbers that each tower sends."""
     config = configs.load_recipe(f"{recipe}:imagenet2012")
-    model = parts.network(config, 1000)
+    model = builder.model(config, 1000)
     svg = figures.architecture(model, config.data.crop_pixels)
     tree = ElementTree.fromstring(svg)
     texts = ["".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")]
@@ -275,7 +275,7 @@ def test_the_drawing_is_of_the_live_model(recipe: str) -> None:
 
 def test_the_picture_of_the_front_page_is_this_drawing() -> None:
     config = configs.load_recipe("alexnet:imagenet2012")
-    svg = figures.architecture(parts.network(config, 1000), 224, title="AlexNet: alexnet")
+    svg = figures.architecture(builder.model(config, 1000), 224, title="AlexNet: alexnet")
     assert (ROOT / "docs" / "two_towers.svg").read_text() == svg, "alexnet figures architecture writes it"
 
 

@@ -14,11 +14,11 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.datasets import load_sample_images
 
-from alexnet_jax import catalog, config as configs, parts
+from alexnet_jax import builder, config as configs, summary
 from alexnet_jax.data import augment
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import alexnet as models, placement, table, towers
-from alexnet_jax.model.towers import EVERYWHERE, PER_TOWER
+from alexnet_jax.model import alexnet as models, placement, towers
+from alexnet_jax.model.towers import REPLICATED, TOWER_SHARDED
 
 ROOT = Path(__file__).resolve().parent.parent
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -383,15 +383,15 @@ EXCHANGES = dict.fromkeys(ORACLES, _USUAL) | {
 
 @pytest.mark.parametrize("name", sorted(ORACLES))
 def test_parameters_table_and_placement(name: str) -> None:
-    model, pixels = catalog.build(name)
-    rows = table.rows(model, pixels)
+    model, pixels = summary.recipe_network(name)
+    rows = summary.layer_rows(model, pixels)
     shapes = [f"{r.output[0]}x{r.output[-1]}" for r in rows if r.name.startswith(("conv", "pool", "avg_pool"))]
     assert (sum(r.parameters for r in rows), sum(r.macs for r in rows), " ".join(shapes)) == NUMBERS[name]
     params = jax.eval_shape(lambda: models.init_variables(model, jax.random.key(0), pixels))["params"]
     assert models.count_parameters(model, params) == NUMBERS[name][0]
     given = placement.traffic(model, pixels)
     assert ", ".join(f"{where} {numbers}" for where, numbers in given.items()) == EXCHANGES[name]
-    sentence = placement.describe(model, pixels)
+    sentence = summary.placement_sentence(model, pixels)
     assert ("one tower, so there is nothing to put on a second device" in sentence) == (name in ONE_TOWER)
     assert f"{sum(given.values()):,} numbers per image" in sentence or name in ONE_TOWER
 
@@ -400,7 +400,7 @@ def test_parameters_table_and_placement(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(ORACLES))
 def test_every_recipe_is_possible_for_every_data_set(name: str, data_name: str) -> None:
     configs.load_recipe(f"{name}:{data_name}")
-    assert len(catalog.title(name)) > 20
+    assert len(summary.title(name)) > 20
 
 
 def test_every_recipe_says_what_it_is_and_where_from() -> None:
@@ -417,11 +417,11 @@ def test_every_recipe_says_what_it_is_and_where_from() -> None:
 
 def test_the_docs_have_the_table_of_the_recipes() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
-    assert catalog.markdown(catalog.recipes()) in page, "alexnet recipes --markdown prints it"
+    assert summary.markdown(summary.recipes()) in page, "alexnet recipes --markdown prints it"
 
 
 def test_the_list_fits_a_terminal() -> None:
-    lines = repr(catalog.recipes()).splitlines()
+    lines = repr(summary.recipes()).splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[1:] if line[0] != " "] == configs.recipe_names()
     assert "half                  59,798,312 parameters 391,514,384 multiply-adds  1 tower" in lines
@@ -502,14 +502,14 @@ def _compiled(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 def test_the_model_agrees_with_the_oracle(name: str) -> None:
     """The logits of two photographs, within 1e-5 of the largest, on one device and with one tower on each of two."""
     config = configs.load_recipe(f"{name}:imagenet2012")
-    network = parts.network(config, 1000)
+    network = builder.model(config, 1000)
     pixels = config.data.crop_pixels
     variables = _random_variables(network, pixels)
     small = config.data.std[0] if config.data.std[0] == 256.0 else 1.0  # else the biases would be all that is seen
     variables["params"]["conv1"]["kernel"] *= small
     edge = (256 - pixels) // 2
     images = _photographs()[:, edge : edge + pixels, edge : edge + pixels]
-    inputs, program = parts.inputs(config), models.tower_program(network)
+    inputs, program = builder.inputs(config), models.logits_fn(network)
 
     def logits_of(run_towers: Callable[..., jax.Array]) -> Any:
         return lambda variables, images: run_towers(variables, inputs.finished(inputs.centered(images)))
@@ -533,6 +533,6 @@ def test_the_model_agrees_with_the_oracle(name: str) -> None:
     mesh = towers.make_mesh(towers=2, tower=2, devices=jax.devices()[:2])
     on_two = jax.shard_map(
         logits_of(towers.over_towers(program, mesh=mesh)),
-        mesh=mesh, in_specs=(PER_TOWER, EVERYWHERE), out_specs=EVERYWHERE, check_vma=False,
+        mesh=mesh, in_specs=(TOWER_SHARDED, REPLICATED), out_specs=REPLICATED, check_vma=False,
     )  # fmt: skip
     assert np.abs(_compiled(on_two)(variables, images) - wanted).max() < 1e-5 * np.abs(wanted).max()

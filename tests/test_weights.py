@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 from numpy.lib.stride_tricks import sliding_window_view
 
 import alexnet_jax as alexnet
-from alexnet_jax import catalog, config as configs, parts
+from alexnet_jax import builder, catalog, config as configs
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.cli import weights as command
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, towers
 from alexnet_jax.model.preprocess import Input
-from alexnet_jax.train import evaluation, loop, plan as plans, setup, start
+from alexnet_jax.train import evaluation, loop, start
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.metrics import Report
 from alexnet_jax.train.resume import Resume
@@ -56,7 +56,7 @@ def _small(recipe: str, small_config: ConfigDict, pixels: int = 67) -> ConfigDic
 def _full(recipe: str) -> tuple[ConfigDict, models.AlexNet, dict[str, Any]]:
     """(config, network of 1000 classes, weights that neither fade nor explode) of a recipe at its own size."""
     config = configs.load_recipe(f"{recipe}:imagenet2012")
-    network = parts.network(config, 1000)
+    network = builder.model(config, 1000)
     shapes = jax.eval_shape(lambda: models.init_variables(network, jax.random.key(0), config.data.crop_pixels))
     rng = np.random.default_rng(0)
 
@@ -68,7 +68,7 @@ def _full(recipe: str) -> tuple[ConfigDict, models.AlexNet, dict[str, Any]]:
 
 
 def _logits(network: models.AlexNet, variables: Any, images: Array) -> Array:
-    return np.asarray(jax.jit(towers.over_towers(models.tower_program(network)))(variables, images))
+    return np.asarray(jax.jit(towers.over_towers(models.logits_fn(network)))(variables, images))
 
 
 def _about(config: ConfigDict, classes: tuple[str, ...] = DIGITS) -> dict[str, Any]:
@@ -90,7 +90,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_out_and_in_again_is_the_identity(variant: str, classes: int, small_config: ConfigDict) -> None:
     """Towers to one network to towers, and back, every bit of it."""
     small_config.update_from_flattened_dict(VARIANTS[variant])
-    network = parts.network(small_config, classes)
+    network = builder.model(small_config, classes)
     variables = _random(network, 67)
     arrays = weights.to_arrays(network, variables)
     assert {name: array.shape for name, array in arrays.items()} == weights.shapes_of(network, 67)
@@ -107,7 +107,7 @@ def test_out_and_in_again_is_the_identity(variant: str, classes: int, small_conf
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_files_keep_every_bit(variant: str, ending: str, small_config: ConfigDict, tmp_path: Path) -> None:
     small_config.update_from_flattened_dict(VARIANTS[variant])
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     arrays, about = weights.to_arrays(network, _random(network, 67)), _about(small_config)
     path = tmp_path / f"weights{ending}"
     weights.write(path, arrays, about, network)
@@ -124,10 +124,10 @@ def test_files_keep_every_bit(variant: str, ending: str, small_config: ConfigDic
 
 def test_the_factor_goes_into_the_weights_of_the_next_layer(small_config: ConfigDict) -> None:
     """fc7 and fc8 are halved, and nothing else is; their biases and an inverted dropout take no factor."""
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     variables = _random(network, 67)
     small_config.model.dropout.inverted = True
-    plain = weights.to_arrays(parts.network(small_config, 10), variables)
+    plain = weights.to_arrays(builder.model(small_config, 10), variables)
     for name, array in weights.to_arrays(network, variables).items():
         by = 0.5 if name in ("fc7_w", "fc8_w") else 1.0
         np.testing.assert_array_equal(array, by * plain[name], err_msg=name)
@@ -135,7 +135,7 @@ def test_the_factor_goes_into_the_weights_of_the_next_layer(small_config: Config
 
 def test_with_weight_norm_the_factor_goes_into_the_scale(small_config: ConfigDict) -> None:
     small_config.model.weight_norm = True
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     variables = _random(network, 67)
     arrays = weights.to_arrays(network, variables)
     params = variables["params"]
@@ -156,17 +156,17 @@ def test_where_the_factors_go(post_ops: dict[str, str], factors: dict[str, float
     small_config.model.dropout.rate = 0.25
     for name, words in post_ops.items():
         small_config.model[name].post_ops = words
-    assert weight_layout.factors(parts.network(small_config, 10)) == factors
+    assert weight_layout.factors(builder.model(small_config, 10)) == factors
 
 
 @pytest.mark.parametrize("word", ["tanh", "norm", "spatial_norm", "batch_norm"])
 def test_a_factor_that_cannot_pass_an_operation_is_an_error(word: str, small_config: ConfigDict) -> None:
     small_config.model.conv5.post_ops = f"relu dropout {word} pool"
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     with pytest.raises(AlexNetError, match=rf"config\.model\.conv5\.post_ops.* has {word} after a dropout .* of fc6"):
         weights.to_arrays(network, _random(network, 67))
     small_config.model.dropout.inverted = True
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     weights.to_arrays(network, _random(network, 67))
 
 
@@ -267,7 +267,7 @@ def test_a_plain_program_gives_the_logits_of_an_export(
     recipe: str, pixels: int, small_config: ConfigDict, tmp_path: Path
 ) -> None:
     config = _small(recipe, small_config, pixels)
-    network = parts.network(config, 10)
+    network = builder.model(config, 10)
     variables = _random(network, pixels)
     images = np.random.default_rng(0).normal(0, 70, (3, pixels, pixels, 3)).astype(np.float32)
     got = _logits(network, variables, images[..., ::-1] if config.data.bgr else images)
@@ -291,7 +291,7 @@ def test_plain_torch_layers_give_the_logits_of_net_145(small_config: ConfigDict,
     from safetensors.torch import load_file
 
     f = torch.nn.functional
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     variables = _random(network, 67)
     weights.write(tmp_path / "w.safetensors", weights.to_arrays(network, variables), _about(small_config), network)
     w = load_file(tmp_path / "w.safetensors")
@@ -314,7 +314,7 @@ def test_plain_torch_layers_give_the_logits_of_net_145(small_config: ConfigDict,
 def test_a_plain_file_gives_its_own_logits_in_any_recipe(recipe: str, small_config: ConfigDict, tmp_path: Path) -> None:
     """A file of others, random arrays, read as a recipe with the dropout of 2012 and as one without."""
     config = _small(recipe, small_config)
-    network = parts.network(config, 10)
+    network = builder.model(config, 10)
     rng = np.random.default_rng(3)
     shapes = weights.shapes_of(network, 67)
     np.savez(tmp_path / "w.npz", **{name: 0.3 * rng.standard_normal(s, np.float32) for name, s in shapes.items()})
@@ -327,9 +327,9 @@ def test_a_plain_file_gives_its_own_logits_in_any_recipe(recipe: str, small_conf
 
 
 def _classifier(config: ConfigDict, classes: tuple[str, ...] = DIGITS, inputs: Input | None = None) -> Classifier:
-    network = parts.network(config, len(classes))
+    network = builder.model(config, len(classes))
     variables = _random(network, config.data.crop_pixels)
-    return Classifier(config, classes, variables, inputs=inputs or parts.inputs(config))
+    return Classifier(config, classes, variables, inputs=inputs or builder.inputs(config))
 
 
 def _pictures(pixels: int = 67) -> Array:
@@ -417,7 +417,7 @@ def test_a_file_of_version_0_1_is_read_with_its_weights_as_they_were(
     variables = weights.variables_of(file, small_config, DIGITS)
     images = np.random.default_rng(0).normal(0, 70, (2, 67, 67, 3)).astype(np.float32)
     wanted = _logits(net.tower, net.variables, images)
-    got = _logits(parts.network(small_config, 10), variables, images)
+    got = _logits(builder.model(small_config, 10), variables, images)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
@@ -457,7 +457,7 @@ def test_an_own_file_knows_its_recipe(small_config: ConfigDict, tmp_path: Path) 
 def test_the_first_layer_is_turned_to_the_channel_order_of_the_recipe(
     dotted: bool, channels: str | None, turned: bool, small_config: ConfigDict, tmp_path: Path
 ) -> None:
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     arrays = weights.to_arrays(network, _random(network, 67))
     path = tmp_path / ("w.safetensors" if dotted else "w.npz")
     weight_files.write(path, arrays, {})
@@ -533,7 +533,7 @@ def test_the_classes_of_a_thousand_outputs_are_the_sorted_wnids(tmp_path: Path) 
 def test_what_a_file_says_of_itself_is_checked(
     said: dict[str, Any], reason: str, small_config: ConfigDict, tmp_path: Path
 ) -> None:
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     path = tmp_path / "odd.npz"
     weight_files.write(path, weights.to_arrays(network, _random(network, 67)), _about(small_config) | said)
     for use in (weights.load_file, weights.identify):
@@ -545,7 +545,7 @@ def test_what_a_file_says_of_itself_is_checked(
 
 @pytest.mark.parametrize("said", [["a"], "abc", [1] * 10, ["a"] * 10])
 def test_the_class_names_of_a_file_are_checked(said: Any, small_config: ConfigDict, tmp_path: Path) -> None:
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     path = tmp_path / "odd.npz"
     weight_files.write(path, weights.to_arrays(network, _random(network, 67)), _about(small_config) | {"classes": said})
     with pytest.raises(AlexNetError, match=r"odd\.npz (has|must be)"):
@@ -554,7 +554,7 @@ def test_the_class_names_of_a_file_are_checked(said: Any, small_config: ConfigDi
 
 def test_a_network_that_reads_blue_first_sees_the_same(small_config: ConfigDict) -> None:
     """conv1 reversed and the input reversed: the same logits."""
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     variables = _random(network, 67)
     reversed_conv1 = jax.tree.map(np.copy, variables)
     kernel = reversed_conv1["params"]["conv1"]["kernel"]
@@ -596,7 +596,7 @@ def test_torchvisions_names_are_for_what_torchvision_computes(
 ) -> None:
     config = configs.load_recipe(f"{recipe}:imagenet2012")
     config.update_from_flattened_dict({f"model.{name}": value for name, value in changes.items()})
-    network = parts.network(config, 1000)
+    network = builder.model(config, 1000)
     arrays = {name: np.broadcast_to(np.float32(0), s) for name, s in weights.shapes_of(network, 224).items()}
     kept: dict[str, Any] = {}
     monkeypatch.setattr(weight_files, "write", lambda *_, **options: kept.update(options))
@@ -609,9 +609,9 @@ def test_torchvisions_names_are_for_what_torchvision_computes(
 
 def _run_with(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     """A run in `workdir` as if it had been trained, with random weights; returns them."""
-    variables = _random(parts.network(config, len(classes)), config.data.crop_pixels)
+    variables = _random(builder.model(config, len(classes)), config.data.crop_pixels)
     params, statistics = variables["params"], variables.get("batch_stats", {})
-    optimizer, _ = plans.build_optimizer(config, images=1, steps=1)
+    optimizer, _ = builder.optimizer(config, images=1, steps=1)
     state = TrainState(jax.numpy.zeros((), "int32"), params, statistics, optimizer.init(params), {}, jax.random.key(0))
     workdir.mkdir()
     configs.save(config, classes, workdir)
@@ -624,13 +624,13 @@ def _run_with(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> di
 @pytest.fixture
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred images for evaluation: these tests compare runs and measure none."""
-    whole = parts.open_split
+    whole = builder.open_split
 
     def some(config: ConfigDict, split: str) -> Any:
         found = whole(config, split)
         return dataclasses.replace(found, source=[found.source[i] for i in range(100)])
 
-    monkeypatch.setattr(parts, "open_split", some)
+    monkeypatch.setattr(builder, "open_split", some)
 
 
 @pytest.mark.usefixtures("few_digits")
@@ -689,7 +689,7 @@ def test_fine_tuning_with_a_new_head(small_config: ConfigDict, tmp_path: Path) -
     _classifier(config, ("cat", "dog")).save(tmp_path / "w.npz")
     command.import_weights(tmp_path / "w.npz", config, tmp_path / "run")
     config.init_from = str(tmp_path / "run")
-    opened = setup.open_parts(config, tmp_path / "tuned")
+    opened = builder.train_setup(config, tmp_path / "tuned")
     with Report(tmp_path, main=True) as report:
         checkpoints = Checkpoints(tmp_path / "tuned")
         state = start.first_state(opened, Resume(0, is_new=True), checkpoints, report)
@@ -704,7 +704,7 @@ def test_fine_tuning_with_a_new_head(small_config: ConfigDict, tmp_path: Path) -
 
 def test_colors_and_classes_find_their_places(small_config: ConfigDict, tmp_path: Path) -> None:
     """A file with blue first and its classes in another order gives the same logits, by name."""
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     arrays = weights.to_arrays(network, _random(network, 67))
     order = np.random.default_rng(1).permutation(10)
     theirs = arrays | {"conv1_w": arrays["conv1_w"][:, ::-1]} | {f"fc8_{p}": arrays[f"fc8_{p}"][order] for p in "wb"}
@@ -754,7 +754,7 @@ def test_an_import_overwrites_nothing(small_config: ConfigDict, tmp_path: Path) 
 
 
 def test_an_import_must_know_its_classes(small_config: ConfigDict, tmp_path: Path) -> None:
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     np.savez(tmp_path / "w.npz", **weights.to_arrays(network, _random(network, 67)))
     with pytest.raises(AlexNetError, match=r"w\.npz does not say which its 10 classes are.* in classes=FILE\."):
         command.import_weights(tmp_path / "w.npz", small_config, tmp_path / "run")

@@ -1,5 +1,6 @@
 """What the feed and the step of a recipe take, and which of them limits a run: python -m tools.bench_input."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable
@@ -10,30 +11,29 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts
-from alexnet_jax.cli import border, devices
+from alexnet_jax import builder, config as configs
+from alexnet_jax.cli import app, devices
 from alexnet_jax.cli.overrides import split_overrides
 from alexnet_jax.data import augment, feed as data
 from alexnet_jax.model import placement, towers
-from alexnet_jax.train.setup import Parts, open_parts
 
 _SECONDS = 2.0  # for each stage
 
 
 def bench_input(config: ConfigDict) -> str:
     """The report, in images/s. Reads training records in the order of training; writes nothing."""
-    opened = open_parts(config)
-    mesh, split, feed = opened.mesh, opened.split, parts.make_feed(config, print)
+    opened = builder.train_setup(config)
+    mesh, split, feed = opened.mesh, opened.split, opened.feed
     images = data.Images(config.data.resize_pixels, config.data.crop_pixels)
     _, count = towers.feed_share(mesh)
 
     print(f"timing the feed of {config.data.name} ({len(split.source):,} images of {split.name}) ...", flush=True)
     per_batch = config.train.batch_size // count
     microseconds = _stages(split, images)
-    alone = _rate(opened.batches(0, data.Feed(threads=0, prefetch_batches=0)), per_batch)
+    alone = _rate(_without_threads(opened).batches(0), per_batch)
     microseconds["batch"] = max(0.0, 1e6 / alone - sum(microseconds.values()))
-    whole = _rate(opened.batches(0, feed), per_batch, skip=feed.batches_in_memory)
-    batch = next(opened.batches(0, data.Feed(threads=0, prefetch_batches=0)))
+    whole = _rate(opened.batches(0), per_batch, skip=feed.batches_in_memory)
+    batch = next(_without_threads(opened).batches(0))
     microseconds["transfer"] = _transfer(batch, mesh) / per_batch
     print("timing the step: compiling it ...", flush=True)
     step = _step_rate(opened, batch) / count
@@ -91,7 +91,11 @@ def _transfer(batch: data.Batch, mesh: Mesh) -> float:
     return _microseconds(lambda b: jax.block_until_ready(towers.to_devices(b, mesh)), [batch])
 
 
-def _step_rate(opened: Parts, batch: data.Batch) -> float:
+def _without_threads(opened: builder.TrainSetup) -> builder.TrainSetup:
+    return dataclasses.replace(opened, feed=data.Feed(threads=0, prefetch_batches=0))
+
+
+def _step_rate(opened: builder.TrainSetup, batch: data.Batch) -> float:
     """Images/s of the training step alone, over all devices, on one batch that lies there already."""
     shardings = placement.shardings(opened.model, opened.shapes(), opened.mesh)
     state = jax.jit(opened.new_state, out_shardings=shardings)()
@@ -144,7 +148,7 @@ def _verdict(microseconds: dict[str, float], whole: float, cores: int, step: flo
 
 def main(argv: list[str]) -> None:
     """Times the feed of a recipe. Raises AlexNetError."""
-    parser = border.Parser(prog="python -m tools.bench_input", description=(__doc__ or "").split("\n")[0])
+    parser = app.Parser(prog="python -m tools.bench_input", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]", help="default: %(default)s")
     overrides, rest = split_overrides(argv)
     options = parser.parse_args(rest)
@@ -153,4 +157,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    border.program("tools.bench_input")
+    app.program("tools.bench_input")

@@ -8,13 +8,12 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, files, memory, parts
-from alexnet_jax.cli import border, devices
+from alexnet_jax import builder, config as configs, files
+from alexnet_jax.cli import app, devices
 from alexnet_jax.cli.overrides import split_overrides
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
-from alexnet_jax.train import speed
-from alexnet_jax.train.setup import Parts, open_parts
+from alexnet_jax.train import memory, speed
 
 _WARM, _STEPS, _ROWS = 2, 3, 10
 # Backward passes come first: their names have a forward pass's inside.
@@ -26,10 +25,10 @@ def profile(config: ConfigDict, workdir: Path) -> str:
 
     A run that lives in `workdir` is not touched. Raises AlexNetError.
     """
-    opened = open_parts(config, workdir)
+    opened = builder.train_setup(config, workdir)
     folder = workdir / "profile"
     files.make_folder(folder)
-    batch = towers.to_devices(next(opened.batches(0, parts.make_feed(config, print))), opened.mesh)
+    batch = towers.to_devices(next(opened.batches(0)), opened.mesh)
     print("compiling the step ...", flush=True)
     shardings = placement.shardings(opened.model, opened.shapes(), opened.mesh)
     since = time.perf_counter()
@@ -114,7 +113,9 @@ def _in_words(source: str, known: Callable[[str], bool]) -> str:
     return f"{layer}{direction}: {operation}"
 
 
-def _report(opened: Parts, program: str, spent: dict[str, float], seconds: float, trace: Path) -> list[str]:
+def _report(
+    opened: builder.TrainSetup, program: str, spent: dict[str, float], seconds: float, trace: Path
+) -> list[str]:
     layers = opened.model.stack
     scopes = {"images", "loss", "update"} | {layer.name for layer in layers}
     scopes |= {models.operation_name(word, layer.name) for layer in layers for word in layer.post_ops}
@@ -154,7 +155,7 @@ def _table(what: str, spent: dict[str, float], seconds: float, words: dict[str, 
 
 def main(argv: list[str]) -> None:
     """Profiles a recipe's step. Raises AlexNetError."""
-    parser = border.Parser(prog="python -m tools.profile_step", description=(__doc__ or "").split("\n")[0])
+    parser = app.Parser(prog="python -m tools.profile_step", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]", help="default: %(default)s")
     parser.add_argument("--workdir", type=Path, default=Path("runs/profile"), help="of the trace (%(default)s)")
     overrides, rest = split_overrides(argv)
@@ -164,4 +165,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    border.program("tools.profile_step")
+    app.program("tools.profile_step")

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from alexnet_jax import config as configs, files, parts
+from alexnet_jax import builder, config as configs, files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement
 from alexnet_jax.train import checksums as sums
@@ -328,8 +328,8 @@ def restore_network(
     # The devices are those of here, not those of the training.
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     class_names = configs.load_classes(workdir)
-    model = parts.network(config, len(class_names))
-    mesh = mesh or parts.mesh(config)
+    model = builder.model(config, len(class_names))
+    mesh = mesh or builder.mesh(config)
     checkpoints = Checkpoints(workdir, read_only=True)
     which, colon, part = which.partition(":")
     averaged = config.train.ema_decay > 0

@@ -5,18 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts
-from alexnet_jax.allowed import check_batches
+from alexnet_jax import builder, config as configs
 from alexnet_jax.answers import Collector
 from alexnet_jax.data import feed
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import PerImage, evaluate, make_eval_step
-from alexnet_jax.model import alexnet as models, towers
-from alexnet_jax.model.preprocess import Input, Views
-from alexnet_jax.model.towers import DATA
+from alexnet_jax.model import towers
+from alexnet_jax.model.preprocess import Views
 from alexnet_jax.train import process_group as processes
 from alexnet_jax.train.checkpoint import restore_network
 from alexnet_jax.train.metrics import Report, describe_classes
@@ -26,10 +22,8 @@ from alexnet_jax.train.watchdog import Watch
 Each = Callable[[PerImage], None]
 
 
-def evaluator(
-    config: ConfigDict, model: models.AlexNet, mesh: Mesh, split: feed.Split, inputs: Input, report: Report
-) -> Callable[..., dict[str, Any]]:
-    """`evaluate(variables, average, last=False)` over the whole of `split`; it calls `check` with each batch's number.
+def evaluator(setup: builder.Evaluation, report: Report) -> Callable[..., dict[str, Any]]:
+    """`evaluate(variables, average, last=False)` over the whole split; it calls `check` with each batch's number.
 
     `each` is as in `evaluate`, for the variables themselves.
 
@@ -37,6 +31,7 @@ def evaluator(
     on. The last evaluation of a run has all views, unless config.eval.views says "center"; the others have the center.
     It is compiled before the first batch is checked: several processes meet there, one of which may need longer.
     """
+    mesh, split = setup.mesh, setup.split
     steps: dict[Views, Any] = {}
 
     def once(
@@ -45,14 +40,14 @@ def evaluator(
         def checked(batches: Iterator[feed.Batch]) -> Iterator[feed.Batch]:
             for number, batch in enumerate(batches):
                 if views not in steps:
-                    step: Any = make_eval_step(model, mesh, inputs=inputs, views=views)
+                    step: Any = make_eval_step(setup.model, mesh, inputs=setup.inputs, views=views)
                     steps[views] = step.lower(variables, towers.to_devices(batch, mesh)).compile()
                 check(number)
                 yield batch
 
-        batches = -(-len(split.source) // config.eval.batch_size)
+        batches = -(-len(split.source) // setup.batch_size)
         what = f"evaluating{whose}" + (f" {len(views)} views" if len(views) > 1 else "")
-        watched = report.watch(parts.eval_batches(config, split, mesh, report.warn), total=batches, what=what)
+        watched = report.watch(setup.batches(report.warn), total=batches, what=what)
 
         def step(*given: Any) -> Any:
             return steps[views](*given)
@@ -67,8 +62,7 @@ def evaluator(
         check: Callable[[int], None] = lambda _: None,
         each: Each | None = None,
     ) -> dict[str, Any]:
-        views = parts.views(config)
-        views = views if last and config.eval.views == "all" else views[:1]
+        views = setup.views if last else setup.views[:1]
         entry = once(variables, views, "", check, each)
         if not last:
             del entry["eval_by_class"]  # of 1,000 classes, 100 kB per evaluation
@@ -77,7 +71,7 @@ def evaluator(
             figures = [name for name in of_average if name.endswith(("top1", "top5", "loss"))]
             entry |= {f"eval_average_{name.removeprefix('eval_')}": of_average[name] for name in figures}
         count = {"eval_views": len(views)} if len(views) > 1 else {}
-        return entry | count | {"eval_split": f"{config.data.name} {split.name}"}
+        return entry | count | {"eval_split": setup.name}
 
     return run
 
@@ -103,11 +97,10 @@ def evaluate_checkpoint(
         raise AlexNetError(f"predictions={predictions} cannot be written: name a file in a folder that is there.")
     peers, watch = peers or processes.alone(), watch or Watch(0.0)
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
-    mesh = parts.mesh(config)
-    check_batches(config, mesh.shape[DATA])
+    setup = builder.evaluation(config, classes=len(configs.load_classes(workdir)), workdir=workdir)
     watch.doing("restoring a checkpoint")
-    net = restore_network(workdir, which, mesh=mesh, overrides=overrides)
-    split = parts.open_split(config, config.data.eval_split)
+    net = restore_network(workdir, which, mesh=setup.mesh, overrides=overrides)
+    split = setup.split
     configs.check_classes(workdir, split.class_names)
     processes.compare(peers, feed.fingerprint(split) | {"the step of the checkpoint": net.step})
 
@@ -116,9 +109,8 @@ def evaluate_checkpoint(
         peers.meet(f"batch {batch}")
         watch.doing("evaluating", f" batch {batch}")
 
-    inputs = parts.inputs(config, folder=split.folder, workdir=workdir)
     with Report(workdir, main=jax.process_index() == 0) as report:
-        run = evaluator(config, net.model, mesh, split, inputs, report)
+        run = evaluator(setup, report)
         each = Collector()
         found = run(net.variables, net.average, last=True, check=check, each=each if predictions else None)
         entry = {"step": net.step, **found, "mode": "eval"}

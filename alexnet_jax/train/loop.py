@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, ending, files, memory, parts
+from alexnet_jax import builder, config as configs, ending, files
 from alexnet_jax.answers import Answers, Collector
 from alexnet_jax.data import feed, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import towers
 from alexnet_jax.train import (
     checksums as sums,
-    plan as plans,
+    memory,
     process_group as processes,
     provenance,
     skipped_batches as left_out,
@@ -31,7 +31,6 @@ from alexnet_jax.train.evaluation import evaluator
 from alexnet_jax.train.metrics import Report, describe
 from alexnet_jax.train.process_group import Peers
 from alexnet_jax.train.resume import Resume, resume
-from alexnet_jax.train.setup import Parts, open_parts
 from alexnet_jax.train.signals import Interrupted, StopRequest
 from alexnet_jax.train.step import TrainState
 from alexnet_jax.train.watchdog import Watch
@@ -61,9 +60,9 @@ def train(
     """
     peers, watch = peers or processes.alone(), watch or Watch(0.0)
     watch.doing("opening the data")
-    opened = open_parts(config, workdir)
+    opened = builder.train_setup(config, workdir)
     precision = {"the precision": opened.model.compute_dtype}  # config.precision=auto may mean another one elsewhere
-    processes.compare(peers, feed.fingerprint(opened.split) | feed.fingerprint(opened.eval_split) | precision)
+    processes.compare(peers, feed.fingerprint(opened.split) | feed.fingerprint(opened.evaluation.split) | precision)
     if peers.main:
         files.make_folder(workdir)
     processes.same_folder(peers, workdir)
@@ -78,7 +77,9 @@ def train(
                 left_out.add(workdir, after_step=loss.good, batches=loss.step - loss.good)
 
 
-def _train(opened: Parts, workdir: Path, peers: Peers, watch: Watch, *, command: str, eval_command: str) -> "Run":
+def _train(
+    opened: builder.TrainSetup, workdir: Path, peers: Peers, watch: Watch, *, command: str, eval_command: str
+) -> "Run":
     """From the newest whole checkpoint, or from the start, to the end."""
     told: list[str] = []
     watch.doing("verifying the checkpoints")
@@ -124,7 +125,7 @@ def _saved_in_words(folder: Path) -> str:
     return f"the last whole checkpoint is of step {max(steps):,}" if steps else "no checkpoint was written yet"
 
 
-def _write_start(opened: Parts, workdir: Path, where: Resume, command: str) -> None:
+def _write_start(opened: builder.TrainSetup, workdir: Path, where: Resume, command: str) -> None:
     configs.save(opened.config, opened.split.class_names, workdir)
     if opened.config.data.mean_image:
         files.write(workdir / pixel_statistics.MEAN_IMAGE, lambda path: np.save(path, opened.inputs.mean))
@@ -136,7 +137,7 @@ class Run:
 
     def __init__(
         self,
-        opened: Parts,
+        opened: builder.TrainSetup,
         workdir: Path,
         checkpoints: Checkpoints,
         report: Report,
@@ -148,10 +149,7 @@ class Run:
     ) -> None:
         self.parts, self.workdir, self.command, self.peers, self.watch = opened, workdir, command, peers, watch
         self.checkpoints, self.report, self.first_step = checkpoints, report, where.first_step
-        self._plateau = plans.plateau_rule(opened.config)
-        self._evaluate_views = evaluator(
-            opened.config, opened.model, opened.mesh, opened.eval_split, opened.inputs, report
-        )
+        self._evaluate_views = evaluator(opened.evaluation, report)
         self._unseen: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the device
         self._clock = Clock()
         self._peak = speed.Peak(0.0, "")
@@ -166,7 +164,7 @@ class Run:
             state, _ = self._evaluate(state)  # the run may have been stopped right before it
         if step == p.plan.steps:
             return
-        batches = p.batches(step + skipped, parts.make_feed(p.config, self.report.warn))
+        batches = p.batches(step + skipped, self.report.warn)
         first = next(batches)
         train_step = self._compiled(state, first)
         batches = itertools.chain([first], batches)
@@ -265,7 +263,7 @@ class Run:
         self._clock.restart(step)
         entry |= {
             "epoch": plan.epoch(step),
-            "learning_rate": float(self.parts.learning_rate(jnp.asarray(step - 1))) * entry.pop("rate_scale"),
+            "learning_rate": float(self.parts.learning_rate(jnp.asarray(step - 1))) * entry.pop("rate_scale", 1.0),
             "images_per_second": plan.batch_size / seconds,
             "seconds_per_step": seconds,
             "data_wait": waited,
@@ -302,9 +300,9 @@ class Run:
             evaluated = self._evaluate_views(state.variables, state.average, last=last, check=check, each=each)
             entry = {"step": step, **evaluated}
             self.report.evaluation(entry)
-            self.answers = collector.answers(self.parts.eval_split, entry) if each else None
-        if self._plateau:
-            plateau = self._plateau.after(state.opt_state.plateau, step=step, error=100.0 - entry["eval_top1"])
+            self.answers = collector.answers(self.parts.evaluation.split, entry) if each else None
+        if self.parts.plateau:
+            plateau = self.parts.plateau.after(state.opt_state.plateau, step=step, error=100.0 - entry["eval_top1"])
             state = state.replace(
                 opt_state=state.opt_state._replace(plateau=towers.on_every_device(plateau, self.parts.mesh))
             )

@@ -7,22 +7,20 @@ from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
-from ml_collections import ConfigDict
 
-from alexnet_jax import memory, parts
-from alexnet_jax.data import cache, feed
+from alexnet_jax import builder
+from alexnet_jax.data import sources
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, probe, towers
-from alexnet_jax.model.preprocess import Input
 from alexnet_jax.model.towers import DATA, TOWER
+from alexnet_jax.train import memory
 from alexnet_jax.train.checkpoint import Checkpoints, restore_network
 from alexnet_jax.train.metrics import Report, some_of
 from alexnet_jax.train.resume import Resume, differs_in
-from alexnet_jax.train.setup import Parts
 from alexnet_jax.train.step import TrainState
 
 
-def introduction(opened: Parts, where: Resume, workdir: Path) -> list[str]:
+def introduction(opened: builder.TrainSetup, where: Resume, workdir: Path) -> list[str]:
     """What this run is, for its first lines: nobody trains a toy by accident."""
     c, mesh, model, plan = opened.config, opened.mesh, opened.model, opened.plan
     rows, tower, device = mesh.shape[DATA], mesh.shape[TOWER], mesh.devices.flat[0]
@@ -31,7 +29,7 @@ def introduction(opened: Parts, where: Resume, workdir: Path) -> list[str]:
     resumed = "" if where.is_new else f", resumed after step {where.first_step:,}"
     return [
         f"data     {c.data.name}: {len(opened.split.source):,} images of {opened.split.name}, "
-        f"{len(opened.eval_split.source):,} of {opened.eval_split.name} for evaluation",
+        f"{len(opened.evaluation.split.source):,} of {opened.evaluation.split.name} for evaluation",
         f"classes  {model.classes:,}: {some_of(opened.split.class_names)}",
         f"feed     {_feed_in_words(opened)}",
         f"network  {model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
@@ -50,23 +48,23 @@ def _lacks_huge_pages(platform: str) -> bool:
     return platform == "cpu" and sys.platform == "linux" and "hugetlb" not in os.environ.get("GLIBC_TUNABLES", "")
 
 
-def _feed_in_words(opened: Parts) -> str:
-    mine, pixels = parts.make_feed(opened.config, print), opened.config.data.crop_pixels
+def _feed_in_words(opened: builder.TrainSetup) -> str:
+    mine, pixels = opened.feed, opened.inputs.crop_pixels
     share = opened.plan.batch_size // towers.feed_share(opened.mesh)[1]
     size = mine.batches_in_memory * share * pixels**2 * 3 / 1e6
     where = f"{mine.workers} worker(s) of {mine.threads} thread(s)" if mine.workers else f"{mine.threads} thread(s)"
     return f"{where} per process, at most {mine.batches_in_memory} batches ({size:,.0f} MB) in its memory"
 
 
-def read_ahead(opened: Parts) -> list[str]:
+def read_ahead(opened: builder.TrainSetup) -> list[str]:
     """Starts to read the data set into memory where config.data.cache says so; a line about it."""
     if not opened.config.data.cache:
         return []
-    said = cache.read_ahead(opened.split.folder, free=memory.free_of_machine())
+    said = sources.read_ahead(opened.split.folder, free=memory.free_of_machine())
     return [f"cache    {said}"] if said else []
 
 
-def first_state(opened: Parts, where: Resume, checkpoints: Checkpoints, report: Report) -> TrainState:
+def first_state(opened: builder.TrainSetup, where: Resume, checkpoints: Checkpoints, report: Report) -> TrainState:
     """The state that the loop starts from: new, new with the weights of another run, or restored."""
     shapes = opened.shapes()
     if not where.is_new:
@@ -80,16 +78,16 @@ def first_state(opened: Parts, where: Resume, checkpoints: Checkpoints, report: 
     assert isinstance(state, TrainState)
     if opened.config.init_from:
         state = _with_weights_of(Path(opened.config.init_from), opened, state, report)
-    everywhere = NamedSharding(opened.mesh, towers.EVERYWHERE)  # so that XLA need not find a way to split the probe
+    everywhere = NamedSharding(opened.mesh, towers.REPLICATED)  # so that XLA need not find a way to split the probe
     variables = jax.jit(lambda variables: variables, out_shardings=everywhere)(state.variables)
-    found = probe_of(opened.config, opened.model, opened.split, opened.inputs, variables)
+    found = probe.stages(opened.model, variables, opened.some_images(probe.IMAGES), opened.inputs)
     report.say(f"probe    {probe.in_a_line(found)}")
     if warning := probe.warning(found, opened.model.classes):
         report.say(f"warning  {warning}")
     return state
 
 
-def _with_weights_of(workdir: Path, opened: Parts, state: TrainState, report: Report) -> TrainState:
+def _with_weights_of(workdir: Path, opened: builder.TrainSetup, state: TrainState, report: Report) -> TrainState:
     """The state with the latest weights of another run; the last layer stays new for other classes."""
     hybrid = f"mesh.hybrid={opened.config.mesh.hybrid}"  # they lie as these do
     theirs = restore_network(workdir, mesh=opened.mesh, overrides=(hybrid,))
@@ -118,21 +116,3 @@ def _check_shapes(workdir: Path, ours: Any, theirs: Any) -> None:
                 f"config.init_from={workdir} is of another network: its {name} is {found}, and this one's is "
                 f"{wanted or 'missing'}. Use the same recipe for both."
             )
-
-
-def probe_of(
-    config: ConfigDict, model: models.AlexNet, split: feed.Split, inputs: Input, variables: Any
-) -> list[probe.Stage]:
-    """The probe over some images of the split: the same ones in every process."""
-    images = feed.Images(config.data.resize_pixels, config.data.crop_pixels)
-    return probe.stages(model, variables, feed.some_images(split, images, probe.IMAGES), inputs)
-
-
-def probe_start(config: ConfigDict) -> str:
-    """The probe of a run of this config before its first step, in words."""
-    split = parts.open_split(config, config.data.train_split)
-    model = parts.network(config, len(split.class_names))
-    key, _ = jax.random.split(jax.random.key(config.train.seed))  # as `step.make_state` does
-    variables = jax.jit(lambda: models.init_variables(model, key, config.data.crop_pixels))()
-    found = probe_of(config, model, split, parts.inputs(config, folder=split.folder), variables)
-    return probe.describe(found, model.classes)

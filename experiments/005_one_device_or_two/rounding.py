@@ -32,11 +32,11 @@ _FLAGS = os.environ.pop("XLA_FLAGS", "")
 from absl import flags  # noqa: E402
 from conftest import SMALL  # noqa: E402
 
-from alexnet_jax import config as configs  # noqa: E402
+from alexnet_jax import builder, config as configs  # noqa: E402
 from alexnet_jax.data import feed  # noqa: E402
 from alexnet_jax.model import layers, placement, towers  # noqa: E402
 from alexnet_jax.model.preprocess import fold_in_each  # noqa: E402
-from alexnet_jax.train import setup, step as steps  # noqa: E402
+from alexnet_jax.train import step as steps  # noqa: E402
 
 # tests/conftest.py compiles at a lower effort than a run does, and is strict, where float64 is promoted to here.
 os.environ["XLA_FLAGS"] = _FLAGS
@@ -73,36 +73,36 @@ class Runs:
         self.step_a, self.step_b = (self._step(opened, mesh) for mesh in (self.mesh_a, self.mesh_b))
         self.seen = jax.jit(functools.partial(self._seen, opened))
 
-    def opened(self, seed: int) -> setup.Parts:
+    def opened(self, seed: int) -> builder.TrainSetup:
         config = configs.load_recipe("alexnet:digits", [*self.fields, f"train.seed={seed}"])
-        return setup.open_parts(config, Path())
+        return builder.train_setup(config, Path())
 
     def _input(self, pixels: jax.Array, inputs: Any, **_: Any) -> jax.Array:
         """What the recipe for the digits does, which has no augmentation."""
         images: jax.Array = inputs(pixels).astype(jnp.float64 if self.variant == "float64" else jnp.float32)
         return images
 
-    def _step(self, opened: setup.Parts, mesh: Any) -> Callable[..., Any]:
+    def _step(self, opened: builder.TrainSetup, mesh: Any) -> Callable[..., Any]:
         return steps.make_train_step(
             opened.model, opened.optimizer, mesh, self.shapes(opened), batch_size=opened.plan.batch_size,
             inputs=opened.inputs, augmentation=self._input,
         )  # fmt: skip
 
-    def shapes(self, opened: setup.Parts) -> Any:
+    def shapes(self, opened: builder.TrainSetup) -> Any:
         with jax.enable_x64(False):
             return opened.shapes()
 
-    def _seen(self, opened: setup.Parts, state: Any, batch: feed.Batch) -> dict[str, jax.Array]:
+    def _seen(self, opened: builder.TrainSetup, state: Any, batch: feed.Batch) -> dict[str, jax.Array]:
         """{operation: its result, [T, B, ...]} in training, on one device."""
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         keys_B = fold_in_each(step_key, batch["place"])
 
         def program(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-            return dict(opened.model.apply(variables, images, keys_B, mutable=["seen"])[1]["seen"])
+            return dict(opened.model.apply(variables, images, keys_B, mutable=["intermediates"])[1]["intermediates"])
 
         return towers.over_towers(program, out_axes=0)(state.variables, self._input(batch["image"], opened.inputs))
 
-    def start(self, opened: setup.Parts) -> Any:
+    def start(self, opened: builder.TrainSetup) -> Any:
         with jax.enable_x64(False):  # the same weights in every variant
             state = _host(jax.jit(opened.new_state)())
         if self.variant == "float64":
@@ -110,7 +110,7 @@ class Runs:
             state = state.replace(params=params, opt_state=state.opt_state._replace(velocity=velocity))
         return state
 
-    def batches(self, opened: setup.Parts, seed: int) -> Iterator[feed.Batch]:
+    def batches(self, opened: builder.TrainSetup, seed: int) -> Iterator[feed.Batch]:
         images, noise = feed.Images(67, 67), np.random.default_rng(seed)
         reading = feed.Feed(1, 0, 4, 0, print)
         for batch in feed.train_batches(
@@ -122,7 +122,7 @@ class Runs:
             else:
                 yield batch
 
-    def take(self, which: str, opened: setup.Parts, state: Any, batch: feed.Batch) -> tuple[Any, float]:
+    def take(self, which: str, opened: builder.TrainSetup, state: Any, batch: feed.Batch) -> tuple[Any, float]:
         """One step of program a or b from a state on the host: (the state after it, on the host; the loss)."""
         mesh, step = (self.mesh_a, self.step_a) if which == "a" else (self.mesh_b, self.step_b)
         state = state.replace(key=jax.random.wrap_key_data(state.key))
@@ -130,7 +130,7 @@ class Runs:
         new, metrics = step(state, towers.to_devices(batch, mesh))
         return _host(new), float(metrics["loss"])
 
-    def kinks(self, opened: setup.Parts, a: Any, b: Any, batch: feed.Batch) -> tuple[str, str, float]:
+    def kinks(self, opened: builder.TrainSetup, a: Any, b: Any, batch: feed.Batch) -> tuple[str, str, float]:
         """The columns relus, pools and tied."""
         left, right = (jax.device_get(self.seen(state, batch)) for state in (a, b))
         relus, pools, tied = [], [], []

@@ -26,23 +26,23 @@ def ours(data: str, batch: int, folder: Path) -> None:
     import jax.numpy as jnp
     import optax
 
-    from alexnet_jax import config as configs, parts
+    from alexnet_jax import builder, config as configs
     from alexnet_jax.data import feed
     from alexnet_jax.model import alexnet as models, towers
 
     config = configs.load_recipe(f"alexnet:{data}")
-    split = parts.open_split(config, config.data.train_split)
-    config = parts.with_statistics(config, split.folder)
+    split = builder.open_split(config, config.data.train_split)
+    config = builder.with_statistics(config, split.folder)
     images = feed.Images(config.data.resize_pixels, config.data.crop_pixels)
     pixels = feed.some_images(split, images, batch)
     labels = np.random.default_rng(0).integers(0, len(split.class_names), len(pixels)).astype(np.int32)
-    x = parts.inputs(config, folder=split.folder)(jnp.asarray(pixels))
+    x = builder.inputs(config, folder=split.folder)(jnp.asarray(pixels))
     arrays: Arrays = {}
     for dtype in OURS:
-        network = parts.network(configs.load_recipe(f"alexnet:{data}", [f"precision={dtype}"]), len(split.class_names))
+        network = builder.model(configs.load_recipe(f"alexnet:{data}", [f"precision={dtype}"]), len(split.class_names))
         key = jax.random.key(0)
         params = jax.jit(lambda network=network, key=key: models.init_variables(network, key, 224))()["params"]
-        run = towers.over_towers(models.tower_program(network))
+        run = towers.over_towers(models.logits_fn(network))
 
         def loss(params: Any, run: Any = run) -> Any:
             logits = run({"params": params}, x)

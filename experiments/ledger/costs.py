@@ -1,11 +1,11 @@
-"""What runs will cost before they are started: from the rows of others like them, or from the multiply-adds."""
+"""How long runs will take: from the rows of others like them, or from the multiply-adds."""
 
 import statistics
 from collections.abc import Sequence
 
 import jax
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import builder, config as configs
 from alexnet_jax.train import speed
 from experiments.ledger.plans import Planned
 from experiments.ledger.rows import Row
@@ -13,7 +13,7 @@ from experiments.ledger.rows import Row
 _SHARE = 0.35  # of the peak, assumed: docs/speed.md has 0.44 in float32 and 0.13 in bfloat16, of a CPU
 
 
-def in_words(missing: Sequence[Planned], known: Sequence[Row], *, at_a_time: int) -> list[str]:
+def estimates(missing: Sequence[Planned], known: Sequence[Row], *, at_a_time: int) -> list[str]:
     """A line for each proxy that something is to be run on: how long, and how that is known."""
     lines = list[str]()
     for name in dict.fromkeys(run.proxy.name for run in missing):
@@ -39,11 +39,11 @@ def _by_peak(runs: Sequence[Planned]) -> tuple[float, str]:
     work, images = 0.0, 0.0
     for run in runs:
         config = configs.load_recipe(run.recipe, run.overrides)
-        network = parts.network(config, classes=run.proxy.classes)
+        network = builder.model(config, classes=run.proxy.classes)
         seen = config.train.steps * config.train.batch_size or config.train.epochs * run.proxy.images
         images += seen
         work += seen * speed.flops_per_image(network, config.data.crop_pixels)
-    peak, devices = speed.peak(parts.compute_dtype(config)), jax.device_count()
+    peak, devices = speed.peak(builder.compute_dtype(config)), jax.device_count()
     per_second = _SHARE * peak.teraflops * 1e12 * devices
     return work / per_second, (
         f"{images / 1e6:,.1f} million images and {work / 1e15:,.1f} PFLOP at {100 * _SHARE:.0f} % of "

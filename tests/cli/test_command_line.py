@@ -22,10 +22,10 @@ from command_lines import CHANGED, DAMAGED, EVAL, LAYER_FILES, RECIPES, TRAIN, W
 from ml_collections import ConfigDict
 from PIL import Image
 
-from alexnet_jax import __main__ as program, config as configs
-from alexnet_jax.cli import border, prepare
+from alexnet_jax import __main__ as program, builder, config as configs
+from alexnet_jax.cli import app, prepare
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import checksums as sums, loop, setup
+from alexnet_jax.train import checksums as sums, loop
 from alexnet_jax.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -106,7 +106,7 @@ def _make_run(workdir: Path) -> None:
     config.train.steps = 1
     workdir.mkdir()
     config = ConfigDict(config.to_dict()).lock()
-    opened = setup.open_parts(config, workdir)
+    opened = builder.train_setup(config, workdir)
     configs.save(opened.config, opened.split.class_names, workdir)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(0, jax.jit(opened.new_state)())
@@ -176,7 +176,7 @@ def test_a_damaged_file_of_a_run_is_named(
     ],
 )
 def test_arguments_of_the_library_are_flags_on_the_command_line(message: str, flags: str) -> None:
-    assert border.as_flags(message) == flags
+    assert app.as_flags(message) == flags
 
 
 def test_an_error_that_nobody_foresaw_keeps_its_traceback_in_a_file(

@@ -11,12 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from alexnet_jax import parts as building
 from alexnet_jax.data import augment, feed as data, sources
-from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import plan as plans, setup
+from alexnet_jax.errors import AlexNetError, LostError
 
 TFDS_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 IMAGES = data.Images(resize_pixels=16, crop_pixels=8)  # nine places for a crop in each direction
@@ -269,14 +266,15 @@ def test_more_bad_records_than_allowed_end_the_run_with_their_list(workers: int)
     assert len(said) == 3
 
 
-def test_a_worker_that_is_killed_is_one_sentence() -> None:
+def test_killed_worker_raises_lost_error() -> None:
     feed = data.Feed(threads=1, workers=1)
     batches = data.train_batches(_jpegs(20), IMAGES, feed, batch_size=4, seed=0, step=0, share=(0, 1))
     next(batches)
     for worker in multiprocessing.active_children():
         worker.kill()
-    with pytest.raises(AlexNetError, match=r"worker process .* was killed, .*Start the same command again"):
+    with pytest.raises(LostError, match="was killed") as lost:
         list(itertools.islice(batches, 100))
+    assert lost.value.status == 75  # docs/faults.md: start it again
 
 
 def test_a_data_set_with_nothing_good_in_it_ends_too() -> None:
@@ -499,16 +497,16 @@ def test_the_crops_of_2012_are_33_by_33_within_the_center_square() -> None:
         np.testing.assert_array_equal(crop, image[corner[0] : corner[0] + 224, corner[1] : corner[1] + 224])
 
 
-def test_without_random_crops_training_sees_the_center_of_the_same_images(small_config: ConfigDict) -> None:
+def test_without_random_crops_training_sees_the_center_of_the_same_images() -> None:
     """Of 16 x 16 pixels the 8 x 8 in the middle; order, labels and places stay. The flip is drawn on the device."""
-    small_config.data.resize_pixels, small_config.data.crop_pixels, small_config.train.batch_size = 16, 8, 4
-    opened = setup.Parts(
-        small_config, building.mesh(small_config), _split(10), _split(10),
-        plans.make_plan(small_config, images=10), *[None] * 4,  # type: ignore[arg-type]
-    )  # fmt: skip
-    drawn = list(itertools.islice(opened.batches(0, data.Feed()), 6))
-    small_config.data.random_crop = False
-    center = list(itertools.islice(opened.batches(0, data.Feed()), 6))
+    drawn, center = (
+        list(
+            itertools.islice(
+                data.train_batches(_split(10), images, data.Feed(), batch_size=4, seed=0, step=0, share=(0, 1)), 6
+            )
+        )
+        for images in (data.Images(16, 8), data.Images(16, 8, random=False))
+    )
     assert len({tuple(place) for place in _places(drawn)}) > 5
     assert _places(center) == [[4, 4]] * 24
     assert _labels(center) == _labels(drawn)

@@ -37,12 +37,12 @@ def recipe_names() -> set[str]:
 
 @functools.cache
 def built(name: str) -> Built:
-    from alexnet_jax import config as configs, parts
-    from alexnet_jax.model import alexnet as models, table
+    from alexnet_jax import builder, config as configs, summary
+    from alexnet_jax.model import alexnet as models
 
     data_name, classes, images = NETS[name].data
     config = configs.recipe_module(name).get_config(data_name)
-    model, pixels = parts.network(config, classes), config.data.crop_pixels
+    model, pixels = builder.model(config, classes), config.data.crop_pixels
     shapes = jax.eval_shape(functools.partial(models.init_variables, model, image_pixels=pixels), jax.random.key(0))
     facts: dict[str, Any] = {"layers": tuple(layer.name for layer in model.stack), "pixels": pixels}
     for number, layer in enumerate(model.stack):
@@ -90,7 +90,7 @@ def built(name: str) -> Built:
         "blue_first": config.data.bgr,
         "mean": "center of the mean image" if config.data.mean_image else _mean(config),
     }
-    rows = table.rows(model, pixels)
+    rows = summary.layer_rows(model, pixels)
     facts |= {"parameters": sum(row.parameters for row in rows), "macs": sum(row.macs for row in rows)}
     rates, rate = _rates(config, model, images)
     return Built(facts | rates, rate)
@@ -98,10 +98,10 @@ def built(name: str) -> Built:
 
 def _rates(config: Any, model: Any, images: int) -> tuple[dict[str, Any], Any]:
     """The update rule is asked, and not its config: a gradient of 1 moves a weight of 0 by minus its rate."""
-    from alexnet_jax.train import plan
+    from alexnet_jax import builder
 
     steps = config.train.epochs * images // config.train.batch_size
-    optimizer, _ = plan.build_optimizer(config, images=images, steps=steps)
+    optimizer, _ = builder.optimizer(config, images=images, steps=steps)
     zeros = {layer.name: {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)} for layer in model.stack}
     ones = jax.tree.map(jnp.ones_like, zeros)
     begin = optimizer.init(zeros)
@@ -365,11 +365,10 @@ def test_rates_are_set_when_the_authors_set_them(name: str, epoch: float) -> Non
 
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_continued"])
 def test_color_noise_is_on_when_the_authors_had_it_on(name: str) -> None:
-    from alexnet_jax import config as configs
-    from alexnet_jax.train import plan
+    from alexnet_jax import builder, config as configs
 
     config = configs.recipe_module(name).get_config("imagenet2012")
-    augmentation = plan.build_augmentation(config, images=IMAGES)
+    augmentation = builder.augmentation(config, images=IMAGES)
     epochs = [round(step * config.train.batch_size / IMAGES) for span in augmentation.color_steps for step in span]
     keys = ("color noise off", "color noise on", "color noise off again")
     assert epochs == [0, *(NETS[name].schedule[key][0] for key in keys if key in NETS[name].schedule)]

@@ -13,10 +13,8 @@ import jax.numpy as jnp
 import pytest
 from sources import tables
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import builder, config as configs, summary
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import table
-from alexnet_jax.train import plan
 from tools.layer_files import command as from_cfg, network as networks
 from tools.layer_files.nearest import Nearest, nearest
 from tools.layer_files.rates import end_of, read_rates
@@ -253,7 +251,7 @@ def test_the_end_of_a_schedule_is_that_of_the_update_rule(recipe: str) -> None:
     """Asked as in tests/sources: with a gradient of 1 a weight of 0 moves by minus its rate."""
     images, config = 10_000, configs.load_recipe(f"{recipe}:imagenet2012")
     steps = int(config.train.epochs * images // config.train.batch_size)
-    optimizer, _ = plan.build_optimizer(config, images=images, steps=steps)
+    optimizer, _ = builder.optimizer(config, images=images, steps=steps)
     zeros = {layer: {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)} for layer in config.model.layers}
     state = optimizer.init(zeros)._replace(updates=jnp.asarray(steps - 1, jnp.int32))
     moved = jax.tree.map(
@@ -306,7 +304,7 @@ def test_a_recipe_file_may_have_a_layer_that_no_recipe_has(tmp_path: Path) -> No
         "features": 64, "kernel_size": 3, "stride": 1, "padding": (1, 1), "post_ops": "tanh", "init_std": 0.02,
         "init_bias": 0.5,
     }  # fmt: skip
-    rows = {row.name: row for row in table.rows(parts.network(config, 1000), 224)}
+    rows = {row.name: row for row in summary.layer_rows(builder.model(config, 1000), 224)}
     assert rows["conv5"].parameters == 2 * (3 * 3 * 192 * 64 + 64)
 
 

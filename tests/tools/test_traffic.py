@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import builder, config as configs
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement
@@ -29,7 +29,7 @@ def _mesh(shape: tuple[int, int], towers: int = 2) -> Mesh:
 
 def _sent(config: ConfigDict, shape: tuple[int, int], classes: int = 10) -> tuple[list[Sent], list[Sent]]:
     """(what the compiled step sends, the least that it must)."""
-    model, mesh = parts.network(config, classes), _mesh(shape, config.model.towers)
+    model, mesh = builder.model(config, classes), _mesh(shape, config.model.towers)
     layout = Layout.of(model, mesh)
     least = traffic.least(model, config.data.crop_pixels, layout, config.train.batch_size)
     return compiled.sent(config, model, mesh), least
@@ -53,7 +53,7 @@ def test_two_towers_of_the_paper_send_31_megabytes() -> None:
     assert {row.axis for row in found} == {"tower"}
     assert command.differences(found, least) == []
     assert _bytes(found, "conv3", "fc6", "fc7", "fc8") == pytest.approx(31.06e6, rel=1e-3)
-    assert traffic.data_parallel(parts.network(config, 1000), 224, 2) == 4 * 60_965_224
+    assert traffic.data_parallel(builder.model(config, 1000), 224, 2) == 4 * 60_965_224
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -65,7 +65,7 @@ def test_the_compiled_step_sends_what_the_formula_says(shape: tuple[int, int], s
     exchanged = {"conv3": 9 * c.conv2.features, "fc6": c.conv5.features, "fc7": 16, "fc8": 16, "logits": 5}
     for name, numbers in exchanged.items():
         assert _bytes(found, name) == (2 * 4 * numbers * batch / data if tower == 2 else 0), name
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     parameters = models.count_parameters(network, placement.variables(network, 67)["params"])
     summed = 4 * (parameters / tower + 3)  # and three metrics
     assert _bytes(found, "gradients", "metrics") == pytest.approx(2 * (data - 1) / data * summed)
@@ -96,7 +96,7 @@ def test_the_hybrid_sends_what_the_formula_says(devices: int, classes: int, smal
         assert _bytes(found, name) == 2 * 4 * share * batch * count, name
     assert _bytes(found, "keys") == share * batch * 8
     everywhere = [f"conv{n}" for n in range(1, 6)] + (["fc8"] if whole else [])
-    params = placement.variables(parts.network(small_config, classes), small_config.data.crop_pixels)["params"]
+    params = placement.variables(builder.model(small_config, classes), small_config.data.crop_pixels)["params"]
     summed = 3 + sum(leaf.size for name in everywhere for leaf in jax.tree.leaves(params[name]))
     assert _bytes(found, "gradients", "metrics") == 2 * share * 4 * summed
     assert {row.axis for row in found} == {"data"}
@@ -122,7 +122,7 @@ def test_exchanges_in_bfloat16_are_half(shape: tuple[int, int], hybrid: bool, sm
     small_config.mesh.exchange_dtype = "bfloat16"
     found, least = _sent(small_config, shape, classes=16)
     assert command.differences(found, least) == []
-    whole = traffic.least(parts.network(small_config, 16), 67, Layout(*shape, hybrid), small_config.train.batch_size)
+    whole = traffic.least(builder.model(small_config, 16), 67, Layout(*shape, hybrid), small_config.train.batch_size)
     for name in ("fc6", "fc7", "fc8"):
         assert _bytes(found, name) == _bytes(whole, name) / 2 > 0, name
     for name in ("logits", "keys", "gradients"):
@@ -142,7 +142,7 @@ def test_norms_across_towers_gather_an_edge_too_many(small_config: ConfigDict) -
 
 
 def test_what_is_missing_or_too_much_is_named(small_config: ConfigDict) -> None:
-    least = traffic.least(parts.network(small_config, 10), 67, Layout(1, 2), 8)
+    least = traffic.least(builder.model(small_config, 10), 67, Layout(1, 2), 8)
     lost = [row for row in least if row.layers != ("fc6",) or row.direction == FORWARD]
     assert command.differences(lost, least) == ["fc6 backward: 0 bytes compiled, 128 by formula"]
     more = [*least, Sent(("?",), FORWARD, "tower", ALL_REDUCE, 2, "float32", 40.0)]
@@ -220,7 +220,7 @@ def test_names_are_those_of_the_layers() -> None:
 
 def _forecast(**changes: Any) -> Forecast:
     fields = {"per_device": 128, "images_per_second": 1000.0, "exchange_dtype": "float32"} | changes
-    return Forecast(parts.network(get_config(), 1000), 224, **fields)
+    return Forecast(builder.model(get_config(), 1000), 224, **fields)
 
 
 def test_two_towers_stop_paying_near_a_batch_of_a_thousand() -> None:
@@ -253,7 +253,7 @@ def test_a_predicted_time_by_hand() -> None:
 
 
 def test_one_tower_has_two_placements() -> None:
-    model = parts.network(configs.load_recipe("half:imagenet2012"), 1000)
+    model = builder.model(configs.load_recipe("half:imagenet2012"), 1000)
     forecast = Forecast(model, 224, 128, 1000.0, "float32")
     assert forecast.placements() == (DATA_PARALLEL, HYBRID)
     assert forecasts.table(forecast)[4].split() == ["devices", "data", "parallel", "hybrid"]
@@ -280,7 +280,7 @@ def test_the_command_prints_tables_and_draws_a_plot(
 
 
 def test_one_device_sends_nothing(small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "mesh", lambda _: _mesh((1, 1)))
+    monkeypatch.setattr(builder, "mesh", lambda _: _mesh((1, 1)))
     assert command.traffic_of(small_config).splitlines()[2].startswith("One device sends nothing")
 
 

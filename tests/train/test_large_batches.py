@@ -11,14 +11,14 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import allowed, parts
+from alexnet_jax import allowed, builder
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import placement, towers
 from alexnet_jax.model.preprocess import Augmentation, Input
-from alexnet_jax.train import evaluation, loop, optimizer, plan as plans
+from alexnet_jax.train import evaluation, loop, optimizer
 from alexnet_jax.train.checkpoint import restore_network
-from alexnet_jax.train.step import Rule, TrainState, make_state, make_train_step
+from alexnet_jax.train.step import TrainState, cross_entropy, make_state, make_train_step
 
 CLASSES, PIXELS = 4, 67
 
@@ -33,8 +33,8 @@ def _batch(size: int, seed: int) -> dict[str, np.ndarray]:
 def _train(config: ConfigDict, shape: tuple[int, int], steps: int) -> tuple[list[dict[str, float]], TrainState]:
     """The metrics of each step and the last state."""
     mesh = towers.make_mesh(towers=2, tower=shape[1], devices=jax.devices()[: shape[0] * shape[1]])
-    network = parts.network(config, CLASSES)
-    rule, _ = plans.build_optimizer(config, images=1000, steps=100)
+    network = builder.model(config, CLASSES)
+    rule, _ = builder.optimizer(config, images=1000, steps=100)
 
     def make() -> TrainState:
         return make_state(network, rule, seed=1, image_pixels=PIXELS, averaged=config.train.ema_decay > 0)
@@ -42,7 +42,7 @@ def _train(config: ConfigDict, shape: tuple[int, int], steps: int) -> tuple[list
     shapes = jax.eval_shape(make)
     step = make_train_step(
         network, rule, mesh, shapes, batch_size=config.train.batch_size, inputs=Input(PIXELS, np.asarray([60.0] * 3)),
-        augmentation=Augmentation(flip=True), rule=plans.learning_rule(config),
+        augmentation=Augmentation(flip=True), settings=builder.step_settings(config),
     )  # fmt: skip
     state = jax.jit(make, out_shardings=placement.shardings(network, shapes, mesh))()
     seen = []
@@ -153,7 +153,7 @@ def test_warm_up_and_cosine_by_hand() -> None:
     config = get_config()
     config.train.schedule, config.train.warmup_epochs = "cosine", 2.0
     config.train.batch_size, config.train.learning_rate = 10, 0.8
-    _, rate = plans.build_optimizer(config, images=50, steps=40)  # 10 steps of warm-up
+    _, rate = builder.optimizer(config, images=50, steps=40)  # 10 steps of warm-up
     for step in (0, 1, 4, 9, 10, 20, 39, 40):
         wanted = 0.8 * (1 + np.cos(np.pi * step / 40)) / 2 * min(1.0, (step + 1) / 10)
         assert float(rate(jnp.asarray(step))) == pytest.approx(wanted, rel=1e-5, abs=1e-7)
@@ -163,9 +163,9 @@ def test_warm_up_and_cosine_by_hand() -> None:
 def test_warm_up_goes_with_every_schedule(schedule: str) -> None:
     config = get_config()
     config.train.schedule, config.train.batch_size = schedule, 10
-    _, cold = plans.build_optimizer(config, images=50, steps=40)
+    _, cold = builder.optimizer(config, images=50, steps=40)
     config.train.warmup_epochs = 1.0
-    _, warm = plans.build_optimizer(config, images=50, steps=40)
+    _, warm = builder.optimizer(config, images=50, steps=40)
     ratios = [float(warm(jnp.asarray(step)) / cold(jnp.asarray(step))) for step in range(8)]
     assert ratios == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1], rel=1e-5)
 
@@ -180,7 +180,7 @@ def test_smoothed_labels_by_hand() -> None:
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     target = np.full((5, 7), 0.1 / 7)
     target[np.arange(5), labels] += 0.9
-    got = Rule(label_smoothing=0.1).losses(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    got = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), 0.1)
     np.testing.assert_allclose(got, -(target * log_p).sum(1), rtol=1e-5)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from alexnet_jax import builder
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import loop, setup, skipped_batches as left_out
+from alexnet_jax.train import loop, skipped_batches as left_out
 from alexnet_jax.train.skipped_batches import LeftOut
 
 
@@ -38,10 +39,10 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[int]]
     there = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: there)
     used: list[int] = []
-    batches = setup.Parts.batches
+    batches = builder.TrainSetup.batches
 
     def poison(numbers: set[int]) -> list[int]:
-        def counted(parts: setup.Parts, number: int, say: Any) -> Any:
+        def counted(parts: builder.TrainSetup, number: int, say: Any) -> Any:
             for i, batch in enumerate(batches(parts, number, say), number):
                 used.append(i)
                 yield batch
@@ -59,7 +60,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[int]]
 
             return poisoning
 
-        monkeypatch.setattr(setup.Parts, "batches", counted)
+        monkeypatch.setattr(builder.TrainSetup, "batches", counted)
         monkeypatch.setattr(loop.Run, "_compiled", _compiled)
         return used
 

@@ -18,15 +18,15 @@ import pytest
 from conftest import without_speed
 from ml_collections import ConfigDict
 
-from alexnet_jax import allowed, config as configs
+from alexnet_jax import allowed, builder, config as configs
+from alexnet_jax.builder import Plan
 from alexnet_jax.cli import prepare
 from alexnet_jax.data import sources
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import placement
-from alexnet_jax.train import evaluation, loop, setup
+from alexnet_jax.train import evaluation, loop
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.metrics import Report
-from alexnet_jax.train.plan import Plan
 from alexnet_jax.train.resume import Resume, resume
 from alexnet_jax.train.signals import StopRequest
 from tools import bench_input
@@ -54,7 +54,7 @@ def _state(training: loop.Run, step: int) -> dict[str, np.ndarray]:
     return _state_of(training.parts, training.workdir, step)
 
 
-def _state_of(opened: setup.Parts, workdir: Path, step: int) -> dict[str, np.ndarray]:
+def _state_of(opened: builder.TrainSetup, workdir: Path, step: int) -> dict[str, np.ndarray]:
     target = placement.on_mesh(opened.model, opened.shapes(), opened.mesh)
     state = Checkpoints(workdir, read_only=True).restore(step, target)
     leaves = jax.tree_util.tree_leaves_with_path(state.replace(key=jax.random.key_data(state.key)))
@@ -193,7 +193,7 @@ def test_a_run_does_not_go_on_as_another(field: str, small_config: ConfigDict, t
         "data.flip": True,
         "data.random_crop": False,
     }
-    plan, now = Plan(images=1498, batch_size=8, steps=9, every_epochs=1), ConfigDict(small_config.to_dict())
+    plan, now = Plan(images=1498, batch_size=8, steps=9, eval_every_epochs=1), ConfigDict(small_config.to_dict())
     there: dict[str, Any] = {"latest": 1, "plan": plan, "workdir": tmp_path}
     assert resume(now, small_config, **there) == Resume(1, is_new=False)
     assert resume(now, None, latest=None, plan=plan, workdir=tmp_path) == Resume(0, is_new=True)
@@ -205,7 +205,7 @@ def test_a_run_does_not_go_on_as_another(field: str, small_config: ConfigDict, t
 def test_a_run_is_resumed_under_other_values_of_the_rest_and_says_which(
     small_config: ConfigDict, tmp_path: Path
 ) -> None:
-    plan, now = Plan(images=1498, batch_size=8, steps=9, every_epochs=1), ConfigDict(small_config.to_dict())
+    plan, now = Plan(images=1498, batch_size=8, steps=9, eval_every_epochs=1), ConfigDict(small_config.to_dict())
     now.train.learning_rate = 0.5
     found = resume(now, small_config, latest=9, plan=plan, workdir=tmp_path)
     assert found.first_step == 9
@@ -424,7 +424,7 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert "resumed after step" in last.stdout
-    left, right = (_state_of(setup.open_parts(small_config, workdir), workdir, 80) for workdir in (undisturbed, killed))
+    left, right = (_state_of(builder.train_setup(small_config), workdir, 80) for workdir in (undisturbed, killed))
     for name, leaf in left.items():
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
     timeless = [[without_speed(entry) for entry in _lines(workdir)] for workdir in (undisturbed, killed)]

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from alexnet_jax import builder
 from alexnet_jax.configs.alexnet import get_config
-from alexnet_jax.train import optimizer, plan as plans
+from alexnet_jax.train import optimizer
 
 Tree = dict[str, dict[str, np.ndarray]]
 SHAPES = {"conv1": {"kernel": (2, 3, 3, 1, 2), "bias": (2, 2)}, "fc8": {"kernel": (2, 4, 3), "bias": (2, 3)}}
@@ -150,14 +151,14 @@ def test_the_schedule_of_net_145() -> None:
     def spy(*, rate_of: optimizer.RateOf, **_: object) -> None:
         for layer, name in (("conv1", "kernel"), ("conv1", "bias"), ("conv2", "kernel"), ("fc8", "bias")):
             schedule = rate_of(layer, name)
-            steps = {e: plans.step_of_epoch(e, images=images, batch_size=128) for e in (0, 25, 51, 67, 72, 79, 90)}
+            steps = {e: builder.step_of_epoch(e, images=images, batch_size=128) for e in (0, 25, 51, 67, 72, 79, 90)}
             seen[layer, name] = {e: float(schedule(jnp.asarray(step))) for e, step in steps.items()}
             before = {e: float(schedule(jnp.asarray(step - 1))) for e, step in steps.items() if e}
             assert before[25] == pytest.approx(seen[layer, name][0]), "the drop is not one step before its epoch"
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizer, "sgd_2012", spy)
-        plans.build_optimizer(config, images=images, steps=910_000)
+        builder.optimizer(config, images=images, steps=910_000)
     assert seen["conv2", "kernel"] == pytest.approx(
         {0: 1e-2, 25: 1e-3, 51: 1e-4, 67: 1e-4, 72: 1e-4, 79: 1e-5, 90: 1e-5}
     )
@@ -170,7 +171,7 @@ def test_any_layer_has_the_decay_the_config_gives_it() -> None:
     """In an update without a gradient: e times the layer's own decay, or that of all; biases have none."""
     config = get_config()
     config.train.decays.fc8, config.train.weight_decay = 0.5, 0.004
-    rule, _ = plans.build_optimizer(config, images=100, steps=10)
+    rule, _ = builder.optimizer(config, images=100, steps=10)
     ones = {name: {"kernel": jnp.ones(2), "bias": jnp.ones(2)} for name in ("fc7", "fc8")}
     updates, _ = rule.update(jax.tree.map(jnp.zeros_like, ones), rule.init(ones), ones)
     for name, decay in (("fc7", 0.004), ("fc8", 0.5)):
@@ -193,7 +194,7 @@ def test_the_rate_of_the_weights_may_rise_again() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizer, "sgd_2012", spy)
-        _, shown = plans.build_optimizer(config, images=1, steps=10)
+        _, shown = builder.optimizer(config, images=1, steps=10)
     of_all = [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 5e-3, 5e-3, 5e-3, 5e-4, 2.5e-2]
     assert seen["conv3", "kernel"] == pytest.approx(of_all)
     assert [float(shown(jnp.asarray(step))) for step in range(10)] == pytest.approx(of_all)
@@ -207,7 +208,7 @@ def test_any_layer_has_the_rate_the_config_gives_it() -> None:
     config = get_config()
     config.train.rates.conv3 = 0.5
     config.train.schedule = "constant"
-    rule, _ = plans.build_optimizer(config, images=100, steps=10)
+    rule, _ = builder.optimizer(config, images=100, steps=10)
     names = ("conv3", "bn3", "conv4")
     params = {name: {"kernel": jnp.ones(2), "bias": jnp.ones(2)} for name in names}
     zero = jax.tree.map(jnp.zeros_like, params)

@@ -13,17 +13,17 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from alexnet_jax import memory, parts
+from alexnet_jax import builder
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import loop, speed
+from alexnet_jax.train import loop, memory, speed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_the_flops_of_the_2012_network() -> None:
     """724,406,816 multiply-adds forward; twice as many backward, less conv1's 105,415,200 to the image."""
-    assert speed.flops_per_image(parts.network(get_config(), 1000), 224) == 2 * (3 * 724_406_816 - 105_415_200)
+    assert speed.flops_per_image(builder.model(get_config(), 1000), 224) == 2 * (3 * 724_406_816 - 105_415_200)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_line_has_speed_and_memory(small_config: ConfigDict, tmp_path: Path) -
     loop.train(small_config, tmp_path, command="", eval_command="")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     entry = next(line for line in lines if line["step"] == 2 and "loss" in line)
-    flops = speed.flops_per_image(parts.network(small_config, 10), 67)
+    flops = speed.flops_per_image(builder.model(small_config, 10), 67)
     assert entry["teraflops_per_second"] == pytest.approx(entry["images_per_second"] * flops / 1e12)
     assert entry["share_of_peak"] > 0
     assert 0.05 < entry["device_memory_gb"] < 100

@@ -15,12 +15,12 @@ from conftest import SMALL
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import builder, config as configs
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.model import alexnet as models, placement, towers
+from alexnet_jax.model.alexnet import in_top_k
 from alexnet_jax.model.preprocess import Augmentation, Input, mirrored
-from alexnet_jax.model.ranking import is_among_best
-from alexnet_jax.train import optimizer, plan as plans
+from alexnet_jax.train import optimizer
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.step import TrainState, make_state, make_train_step
 
@@ -44,8 +44,8 @@ def _batch(batch_size: int, pixels: int, classes: int, seed: int) -> dict[str, n
 
 def _parts(config: ConfigDict, shape: tuple[int, int], classes: int) -> tuple[Any, Any, TrainState]:
     mesh = _mesh(shape)
-    network = parts.network(config, classes)
-    optimizer, _ = plans.build_optimizer(config, images=1000, steps=100)
+    network = builder.model(config, classes)
+    optimizer, _ = builder.optimizer(config, images=1000, steps=100)
     make = lambda: make_state(network, optimizer, seed=1, image_pixels=config.data.crop_pixels)  # noqa: E731
     shapes = jax.eval_shape(make)
     step = make_train_step(
@@ -125,10 +125,10 @@ def test_pmap_trains_as_the_jitted_step_does(small_config: ConfigDict) -> None:
     """
     small_config.train.learning_rate = 0.01
     mesh, step, state = _parts(small_config, (1, 2), classes=10)
-    network = parts.network(small_config, 10)
-    rule, _ = plans.build_optimizer(small_config, images=1000, steps=100)
+    network = builder.model(small_config, 10)
+    rule, _ = builder.optimizer(small_config, images=1000, steps=100)
     inputs = Input(small_config.data.crop_pixels, np.asarray(small_config.data.mean))
-    program, augmentation = models.tower_program(network), Augmentation(flip=True)
+    program, augmentation = models.logits_fn(network), Augmentation(flip=True)
 
     def tower_step(params: Any, opt_state: Any, number: jax.Array, key: jax.Array, batch: Any) -> Any:
         step_key = jax.random.fold_in(key, number)
@@ -238,10 +238,10 @@ def test_is_among_best_counts_ties_once() -> None:
     """Of equal logits the first is the larger, so a network that says nothing has top-1 of one class."""
     logits = jnp.zeros((6, 6))
     labels = jnp.arange(6)
-    assert is_among_best(logits, labels, 1).tolist() == [True] + [False] * 5
-    assert is_among_best(logits, labels, 5).tolist() == [True] * 5 + [False]
-    assert is_among_best(jnp.asarray([[1.0, 3.0, 2.0]]), jnp.asarray([2]), 1).tolist() == [False]
-    assert is_among_best(jnp.asarray([[1.0, 3.0, 2.0]]), jnp.asarray([2]), 2).tolist() == [True]
+    assert in_top_k(logits, labels, 1).tolist() == [True] + [False] * 5
+    assert in_top_k(logits, labels, 5).tolist() == [True] * 5 + [False]
+    assert in_top_k(jnp.asarray([[1.0, 3.0, 2.0]]), jnp.asarray([2]), 1).tolist() == [False]
+    assert in_top_k(jnp.asarray([[1.0, 3.0, 2.0]]), jnp.asarray([2]), 2).tolist() == [True]
 
 
 def test_the_input_is_mirrored_and_less_the_mean() -> None:
@@ -262,7 +262,7 @@ VECTORS = np.asarray([[0.5635, 0.5762, 0.5920], [0.7126, 0.0235, -0.7012], [0.41
 def _colored(form: str) -> Augmentation:
     config = get_config("imagenet2012")
     config.data.color_noise_form = form
-    return plans.build_augmentation(config, images=1280)  # 10 steps an epoch: it ends at step 670
+    return builder.augmentation(config, images=1280)  # 10 steps an epoch: it ends at step 670
 
 
 def test_the_colors_noise_by_hand() -> None:
@@ -284,13 +284,13 @@ def test_the_colors_noise_may_come_back() -> None:
     """From epoch 91 to 124, of ten steps each; the same draws."""
     config = get_config("imagenet2012")
     config.data.color_noise_again = (91, 124)
-    augmentation, keys_B = plans.build_augmentation(config, images=1280), jax.random.split(jax.random.key(0), 3)
+    augmentation, keys_B = builder.augmentation(config, images=1280), jax.random.split(jax.random.key(0), 3)
     images = jnp.full((3, 1, 1, 3), 5.0)
     noisy = augmentation.colored(images, keys_B, jnp.asarray(0))
     for step, wanted in ((669, noisy), (670, images), (909, images), (910, noisy), (1239, noisy), (1240, images)):
         np.testing.assert_array_equal(augmentation.colored(images, keys_B, jnp.asarray(step)), wanted, str(step))
     config.data.color_noise_end_epoch = 0
-    only = plans.build_augmentation(config, images=1280)
+    only = builder.augmentation(config, images=1280)
     np.testing.assert_array_equal(only.colored(images, keys_B, jnp.asarray(0)), images)
     np.testing.assert_array_equal(only.colored(images, keys_B, jnp.asarray(910)), noisy)
 
@@ -340,7 +340,7 @@ def test_the_two_forms_of_dropout_are_one_training_run(small_config: ConfigDict)
     losses, states = [], []
     for inverted in (False, True):
         small_config.model.dropout.inverted = inverted
-        network, mesh = parts.network(small_config, 2), _mesh((1, 1))
+        network, mesh = builder.model(small_config, 2), _mesh((1, 1))
 
         def is_after(path: Any, inverted: bool = inverted) -> bool:
             return inverted and path[0].key in after and path[-1].key == "kernel"
@@ -369,7 +369,7 @@ def test_the_two_forms_of_dropout_are_one_training_run(small_config: ConfigDict)
             batch = towers.to_devices(_batch(8, 67, 2, seed=number), mesh)
             state, metrics = step(state, batch)
             losses.append(float(metrics["loss"]))
-        logits = jax.jit(towers.over_towers(models.tower_program(network)))(
+        logits = jax.jit(towers.over_towers(models.logits_fn(network)))(
             state.variables, jnp.asarray(batch["image"], jnp.float32)
         )
         states.append((state.params, logits))
@@ -401,7 +401,7 @@ def test_batch_norm_is_over_the_whole_batch_on_every_mesh(small_config: ConfigDi
 def test_a_norm_across_towers_is_a_communication_and_counted(small_config: ConfigDict) -> None:
     """Caffe's: the four outermost channels at each norm, beside the paper's exchanges; as `summary` counts them."""
     small_config.model.norm.across_towers = True
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     counted = placement.traffic(network, 67)
     assert counted["norm1"] == 15 * 15 * 4
     found = _compiled(small_config, (1, 2))
@@ -411,7 +411,7 @@ def test_a_norm_across_towers_is_a_communication_and_counted(small_config: Confi
 
 def test_the_count_of_what_net_145_exchanges() -> None:
     """facts of the paper's network: 21,632 + 4,608 + 2,048 + 2,048 numbers an image each way, and its logits."""
-    counted = placement.traffic(parts.network(get_config(), 1000), 224)
+    counted = placement.traffic(builder.model(get_config(), 1000), 224)
     assert counted == {"conv3": 21_632, "fc6": 4_608, "fc7": 2_048, "fc8": 2_048, "the logits": 500}
 
 
@@ -521,7 +521,7 @@ def test_a_checkpoint_fits_every_placement(small_config: ConfigDict, tmp_path: P
         return [np.asarray(leaf) for leaf in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))]
 
     small_config.mesh.hybrid = True
-    network = parts.network(small_config, 10)
+    network = builder.model(small_config, 10)
     _, _, state = _train(small_config, (4, 1), steps=1, classes=10)
     for number, shape in enumerate([(1, 1), (4, 1), (1, 2), (2, 1)]):
         with contextlib.closing(Checkpoints(tmp_path / str(number))) as checkpoints:

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
+from alexnet_jax import builder
 from alexnet_jax.model import alexnet as models, placement
 from alexnet_jax.model.preprocess import Augmentation, Input
-from alexnet_jax.model.towers import DATA, PER_EXAMPLE, TOWER
-from alexnet_jax.train import plan as plans
+from alexnet_jax.model.towers import BATCH_SHARDED, DATA, TOWER
 from alexnet_jax.train.step import make_state, make_train_step
 from tools.traffic.formula import (
     ALL_GATHER,
@@ -35,7 +35,7 @@ def compiled_step(config: ConfigDict, model: models.AlexNet, mesh: Mesh) -> str:
     It reads no data: mean, colors and schedules change numbers in the step and no collective.
     """
     pixels, batch_size = config.data.crop_pixels, config.train.batch_size
-    optimizer, _ = plans.build_optimizer(config, images=100 * batch_size, steps=100)
+    optimizer, _ = builder.optimizer(config, images=100 * batch_size, steps=100)
 
     def new_state() -> Any:
         return make_state(model, optimizer, seed=0, image_pixels=pixels)
@@ -47,7 +47,7 @@ def compiled_step(config: ConfigDict, model: models.AlexNet, mesh: Mesh) -> str:
     )  # fmt: skip
     parts_of_batch = {"image": ((pixels, pixels, 3), "uint8"), "label": ((), "int32"), "place": ((), "int32")}
     batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=NamedSharding(mesh, PER_EXAMPLE))
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=NamedSharding(mesh, BATCH_SHARDED))
         for name, (shape, dtype) in parts_of_batch.items()
     }
     lowered = step.lower(placement.on_mesh(model, shapes, mesh), batch)

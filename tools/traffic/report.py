@@ -8,9 +8,9 @@ from pathlib import Path
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, parts
+from alexnet_jax import builder, config as configs, summary
 from alexnet_jax.allowed import check_batches
-from alexnet_jax.cli import border, devices as settled, summary
+from alexnet_jax.cli import app, devices as settled
 from alexnet_jax.cli.overrides import split_overrides
 from alexnet_jax.model import alexnet as models
 from alexnet_jax.model.towers import DATA
@@ -38,9 +38,9 @@ def traffic_of(
     `images_per_second`, of one device, it is for the prediction alone, of which `output` is a plot (PNG). The step is
     compiled and not run. Raises AlexNetError.
     """
-    mesh = parts.mesh(config)
+    mesh = builder.mesh(config)
     check_batches(config, mesh.shape[DATA])
-    model = parts.network(config, classes or summary.classes_of(config))
+    model = builder.model(config, classes or summary.classes_of(config))
     forecast = forecasts.Forecast(
         model,
         config.data.crop_pixels,
@@ -171,7 +171,7 @@ def _sums(rows: list[Sent], groups: list[tuple[str, ...]]) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     """Prints what a recipe's step sends, and the times of its placements. Raises AlexNetError."""
-    parser = border.Parser(
+    parser = app.Parser(
         prog="python -m tools.traffic",
         description="What crosses the wires in a training step, from the compiled step, and the predicted time of "
         "each placement on 2 to 1,024 devices. It needs no data. Without DATA the network has 1000 classes.",
@@ -179,7 +179,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]", help="default: %(default)s")
     parser.add_argument(
-        "--cpu_devices", type=border.whole(1, 512), metavar="N", help="compile for N virtual CPU devices"
+        "--cpu_devices", type=app.whole(1, 512), metavar="N", help="compile for N virtual CPU devices"
     )
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="a plot of the predicted times")
     parser.add_argument(
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> None:
         f"{forecasts.IMAGES_PER_SECOND_SOURCE})",
     )  # fmt: skip
     parser.add_argument(
-        "--images_per_device", type=border.whole(1, 1_000_000), metavar="N",
+        "--images_per_device", type=app.whole(1, 1_000_000), metavar="N",
         help="of each step, for the prediction (default: config.train.batch_size)",
     )  # fmt: skip
     overrides, rest = split_overrides(argv)

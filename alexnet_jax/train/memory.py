@@ -10,36 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from alexnet_jax import parts
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import alexnet as models, placement
+from alexnet_jax.model import placement
+from alexnet_jax.model.alexnet import AlexNet, count_parameters
 
-_CLASSES = 1000  # where the last layer has as many as the data set, which is not open yet
 _FLOAT = 4  # bytes
 
 
-def check(config: ConfigDict, *, training: bool) -> None:
-    """Raises AlexNetError where a recipe needs more memory, at the very least, than there is.
+def check(
+    model: AlexNet,
+    *,
+    batch_size: int,
+    field: str,
+    image_pixels: int,
+    side_pixels: int,
+    prefetch_batches: int,
+    training: bool,
+) -> None:
+    """Raises AlexNetError where a model and its batches need more memory, at the very least, than there is.
 
     On the devices: the parameters (in training their gradients and momentum too), the images of a batch, and in
     training the outputs of its layers, which the backward pass reads. On the host: the batches that are prefetched.
+    `field` of the config is the batch size; its images are `side_pixels` wide, those that the model reads
+    `image_pixels`.
     """
-    section, copies = ("train", 3) if training else ("eval", 1)
-    size, c = config[section].batch_size, config.data
-    model = parts.network(config, config.model.towers * config.model[config.model.layers[-1]].features or _CLASSES)
-    numbers = models.count_parameters(model, placement.variables(model, c.crop_pixels)["params"])
-    outputs = sum(
-        math.prod(shape) for name, shape in placement.shapes(model, c.crop_pixels).items() if name.endswith("_out")
-    )
-    weights = copies * _FLOAT * numbers
-    images = size * 3 * (c.crop_pixels if training else c.resize_pixels) ** 2
-    batch = images + (size * _FLOAT * model.towers * outputs if training else 0)
-    fewer = f"lower config.{section}.batch_size={size}, or give it smaller pictures"
+    copies = 3 if training else 1
+    weights = copies * _FLOAT * count_parameters(model, placement.variables(model, image_pixels)["params"])
+    images = batch_size * 3 * side_pixels**2
+    shapes = placement.shapes(model, image_pixels)
+    outputs = sum(math.prod(shape) for name, shape in shapes.items() if name.endswith("_out"))
+    batch = images + (batch_size * _FLOAT * model.towers * outputs if training else 0)
+    fewer = f"lower {field}={batch_size}, or give it smaller pictures"
     _compare("the parameters", weights, _of_devices(), "give the layers fewer features, or smaller pictures")
     _compare("the parameters and a batch", weights + batch, _of_devices(), fewer)
-    _compare(f"{c.prefetch_batches} batches of images", c.prefetch_batches * images, _of_hosts(), fewer)
+    _compare(f"{prefetch_batches} batches of images", prefetch_batches * images, _of_hosts(), fewer)
 
 
 def _compare(what: str, needed: int, there: int, cure: str) -> None:

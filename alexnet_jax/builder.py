@@ -1,0 +1,415 @@
+"""From the config to objects: the one module that reads the config's sections. Below it values are passed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_jax.allowed import check_batches
+from alexnet_jax.data import feed, sources, statistics as pixel_statistics
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.model import alexnet as models, probe, towers
+from alexnet_jax.model.preprocess import Augmentation, Input, Views, views_of
+from alexnet_jax.train import memory, optimizer as optimizers
+from alexnet_jax.train.step import StepSettings, TrainState, make_state, make_train_step
+
+# ---------------------------------------------------------------- the network and its devices
+
+
+def model(config: ConfigDict, classes: int) -> models.AlexNet:
+    """The network of the config's model section, each tower with its share of the classes. Raises AlexNetError."""
+    c, dtype = config.model, compute_dtype(config)
+    stack: list[models.ConvLayer | models.DenseLayer] = []
+    for name in c.layers:
+        fields = dict(c[name]) | {"name": name, "post_ops": tuple(c[name].post_ops.split())}
+        fields |= {"init_kind": c.init, "weight_norm": c.weight_norm}
+        if "kernel_size" in fields:
+            stack.append(models.ConvLayer(**fields))
+        else:
+            fields["features"] = fields["features"] or -(-classes // c.towers)
+            stack.append(models.DenseLayer(**fields))
+    last = stack[-1]
+    if not isinstance(last, models.DenseLayer) or last.features * c.towers < classes:
+        raise AlexNetError(
+            f"config.model.{last.name}.features={last.features} is too small for {classes} classes: "
+            "use 0, which is each tower's share of them."
+        )
+    return models.AlexNet(
+        classes=classes,
+        towers=c.towers,
+        stack=tuple(stack),
+        exchange=frozenset(c.exchange),
+        norm=models.ChannelNorm(**c.norm),
+        spatial_norm=models.SpatialNorm(**c.spatial_norm),
+        batch_norm=models.BatchNorm(**c.batch_norm),
+        pool=models.Pool(**c.pool),
+        dropout=models.Dropout(**c.dropout),
+        compute_dtype=dtype,
+        exchange_dtype=config.mesh.exchange_dtype if dtype == "float32" else dtype,
+        hybrid=config.mesh.hybrid,
+    )
+
+
+def compute_dtype(config: ConfigDict) -> str:
+    """What the devices here compute in under config.precision: "float32" or "bfloat16"."""
+    if config.precision != "auto":
+        return str(config.precision)
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return "bfloat16" if "amx_bf16" in _cpu_features() else "float32"
+    # GPUs before NVIDIA's Ampere compute bfloat16 as float32.
+    generation, dot, _ = str(getattr(device, "compute_capability", "")).partition(".")  # "7.5"; of AMD's "gfx942"
+    return "float32" if dot and int(generation) < 8 else "bfloat16"
+
+
+@functools.cache
+def _cpu_features() -> frozenset[str]:
+    """The flags that the kernel lists for this CPU; none where it lists none."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def mesh(config: ConfigDict) -> Mesh:
+    """The mesh of the config over all devices. Raises AlexNetError."""
+    return towers.make_mesh(towers=config.model.towers, tower=1 if config.mesh.hybrid else config.mesh.tower)
+
+
+# ---------------------------------------------------------------- data and preprocessing
+
+
+def open_split(config: ConfigDict, split: str) -> feed.Split:
+    """A split of the config's data set. Raises AlexNetError."""
+    return sources.open_split(config.data.name, split, config.data.data_dir)
+
+
+def with_statistics(config: ConfigDict, folder: Path | None) -> ConfigDict:
+    """A copy of the config whose mean and principal components, where left open, are those stored in `folder`.
+
+    Raises AlexNetError where nothing is stored there.
+    """
+    filled = ConfigDict(config.to_dict())
+    c = filled.data
+    if not c.mean:
+        c.mean = pixel_statistics.mean_of(folder, c.name)
+    if not c.color_std and c.color_noise:
+        c.color_std, c.color_vectors = pixel_statistics.components_of(folder, c.name)
+    return filled.lock()
+
+
+def inputs(config: ConfigDict, *, folder: Path | None = None, workdir: Path | None = None) -> Input:
+    """The preprocessing; a mean image is the one saved in `workdir`, else that of the data set in `folder`.
+
+    Raises AlexNetError where the config leaves the mean to a data set that is not there.
+    """
+    c = config.data
+    mean = np.asarray(c.mean or pixel_statistics.mean_of(folder, c.name), np.float32)
+    if c.mean_image:
+        saved = workdir / pixel_statistics.MEAN_IMAGE if workdir else None
+        if saved and saved.exists():
+            mean = np.load(saved)
+        else:
+            mean = pixel_statistics.mean_image_of(folder, c.name, c.resize_pixels, c.crop_pixels)
+    return Input(c.crop_pixels, mean, tuple(c.std), c.bgr)
+
+
+def augmentation(config: ConfigDict, *, images: int) -> Augmentation:
+    """What is done to a training batch on the device, with the color noise in one of its two forms (section 4.1).
+
+    "std": the 2012 source (convdata_jpeg.py:155-179) draws `color_noise` times N(0, 1) times the std along each
+    component and divides the image with the sum added by 1 + `color_noise`.
+    "eigenvalues": the form that is copied most takes variances of colors in 0..1 for std (Torch's
+    fb.resnet, lighting), which is 2, 7 and 13 times weaker, and divides by nothing.
+    """
+    c = config.data
+    plain = Augmentation(flip=c.flip, chunk=c.crop_chunk)
+    if not c.color_noise or not (c.color_noise_end_epoch or c.color_noise_again):
+        return plain
+    std, shrink = np.asarray(c.color_std), 1.0 + c.color_noise
+    if c.color_noise_form == "eigenvalues":
+        std, shrink = std**2 / 255.0, 1.0
+    spans = ((0, c.color_noise_end_epoch), *([c.color_noise_again] if c.color_noise_again else []))
+    size = config.train.batch_size
+    steps = tuple(tuple(step_of_epoch(e, images=images, batch_size=size) for e in span) for span in spans)
+    colors = c.color_noise * std[:, None] * np.asarray(c.color_vectors)
+    return dataclasses.replace(plain, colors=colors, shrink=shrink, color_steps=steps)
+
+
+def make_feed(config: ConfigDict, say: Callable[[str], None] = print) -> feed.Feed:
+    """How this process computes its batches; threads and workers left open follow its cores."""
+    c = config.data
+    threads, workers = feed.parallelism(c.threads, c.workers)
+    return feed.Feed(threads, workers, c.prefetch_batches, c.max_bad_records, say)
+
+
+def views(config: ConfigDict) -> Views:
+    """The views of a test image, the center first."""
+    c = config.data
+    return views_of(c.resize_pixels, c.crop_pixels, flip=c.flip)
+
+
+# ---------------------------------------------------------------- steps and learning rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many steps a run has and what is due after which of them."""
+
+    images: int  # of the training split
+    batch_size: int
+    steps: int
+    eval_every_epochs: int = 1
+    log_every_steps: int = 1
+    save_every_steps: int = 1
+
+    def epoch(self, step: int) -> float:
+        """How many epochs `step` steps are."""
+        return step * self.batch_size / self.images
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps: at the end of an epoch, or of the run."""
+        epochs = [s * self.batch_size // self.images // self.eval_every_epochs for s in (step - 1, step)]
+        return step > 0 and (epochs[1] > epochs[0] or step == self.steps)
+
+    def logs(self, step: int) -> bool:
+        """Whether a line is due after `step` steps."""
+        return step % self.log_every_steps == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps; there is one with every evaluation."""
+        return step % self.save_every_steps == 0 or self.evaluates(step)
+
+
+def plan(config: ConfigDict, *, images: int) -> Plan:
+    """The plan of the config for a training split of so many images."""
+    c = config.train
+    steps = c.steps or step_of_epoch(c.epochs, images=images, batch_size=c.batch_size)
+    return Plan(
+        images, c.batch_size, steps, config.eval.every_epochs, config.log.every_steps, config.checkpoint.every_steps
+    )
+
+
+def step_of_epoch(epoch: float, *, images: int, batch_size: int) -> int:
+    """The number of steps after which `epoch` epochs are over."""
+    return int(-(-epoch * images // batch_size))
+
+
+def optimizer(config: ConfigDict, *, images: int, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The update rule of the config's train section, and its learning rate as a function of the step.
+
+    `images` are those of the training split, `steps` those of the whole run.
+    """
+    c = config.train
+
+    def steps_of(epochs: Sequence[float]) -> list[int]:
+        return [step_of_epoch(epoch, images=images, batch_size=c.batch_size) for epoch in epochs]
+
+    def schedule_of(layer: str, *, bias: bool) -> optax.Schedule:
+        return optimizers.warmed_up(cold_schedule_of(layer, bias=bias), *steps_of([c.warmup_epochs]))
+
+    def cold_schedule_of(layer: str, *, bias: bool) -> optax.Schedule:
+        rate = c.learning_rate * (c.bias_rate if bias else 1.0)
+        if c.schedule == "steps":
+            drops = c.bias_drop_epochs if bias else c.own_drop_epochs.get(layer, c.drop_epochs)
+            return optimizers.step_schedule(
+                learning_rate=rate, drop_steps=steps_of(drops), drop_factor=c.drop_factor,
+                raise_steps=[] if bias else steps_of(c.raise_epochs), raise_factor=c.raise_factor,
+            )  # fmt: skip
+        if c.schedule == "dexp":
+            factor, pieces = (c.dexp.bias_factor, c.dexp.bias_pieces) if bias else (c.dexp.factor, c.dexp.pieces)
+            return optimizers.dexp_schedule(learning_rate=rate, factor=factor, pieces=pieces, steps=steps)
+        if c.schedule == "polynomial":
+            return optax.polynomial_schedule(rate, 0.0, c.power, steps)  # Caffe's policy "poly"
+        if c.schedule == "cosine":
+            return optax.cosine_decay_schedule(rate, steps)
+        return optax.constant_schedule(rate)  # constant, or plateau, whose drops are in the optimizer's state
+
+    # A batch norm learns like the layer that it follows.
+    layer_of = {models.operation_name("bn", layer): layer for layer in config.model.layers}
+
+    def rate_of(name: str, parameter: str) -> optax.Schedule:
+        layer = layer_of.get(name, name)
+        schedule, factor = schedule_of(layer, bias=parameter == "bias"), c.rates.get(layer, 1.0)
+        if layer in c.freeze_epochs:
+            schedule = optimizers.frozen_from(schedule, *steps_of([c.freeze_epochs[layer]]))
+        return lambda step: factor * schedule(step)
+
+    decays = {layer: c.decays[layer] for layer in c.decays}
+    rule = optimizers.sgd_2012(
+        rate_of=rate_of, momentum=c.momentum, weight_decay=c.weight_decay, decays=decays, lars=c.lars
+    )
+    return rule, schedule_of("", bias=False)
+
+
+def step_settings(config: ConfigDict) -> StepSettings:
+    """What the config's train section says of a step, beside the optimizer."""
+    c = config.train
+    return StepSettings(microbatches=c.accumulate, label_smoothing=c.label_smoothing, ema_decay=c.ema_decay)
+
+
+def plateau_rule(config: ConfigDict) -> optimizers.PlateauRule | None:
+    """The rule of the schedule `plateau`, None for the others."""
+    c = config.train
+    return optimizers.PlateauRule(c.drop_factor, **c.plateau) if c.schedule == "plateau" else None
+
+
+# ---------------------------------------------------------------- an evaluation, and a training run
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What it takes to evaluate a network on a split."""
+
+    model: models.AlexNet
+    mesh: Mesh
+    split: feed.Split
+    inputs: Input
+    views: Views  # the center first; all of them where the last evaluation of a run has all
+    batch_size: int
+    side_pixels: int  # of the squares that all views are cropped from
+    feed: feed.Feed
+    name: str  # of data set and split
+
+    def batches(self, say: Callable[[str], None]) -> Iterator[feed.Batch]:
+        """Every image of the split once, on the host, for this process; bad records are named to `say`."""
+        return feed.eval_batches(
+            self.split,
+            feed.Images(self.side_pixels, self.side_pixels),
+            dataclasses.replace(self.feed, say=say),
+            batch_size=self.batch_size,
+            share=towers.feed_share(self.mesh),
+        )
+
+
+def evaluation(config: ConfigDict, *, classes: int, workdir: Path | None = None) -> Evaluation:
+    """The evaluation of the config's network, which has so many classes, on the config's eval split.
+
+    A mean image is the one in `workdir`. Raises AlexNetError, also where the batches cannot fit into memory.
+    """
+    grid = mesh(config)
+    check_batches(config, grid.shape[towers.DATA])
+    split, network = open_split(config, config.data.eval_split), model(config, classes)
+    _check_memory(config, network, training=False)
+    return _evaluation(config, network, grid, split, inputs(config, folder=split.folder, workdir=workdir))
+
+
+def _evaluation(
+    config: ConfigDict, network: models.AlexNet, grid: Mesh, split: feed.Split, preprocessing: Input
+) -> Evaluation:
+    every = views(config) if config.eval.views == "all" else views(config)[:1]
+    name, size, side = f"{config.data.name} {split.name}", config.eval.batch_size, config.data.resize_pixels
+    return Evaluation(network, grid, split, preprocessing, every, size, side, make_feed(config), name)
+
+
+def _check_memory(config: ConfigDict, network: models.AlexNet, *, training: bool) -> None:
+    c, section = config.data, "train" if training else "eval"
+    memory.check(
+        network,
+        training=training,
+        batch_size=config[section].batch_size,
+        field=f"config.{section}.batch_size",
+        image_pixels=c.crop_pixels,
+        side_pixels=c.crop_pixels if training else c.resize_pixels,
+        prefetch_batches=c.prefetch_batches,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+    """What a training run consists of, made from its config by `train_setup`."""
+
+    config: ConfigDict  # complete, to be saved beside the run and compared with that of a run to resume
+    model: models.AlexNet
+    mesh: Mesh
+    split: feed.Split
+    plan: Plan
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    plateau: optimizers.PlateauRule | None
+    settings: StepSettings
+    inputs: Input
+    augmentation: Augmentation
+    images: feed.Images
+    feed: feed.Feed
+    seed: int
+    evaluation: Evaluation
+
+    def new_state(self) -> TrainState:
+        """The state at step 0, to be run under jit."""
+        return make_state(
+            self.model, self.optimizer, seed=self.seed, image_pixels=self.inputs.crop_pixels,
+            averaged=self.settings.ema_decay > 0,
+        )  # fmt: skip
+
+    def shapes(self) -> Any:
+        """The shapes of the state."""
+        return jax.eval_shape(self.new_state)
+
+    def some_images(self, count: int) -> np.ndarray:
+        """Up to `count` images from all over the training split, uint8 [n, crop, crop, 3]; the same in all processes."""
+        return feed.some_images(self.split, self.images, count)
+
+    def train_step(self) -> Any:
+        """The jitted step, not compiled yet."""
+        return make_train_step(
+            self.model, self.optimizer, self.mesh, self.shapes(), batch_size=self.plan.batch_size, inputs=self.inputs,
+            augmentation=self.augmentation, settings=self.settings,
+        )  # fmt: skip
+
+    def batches(self, first: int, say: Callable[[str], None] = print) -> Iterator[feed.Batch]:
+        """The training batches from number `first` on, on the host; bad records are named to `say`."""
+        return feed.train_batches(
+            self.split,
+            self.images,
+            dataclasses.replace(self.feed, say=say),
+            batch_size=self.plan.batch_size,
+            seed=self.seed,
+            step=first,
+            share=towers.feed_share(self.mesh),
+        )
+
+
+def train_setup(config: ConfigDict, workdir: Path | None = None) -> TrainSetup:
+    """Opens the data and builds everything that a run of `config` needs; writes nothing.
+
+    Raises AlexNetError, also where the network and its batches cannot fit into memory.
+    """
+    grid = mesh(config)
+    check_batches(config, grid.shape[towers.DATA])
+    split = open_split(config, config.data.train_split)
+    eval_split = open_split(config, config.data.eval_split)
+    config = with_statistics(config, split.folder)
+    network, images = model(config, len(split.class_names)), len(split.source)
+    _check_memory(config, network, training=True)
+    steps = plan(config, images=images)
+    update_rule, learning_rate = optimizer(config, images=images, steps=steps.steps)
+    preprocessing, c = inputs(config, folder=split.folder, workdir=workdir), config.data
+    return TrainSetup(
+        config, network, grid, split, steps, update_rule, learning_rate,
+        plateau=plateau_rule(config),
+        settings=step_settings(config),
+        inputs=preprocessing,
+        augmentation=augmentation(config, images=images),
+        images=feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk, c.random_crop),
+        feed=make_feed(config),
+        seed=config.train.seed,
+        evaluation=_evaluation(config, network, grid, eval_split, preprocessing),
+    )  # fmt: skip
+
+
+def probe_new_network(config: ConfigDict) -> str:
+    """The probe of a run of this config before its first step, in words (--mode=probe). Raises AlexNetError."""
+    split = open_split(config, config.data.train_split)
+    network, preprocessing = model(config, len(split.class_names)), inputs(config, folder=split.folder)
+    _check_memory(config, network, training=False)
+    key, _ = jax.random.split(jax.random.key(config.train.seed))  # as `step.make_state` does
+    variables = jax.jit(lambda: models.init_variables(network, key, config.data.crop_pixels))()
+    images = feed.some_images(split, feed.Images(config.data.resize_pixels, config.data.crop_pixels), probe.IMAGES)
+    return probe.describe(probe.stages(network, variables, images, preprocessing), network.classes)
