@@ -38,9 +38,9 @@ def _run(argv: list[str]) -> None:
         return
     if argv[0] not in COMMANDS:
         sys.exit(f"error: {argv[0]!r} is not a command of alexnet: use one of {', '.join(COMMANDS)}.")
-    from alexnet_jax.cli import border
+    from alexnet_jax.cli import app
 
-    border.run(f"alexnet_jax.cli.{argv[0]}", argv[1:])
+    app.run(f"alexnet_jax.cli.{argv[0]}", argv[1:])
 
 
 def _help() -> str:

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from alexnet_jax.cli import border
+from alexnet_jax.cli import app, devices
 from alexnet_jax.data import feed
 from alexnet_jax.ensembles import Array, Member, errors, member, mixed, tuned
-from alexnet_jax.errors import AlexNetError
 
 
 def report(members: Sequence[Member], labels_N: Array, *, tune: bool) -> str:
@@ -46,7 +44,7 @@ def report(members: Sequence[Member], labels_N: Array, *, tune: bool) -> str:
 
 def main(argv: list[str]) -> None:
     """Evaluates the checkpoints and prints the table. Raises AlexNetError."""
-    parser = border.Parser(prog="alexnet ensemble", description=(__doc__ or "").split("\n")[0])
+    parser = app.Parser(prog="alexnet ensemble", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--workdirs", type=Path, nargs="+", required=True, help="the runs whose checkpoints are averaged"
     )
@@ -54,8 +52,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tune", action="store_true", help="also weights, tuned on every second image")
     parser.add_argument("--data_dir", help="where the data lie, if not where they were in training")
     options = parser.parse_args(argv)
-    if jax.process_count() > 1:
-        raise AlexNetError("The ensemble runs in one process, on all of its devices.")
+    devices.settle()
     overrides = [f"data.data_dir={options.data_dir}"] if options.data_dir else []
     members: list[Member] = []
     labels: Array = np.zeros(0, np.int32)

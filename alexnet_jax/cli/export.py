@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from alexnet_jax.cli import border, networks
+from alexnet_jax import files
+from alexnet_jax.cli import app, networks
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
 from alexnet_jax.train.metrics import fitted
@@ -39,7 +40,7 @@ def _check(options: argparse.Namespace) -> None:
         raise AlexNetError(f"--license is an option of hf, not of --format={options.format}.")
     if options.format == "hf":
         hub_folder.check_license(options.license or "apache-2.0")
-        hub_folder.check_free(options.output)
+        files.check_free(options.output, "output")
         return
     if options.output.suffix != f".{options.format}":
         raise AlexNetError(f"output={options.output} must end in .{options.format}.")
@@ -52,7 +53,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = border.Parser(prog="alexnet export", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser = app.Parser(prog="alexnet export", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
     parser.add_argument("--format", choices=_FORMATS, required=True)
     networks.add_options(parser, file_flag="--input")
     parser.add_argument("--output", type=Path, required=True, help="NAME.FORMAT; for hf, a new folder")

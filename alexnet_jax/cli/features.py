@@ -3,11 +3,10 @@
 import argparse
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_jax import features, progress as bars
-from alexnet_jax.cli import border, networks
+from alexnet_jax.cli import app, networks
 from alexnet_jax.errors import AlexNetError
 
 
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> None:
         size = networks.amount(4 * pictures.count * math.prod(net.layers[options.layer]))
         print(f"{options.layer} of {pictures.count:,} pictures: {size}, twice that until it is put together")
     try:
-        rows = features.write(net, pictures, options.layer, options.output, warn=_warn, watch=_watched)
+        rows = features.write(net, pictures, options.layer, options.output, say=_say)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted: the same command resumes where it stopped") from None
     shape = " x ".join(f"{side:,}" for side in (rows, *net.layers[options.layer]))
@@ -38,21 +37,12 @@ def main(argv: list[str]) -> None:
         print(f"{left:,} of {pictures.count:,} pictures could not be read and are left out", file=sys.stderr)
 
 
-def _warn(words: str) -> None:
-    bars.write(f"warning: {networks.text(' '.join(words.splitlines()))}", file=sys.stderr)
-
-
-def _watched(blocks: Iterator[features.Block], done: int, count: int) -> Iterator[features.Block]:
-    if done:
-        print(f"resuming after {done:,} of {count:,} pictures", flush=True)
-    with bars.bar(total=count, done=done, unit="picture") as shown:
-        for block in blocks:
-            yield block
-            shown.update(len(block[0]))
+def _say(message: str) -> None:
+    bars.write(networks.text(" ".join(message.splitlines())), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = border.Parser(prog="alexnet features", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser = app.Parser(prog="alexnet features", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="files, or folders of them")
     networks.add_options(parser)
     networks.add_data_options(parser)

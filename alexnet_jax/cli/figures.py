@@ -5,25 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import config as configs, features, figures, parts
+from ml_collections import ConfigDict
+
+from alexnet_jax import builder, features, figures, summary
 from alexnet_jax.answers import Answers
-from alexnet_jax.cli import border, networks, summary
-from alexnet_jax.cli.neighbours import nearest_to
-from alexnet_jax.cli.overrides import split_overrides
-from alexnet_jax.errors import AlexNetError
+from alexnet_jax.cli import app, networks
+from alexnet_jax.cli.flags import HELP, take_recipe
 from alexnet_jax.figures import drawing
 
 
 def main(argv: list[str]) -> None:
     """Draws one figure and says where it is. Raises AlexNetError."""
-    overrides, rest = split_overrides(argv)
-    options = _parser().parse_args(rest)
-    if overrides and options.kind != "architecture":
-        raise AlexNetError(f"config.{overrides[0]} is an option of architecture, not of {options.kind}.")
-    output = options.output or Path(f"{options.kind}.{'svg' if options.kind == 'architecture' else 'png'}")
-    drawing.check_name(output, only_svg=options.kind == "architecture")
-    if options.kind == "architecture":
-        figure: Any = _architecture(options, overrides)
+    of_recipe = argv[:1] == ["architecture"]
+    recipe, config, argv = take_recipe(argv, data="imagenet2012") if of_recipe else ("", None, argv)
+    options = _parser().parse_args(argv)
+    output = options.output or Path(f"{options.kind}.{'svg' if of_recipe else 'png'}")
+    drawing.check_name(output, only_svg=of_recipe)
+    if config:
+        figure: Any = _architecture(recipe, config)
     else:
         drawing.new(1.0)  # without Matplotlib the command ends here, before it computes
         figure = _DRAWN[options.kind](options)
@@ -75,7 +74,7 @@ def _neighbours(options: argparse.Namespace) -> Any:
     net = networks.open_network(options)
     found = features.read(options.features)
     paths = [path for given in options.pictures for path in networks.pictures(given)][: options.rows]
-    rows, distances = nearest_to(paths, net, found, top=options.top)
+    rows, distances = features.nearest_to(paths, net, found, top=options.top)
     return figures.neighbours(paths, found, rows, distances, _pictures_of(found, options, net))
 
 
@@ -88,11 +87,9 @@ def _pictures_of(found: features.FeatureFile, options: argparse.Namespace, net: 
     return lambda row: split.source[int(found.numbers[row])]["image"]
 
 
-def _architecture(options: argparse.Namespace, overrides: list[str]) -> str:
-    recipe = options.recipe
-    config = configs.load_recipe(recipe if ":" in recipe else f"{recipe}:imagenet2012", overrides)
-    classes = summary.classes_of(config) if ":" in recipe else 1000
-    return figures.architecture(parts.network(config, classes), config.data.crop_pixels, title=f"AlexNet: {recipe}")
+def _architecture(recipe: str, config: ConfigDict) -> str:
+    model = builder.model(config, summary.classes_of(config))
+    return figures.architecture(model, config.data.crop_pixels, title=f"AlexNet: {recipe}")
 
 
 def _answers(options: argparse.Namespace) -> Answers:
@@ -116,7 +113,7 @@ _DRAWN: dict[str, Callable[[argparse.Namespace], Any]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = border.Parser(prog="alexnet figures", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser = app.Parser(prog="alexnet figures", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="FIGURE")
 
     def kind(name: str, words: str, *, network: bool = True, data: bool = False) -> argparse.ArgumentParser:
@@ -133,18 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     occlusion = kind("occlusion", "what the answer for a picture depends on")
     occlusion.add_argument("picture", type=Path)
     occlusion.add_argument("--class", dest="class_name", help="of which the probability is shown (default: the answer)")
-    occlusion.add_argument("--side", type=border.whole(1, 4096), default=0, help="of the square, in pixels")
+    occlusion.add_argument("--side", type=app.whole(1, 4096), default=0, help="of the square, in pixels")
     curves = kind("curves", "loss, accuracy, rate and speed of runs over each other", network=False)
     curves.add_argument("--workdirs", type=Path, nargs="+", required=True)
     kind("confusion", "which classes are taken for which", data=True)
     panel = kind("predictions", "pictures with their five best answers: figure 4, left", data=True)
-    panel.add_argument("--worst", type=border.whole(1, 64), default=0, help="of so many worst mistakes")
+    panel.add_argument("--worst", type=app.whole(1, 64), default=0, help="of so many worst mistakes")
     near = kind("neighbours", "the nearest pictures of a file of features: figure 4, right")
     near.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
     near.add_argument("--features", type=Path, required=True, help="what alexnet features wrote")
     near.add_argument("--data_dir", default="", help="where its data set lies, if not where the run had it")
-    near.add_argument("--top", type=border.whole(1, 20), default=6, help="so many (%(default)s)")
-    near.add_argument("--rows", type=border.whole(1, 50), default=8, help="at most so many pictures (%(default)s)")
-    drawn = kind("architecture", "the towers and their exchanges, as SVG", network=False)
-    drawn.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]")
+    near.add_argument("--top", type=app.whole(1, 20), default=6, help="so many (%(default)s)")
+    near.add_argument("--rows", type=app.whole(1, 50), default=8, help="at most so many pictures (%(default)s)")
+    kind("architecture", "the towers and their exchanges, as SVG", network=False).epilog = HELP
     return parser

@@ -31,4 +31,4 @@ def take_recipe(
     config = configs.find_recipe(text)
     _, rest = configs.override(config, rest)
     configs.schema.check(config)
-    return text, config, rest
+    return values.config, config, rest

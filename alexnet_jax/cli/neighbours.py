@@ -3,15 +3,12 @@
 import argparse
 import csv
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_jax import features
-from alexnet_jax.classifier import Classifier
-from alexnet_jax.cli import border, networks
-from alexnet_jax.errors import AlexNetError
+from alexnet_jax.cli import app, networks
 
 
 def main(argv: list[str]) -> None:
@@ -22,7 +19,7 @@ def main(argv: list[str]) -> None:
     net = networks.open_network(options)
     size = networks.amount(4.0 * len(found) * float(np.prod(found.shape)))
     print(f"{len(found):,} pictures, {size} of features, in blocks of 134 MB", file=sys.stderr)
-    given = zip(paths, *nearest_to(paths, net, found, top=options.top), strict=True)
+    given = zip(paths, *features.nearest_to(paths, net, found, top=options.top), strict=True)
     # Infinitely far is a picture from itself, where there are no others left.
     pairs = [(path, [(r, d) for r, d in zip(rows, far, strict=True) if d < np.inf]) for path, rows, far in given]
     if options.csv:
@@ -40,27 +37,11 @@ def main(argv: list[str]) -> None:
             print(f"  {distance:10.5g}{label}  {networks.shown(str(found.names[row]))}")
 
 
-def nearest_to(
-    paths: Sequence[Path], net: Classifier, found: features.FeatureFile, *, top: int
-) -> tuple[features.Array, features.Array]:
-    """(rows, distances) of the pictures closest to those of `paths`, without themselves.
-
-    Raises AlexNetError where the features are of another network than `net`.
-    """
-    if found.about.get("network") != features.digest(net):
-        raise AlexNetError(
-            f"{found.path} has features of another network than this one: make them with the same --workdir or "
-            "--weights, and the same checkpoint."
-        )
-    queries = net.features(paths, str(found.about["layer"]))
-    return features.nearest(queries, found, top=top, without=[str(path) for path in paths])
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = border.Parser(prog="alexnet neighbours", description=(__doc__ or "").partition(": ")[2])
+    parser = app.Parser(prog="alexnet neighbours", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them")
     networks.add_options(parser)
     parser.add_argument("--features", type=Path, required=True, help="what alexnet features wrote")
-    parser.add_argument("--top", type=border.whole(1, 1000), default=6, help="so many (%(default)s)")
+    parser.add_argument("--top", type=app.whole(1, 1000), default=6, help="so many (%(default)s)")
     parser.add_argument("--csv", action="store_true", help="picture,rank,neighbour,class,distance")
     return parser

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import progress as bars
-from alexnet_jax.cli import border, networks
+from alexnet_jax.cli import app, networks
 from alexnet_jax.cli.networks import shown, text
-from alexnet_jax.data import images
+from alexnet_jax.data import pictures
 from alexnet_jax.errors import AlexNetError
 
 Prediction = tuple[Path, list[tuple[str, float]]]
@@ -37,10 +37,10 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = border.Parser(prog="alexnet predict", description=(__doc__ or "").partition(": ")[2])
+    parser = app.Parser(prog="alexnet predict", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them")
     networks.add_options(parser)
-    parser.add_argument("--top", type=border.whole(1, 1_000_000), default=5, help="so many classes (%(default)s)")
+    parser.add_argument("--top", type=app.whole(1, 1_000_000), default=5, help="so many classes (%(default)s)")
     parser.add_argument("--views", choices=["center", "all"], default="center", help="all: the average over ten views")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", dest="format", action="store_const", const="csv", help="picture,rank,class,probability")
@@ -52,7 +52,7 @@ def _readable(paths: list[Path], good: list[Path], *, at_least: int) -> Iterator
     """The pictures that can be read, whose paths go to `good`; a warning on stderr for each of the others."""
     for path in bars.watched(paths, total=len(paths), unit="picture"):
         try:
-            picture = images.read(path, at_least=at_least)
+            picture = pictures.read(path, at_least=at_least)
         except AlexNetError as error:
             bars.write(f"warning: {text(' '.join(str(error).splitlines()))}", file=sys.stderr)
             continue

@@ -8,20 +8,20 @@ import os
 import re
 from pathlib import Path
 
-from alexnet_jax.cli import border
+from alexnet_jax.cli import app
 from alexnet_jax.data import datasets
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.prepare import raw as originals
-from alexnet_jax.prepare.dataset import Preparation, compute_statistics, default_dir
-from alexnet_jax.prepare.raw import Originals
+from alexnet_jax.prepare import raw, statistics
+from alexnet_jax.prepare.dataset import default_dir, prepare
+from alexnet_jax.prepare.raw import RawDataset
 from alexnet_jax.prepare.shards import Layout
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    whole = border.whole
-    parser = border.Parser(prog="alexnet prepare", description=__doc__)
+    whole = app.whole
+    parser = app.Parser(prog="alexnet prepare", description=__doc__)
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    common = border.Parser(add_help=False)
+    common = app.Parser(add_help=False)
     common.add_argument("--data_dir", type=Path, default=default_dir(), help="where prepared sets lie (%(default)s)")
     common.add_argument(
         "--threads",
@@ -29,7 +29,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         default=min(os.cpu_count() or 1, 256),
         help="that work at a time (%(default)s)",
     )
-    writing = border.Parser(add_help=False)
+    writing = app.Parser(add_help=False)
     writing.add_argument(
         "--pack",
         type=whole(1, 4096),
@@ -60,18 +60,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _originals(options: argparse.Namespace) -> Originals:
+def _raw_dataset(options: argparse.Namespace) -> RawDataset:
     if options.source == "imagenet2012":
         splits = tuple(options.splits.split(","))
         if not set(splits) <= {"train", "validation"}:
             raise AlexNetError(f"--splits={options.splits}: it must be of train,validation.")
-        return originals.imagenet2012(options.origin, splits)
+        return raw.imagenet2012(options.origin, splits)
     if options.source == "folder":
         _check_name(options.name)
-        return originals.folder(options.origin, options.name, validation_percent=options.validation_percent)
+        return raw.folder(options.origin, options.name, validation_percent=options.validation_percent)
     if not options.pack:
         raise AlexNetError(f"{options.name} is read as it is: give --pack=256 to write a packed copy of it.")
-    return originals.as_originals(options.name, str(options.origin or options.data_dir))
+    return raw.prepared(options.name, str(options.origin or options.data_dir))
 
 
 def _check_name(name: str) -> None:
@@ -93,17 +93,17 @@ def main(argv: list[str]) -> None:
     options = _arguments(argv)
     options.data_dir = options.data_dir.expanduser().absolute()
     if options.source == "statistics":
-        compute_statistics(options.name, options.data_dir, options.threads)
+        statistics.compute(options.name, options.data_dir, options.threads)
         return
     if options.raw and (not options.pack or options.keep_long_side):
         raise AlexNetError("--raw stores squares of equal size: give --pack=256, and leave --keep_long_side out.")
     print("listing the pictures ...", flush=True)
     layout = Layout(options.pack, options.keep_long_side, options.quality, options.images_per_shard, options.raw)
-    preparation = Preparation(_originals(options), layout, options.data_dir, options.threads)
-    for split, source in preparation.data.splits.items():
-        print(f"{split:10} {len(source):10,} pictures of {len(preparation.data.class_names):,} classes", flush=True)
+    data = _raw_dataset(options)
+    for split, source in data.splits.items():
+        print(f"{split:10} {len(source):10,} pictures of {len(data.class_names):,} classes", flush=True)
     try:
-        preparation.run()
+        prepare(data, layout, data_dir=options.data_dir, threads=options.threads)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted: the same command resumes where it stopped") from None
     except (OSError, RuntimeError) as error:  # RuntimeError is ArrayRecord's, of a full disk

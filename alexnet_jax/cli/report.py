@@ -9,8 +9,8 @@ import jax
 
 from alexnet_jax import extras
 from alexnet_jax.answers import Answers
-from alexnet_jax.classifier import Classifier, load
-from alexnet_jax.cli import border, devices
+from alexnet_jax.classifier import Classifier, load_run
+from alexnet_jax.cli import app, devices
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import page
 from alexnet_jax.train.loop import Run
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     extras.module("matplotlib", extra="figures", what="a report")
     devices.settle()
-    net = load(options.workdir, checkpoint=options.checkpoint)
+    net = load_run(options.workdir, options.checkpoint)
     output = options.output or options.workdir / FILE
     try:
         answers: Answers | None = _answers(net, options.data_dir, options.views)
@@ -44,7 +44,7 @@ def after(run: Run) -> None:
     output = run.workdir / FILE
     try:
         extras.module("matplotlib", extra="figures", what="the page of this run")
-        net = load(run.workdir)
+        net = load_run(run.workdir)
         answers = run.answers or _answers(net)
         page.write(run.workdir, output, net, answers)
     except Exception as error:  # whatever it is, such as no memory left: the run is done and saved
@@ -61,7 +61,7 @@ def _answers(net: Classifier, data_dir: str = "", views: str = "center") -> Answ
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = border.Parser(prog="alexnet report", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser = app.Parser(prog="alexnet report", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
     parser.add_argument("--workdir", type=Path, required=True, help="the run")
     parser.add_argument("--checkpoint", default="latest", help="latest, best or a step (%(default)s)")
     parser.add_argument("--output", type=Path, help=f"the page (default: {FILE} in the workdir)")

@@ -1,6 +1,6 @@
 """python -m experiments.ledger list|run|report."""
 
-from alexnet_jax.cli import border
+from alexnet_jax.cli import app
 
 if __name__ == "__main__":
-    border.program("experiments.ledger.command")
+    app.program("experiments.ledger.command")

@@ -108,20 +108,22 @@ def _fails(workdir: Path, before: str) -> str:
         import resource, shutil
         from pathlib import Path
         import jax, jax.numpy as jnp
-        from alexnet_jax.cli import border
+        from absl import logging
+        from alexnet_jax.cli import app
         from alexnet_jax.errors import AlexNetError
         from alexnet_jax.train.checkpoint import Checkpoints
         workdir = Path({str(workdir)!r})
-        with border._quiet():
-            state = {{"params": jax.random.normal(jax.random.key(2), (100, 1000)), "step": jnp.int32(2)}}
-            try:
+        logging.set_verbosity(logging.FATAL)
+        try:
+            with app._threads_held_back():
+                state = {{"params": jax.random.normal(jax.random.key(2), (100, 1000)), "step": jnp.int32(2)}}
                 checkpoints = Checkpoints(workdir)
                 {before}
                 checkpoints.save(2, state)
                 checkpoints.close()
-            except AlexNetError as error:
-                print(error)
-                raise SystemExit(1)
+        except AlexNetError as error:
+            print(error)
+            raise SystemExit(1)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")

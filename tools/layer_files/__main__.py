@@ -1,6 +1,6 @@
 """python -m tools.layer_files LAYERS.cfg LAYER-PARAMS.cfg."""
 
-from alexnet_jax.cli import border
+from alexnet_jax.cli import app
 
 if __name__ == "__main__":
-    border.program("tools.layer_files.command")
+    app.program("tools.layer_files.command")

@@ -1,6 +1,6 @@
 """python -m tools.traffic [RECIPE[:DATA]]."""
 
-from alexnet_jax.cli import border
+from alexnet_jax.cli import app
 
 if __name__ == "__main__":
-    border.program("tools.traffic.report")
+    app.program("tools.traffic.report")

@@ -1,0 +1,116 @@
+"""Running a command: a user's mistake ends in one sentence and status 1; a bug shows its traceback."""
+
+import argparse
+import contextlib
+import importlib
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from absl import flags, logging
+
+from alexnet_jax import ending
+from alexnet_jax.cli import interrupts
+from alexnet_jax.errors import AlexNetError
+
+_OTHERS_SECONDS = 3.0
+
+
+def program(module: str) -> None:
+    """Runs `module` as a program of its own: python -m MODULE."""
+    with interrupts.watched():
+        run(module, sys.argv[1:])
+
+
+def run(module: str, argv: list[str]) -> None:
+    """Runs the `main(argv)` of a module; returns where it succeeds, and raises or exits where it fails."""
+    logging.set_verbosity(logging.FATAL)  # what Orbax logs of an error, it raises too
+    flags.FLAGS.mark_as_parsed()  # Grain and Orbax read absl's flags
+    try:
+        if module != "alexnet_jax.cli.predict":  # which only reads, and prints any name
+            _check_text(argv)
+        with _threads_held_back():
+            importlib.import_module(module).main(argv)
+        if sys.stdout is not None:  # None where it is closed
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter does not flush into the pipe
+        sys.exit(1)
+    except Exception as error:
+        several, words = ending.is_one_of_several(), sentence(error)
+        if interrupts.asked() or not (words or several):
+            raise
+        if words is None:
+            time.sleep(_OTHERS_SECONDS)  # where another process is gone, collectives fail here: that is told instead
+            traceback.print_exc()
+        words, status = f"error: {words or type(error).__name__}", getattr(error, "status", ending.FAILED)
+        if several or status != ending.FAILED:
+            ending.leave(words, status=status)
+        sys.exit(words)
+
+
+def sentence(error: BaseException) -> str | None:
+    """A user's mistake in one sentence; None for a bug."""
+    line = " ".join(str(error).split())
+    if isinstance(error, AlexNetError | flags.Error):
+        return line
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line or "Out of memory" in line:
+        return f"not enough memory ({line[:200]}): use a smaller batch or smaller pictures."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}."
+    return None
+
+
+@contextlib.contextmanager
+def _threads_held_back() -> Iterator[None]:
+    """What threads raise, such as Orbax's on a full disk, is not printed where the command ends in a sentence."""
+    printed = list[str]()
+    before = threading.excepthook
+    threading.excepthook = lambda args: printed.append(
+        "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
+    )
+    try:
+        yield
+    except Exception as error:
+        if sentence(error):
+            printed.clear()
+        raise
+    finally:
+        threading.excepthook = before
+        sys.stderr.write("".join(printed))
+
+
+def _check_text(argv: list[str]) -> None:
+    """Raises AlexNetError for an argument that is not UTF-8: neither a log nor a checkpoint could name it."""
+    for argument in argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise AlexNetError(f"{argument!a} is not UTF-8 text: rename it.") from error
+
+
+# ---------------------------------------------------------------- options of the commands that take no recipe
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of a command's options whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises AlexNetError."""
+        raise AlexNetError(f"{message}: see {self.prog} --help.")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number in a range."""
+
+    def parsed(text: str) -> int:
+        if not re.fullmatch("-?[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number from {low} to {high:,}")
+        return int(text)
+
+    return parsed
