@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alexnet_jax.data import augment
-from alexnet_jax.errors import AlexNetError
+from alexnet_jax.errors import AlexNetError, LostError
 
 Batch = dict[str, np.ndarray]
 
@@ -295,15 +295,15 @@ def _of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The batches of worker processes that ignore Ctrl-C and SIGTERM: it is up to this process to end them.
 
     A terminal, or a scheduler, sends these to the workers too. They inherit the signals that are blocked here while
-    they are started, which the first batch does.
+    they are started, which the first batch does. Raises LostError where a worker dies.
     """
     resource_tracker.ensure_running()  # it unblocks them where it is started on the way
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        first = list(itertools.islice(batches, 1))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
+        try:
+            first = list(itertools.islice(batches, 1))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield from itertools.chain(first, batches)
     except RuntimeError as error:
         # Grain has no type of its own for it.
@@ -311,7 +311,7 @@ def _of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
         if not died:
             raise
         how = "killed, as the kernel does where memory runs out" if died[1] == "-9" else f"gone, exit status {died[1]}"
-        raise AlexNetError(
+        raise LostError(
             f"A worker process that reads images was {how}. Start the same command again; if it happens again, set "
             f"config.data.workers and config.data.prefetch_batches lower."
         ) from error
