@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from alexnet_jax import config as configs
 from alexnet_jax.cli import train
-from alexnet_jax.cli.overrides import split_overrides
+from alexnet_jax.cli.flags import take_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"
@@ -44,9 +43,8 @@ def test_every_flag_is_one_of_train(kubernetes: dict[str, Any]) -> None:
     given = [*container["args"], *re.findall(r"^ +(--\S+=.*?)(?: \\)?$", in_shell, re.MULTILINE)]
     given += re.findall(r"flags\+=\((.*)\)", in_shell)
     assert len(given) == 3 + 6 + 1
-    overrides, flags = split_overrides(given)
+    _, _, flags = take_recipe(given, default="alexnet:imagenet2012_pack256")
     assert {flag.lstrip("-").partition("=")[0] for flag in flags} <= {*train._FLAGS}
-    configs.load_recipe("alexnet:imagenet2012_pack256", overrides)
 
 
 # ---------------------------------------------------------------- SLURM
