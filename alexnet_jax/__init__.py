@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alexnet_jax.catalog import recipes
     from alexnet_jax.classifier import Classifier, build, load
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["AlexNetError", "Classifier", "__version__", "build", "figures", "load", "recipes"]
 
 _HOMES = {"Classifier": "classifier", "build": "classifier", "load": "classifier", "recipes": "catalog"}
