@@ -478,15 +478,6 @@ def test_what_a_flax_user_may_get_wrong(net: Classifier, images: np.ndarray) -> 
 # ---------------------------------------------------------------- as a whole
 
 
-def test_an_import_costs_less_than_a_second_beyond_jax() -> None:
-    code = (
-        "import time, jax; start = time.perf_counter(); import alexnet_jax; alexnet_jax.build, alexnet_jax.load; "
-        "print(time.perf_counter() - start)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1
-
-
 def test_a_notebook_loads_a_run_in_silence(run: Path) -> None:
     """Nothing has parsed the flags of absl there, which Orbax reads; and nothing is said on stderr."""
     code = f"import alexnet_jax; print(alexnet_jax.load({str(run)!r}))"
