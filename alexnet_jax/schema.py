@@ -27,7 +27,7 @@ class Role(enum.IntEnum):
     NETWORK = 3  # another network: the weights were not trained for it
 
 
-_ALWAYS = object()  # there since the first version
+ALWAYS = object()  # there since the first version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Field:
     allows: Callable[[Any], bool]
     must_be: str
     role: Role = Role.TRAINING
-    older: Any = _ALWAYS
+    older: Any = ALWAYS
 
 
 # ---------------------------------------------------------------- kinds and ranges
@@ -265,14 +265,14 @@ def add_older(saved: dict[str, Any]) -> None:
         here: Any = saved
         for section in sections:
             here = here.get(section) if isinstance(here, dict) else None
-        if row.older is not _ALWAYS and isinstance(here, dict):
+        if row.older is not ALWAYS and isinstance(here, dict):
             here.setdefault(last, row.older)
 
 
 def is_older(name: str, value: Any) -> bool:
     """Whether a field that came later has the value that runs had without it."""
     row = field(name)
-    return row is not None and row.older is not _ALWAYS and bool(row.older == value)
+    return row is not None and row.older is not ALWAYS and bool(row.older == value)
 
 
 # ---------------------------------------------------------------- the check
