@@ -14,6 +14,7 @@ from alexnet_jax.model import placement, towers
 from alexnet_jax.model.alexnet import AlexNet, in_top_k, init_variables, train_apply
 from alexnet_jax.model.preprocess import Augmentation, Input, fold_in_each
 from alexnet_jax.model.towers import BATCH_SHARDED, REPLICATED, TOWER
+from alexnet_jax.train import optimizer as optimizers
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -28,12 +29,12 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the tower program takes."""
+        """What `logits_fn` takes."""
         return variables_of(self.params, self.statistics)
 
 
 def variables_of(params: Any, statistics: Any) -> dict[str, Any]:
-    """Parameters and running statistics as the tower program takes them."""
+    """Parameters and running statistics as `logits_fn` takes them."""
     return {"params": params} | ({"batch_stats": statistics} if statistics else {})
 
 
@@ -49,34 +50,34 @@ def make_state(
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """How a step learns from a batch, beside the optimizer.
+class StepSettings:
+    """How a step makes a loss and an average of the weights, besides what the optimizer does.
 
-    `accumulate`: in how many parts, one after the other, a device computes its share of the batch. The gradient is that
-    of the whole; batch norms see one part at a time, and their running statistics go through all of them.
-    `label_smoothing`: a label is that share of every class alike, and the rest of its own (Szegedy et al. 2015, arXiv
-    1512.00567, section 7). `ema_decay` of the average of the weights and running statistics.
+    `microbatches`: a device computes its share of the batch in so many parts, one after the other, to save memory. The
+    gradient is that of the whole; batch norms see one part at a time, and their running statistics go through all.
+    `label_smoothing`: the share of a label that is spread over all classes (Szegedy et al. 2015, arXiv 1512.00567,
+    section 7). `ema_decay`: of the moving average of the weights and running statistics; 0 for none.
     """
 
-    accumulate: int = 1
+    microbatches: int = 1
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
 
-    def losses(self, logits_BK: jax.Array, label_B: jax.Array) -> jax.Array:
-        """The loss of each example, [B], in nats."""
-        of_label_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B)
-        if not self.label_smoothing:
-            return of_label_B
-        of_all_B = -jax.nn.log_softmax(logits_BK).mean(axis=-1)
-        return (1.0 - self.label_smoothing) * of_label_B + self.label_smoothing * of_all_B
 
-    def averaged(self, average: Any, variables: Any, step: jax.Array) -> Any:
-        """The average after an update; `step` were made before it. The first weights do not weigh more than others."""
-        if not self.ema_decay:
-            return average
-        count = step.astype(jnp.float32)
-        decay = jnp.minimum(self.ema_decay, (1.0 + count) / (10.0 + count))
-        return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, variables)
+def cross_entropy(logits_BK: jax.Array, label_B: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """The loss of each example, [B], in nats."""
+    of_label_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B)
+    if not label_smoothing:
+        return of_label_B
+    of_all_B = -jax.nn.log_softmax(logits_BK).mean(axis=-1)
+    return (1.0 - label_smoothing) * of_label_B + label_smoothing * of_all_B
+
+
+def _averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
+    """The moving average after update number `step`, from 0; early ones decay faster, to forget the initialization."""
+    count = step.astype(jnp.float32)
+    decay_now = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+    return jax.tree.map(lambda old, new: decay_now * old + (1.0 - decay_now) * new, average, variables)
 
 
 def make_train_step(
@@ -88,13 +89,14 @@ def make_train_step(
     batch_size: int,
     inputs: Input,
     augmentation: Augmentation,
-    rule: Rule = Rule(),
+    settings: StepSettings = StepSettings(),
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted `step(state, batch)` -> (state, {loss, top1, top5, rate_scale}); it consumes the old state.
+    """The jitted `step(state, batch)` -> (state, {loss, top1, top5}); it consumes the old state.
 
     `batch` is one of `data.train_batches` on `mesh`, `batch_size` its global size, `state` any tree of the state's
-    shapes, which lies as `placement.specs` says. Loss in nats and rates in percent, of the whole batch before the
-    update.
+    shapes, which lies as `placement.specs` says. Loss in nats and top-k in percent, of the whole batch before the
+    update. With `optimizer.sgd_2012` the metrics also have rate_scale, the plateau's; any other optimizer of optax will
+    do, too.
     """
     run = towers.over_towers(train_apply(placement.for_mesh(model, mesh)), mesh=mesh, out_axes=(None, 0))
     spec = placement.specs(model, state, mesh)
@@ -103,7 +105,7 @@ def make_train_step(
         step_key = jax.random.fold_in(state.key, state.step)
 
         def learn(statistics: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any, dict[str, jax.Array]]:
-            """(gradients, running statistics, metrics) of a part of the batch."""
+            """(gradients, running statistics, metrics) of a microbatch."""
             keys_B = fold_in_each(step_key, batch["place"])
             with jax.named_scope("images"):
                 images = augmentation(
@@ -113,7 +115,7 @@ def make_train_step(
             def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
                 logits_BK, new_statistics = run(variables_of(params, statistics), images, keys_B)
                 with jax.named_scope("loss"):
-                    losses_B = rule.losses(logits_BK, batch["label"])
+                    losses_B = cross_entropy(logits_BK, batch["label"], settings.label_smoothing)
                 # Every tower that has its own device computes this loss from the gathered logits, and the
                 # transpose of all_gather adds up what all of them ask for: each asks for its part.
                 return losses_B.sum() / (batch_size * mesh.shape[TOWER]), (logits_BK, new_statistics)
@@ -125,32 +127,37 @@ def make_train_step(
             }
             return gradients, statistics, metrics
 
-        gradients, statistics, metrics = _in_parts(learn, state.statistics, batch, rule.accumulate)
+        gradients, statistics, metrics = _in_microbatches(learn, state.statistics, batch, settings.microbatches)
         gradients = towers.sum_over_data(gradients, mesh, "gradients", spec.params)
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            average = rule.averaged(state.average, variables_of(params, statistics), state.step)
+            average = state.average
+            if settings.ema_decay:
+                average = _averaged(average, variables_of(params, statistics), state.step, settings.ema_decay)
         state = TrainState(state.step + 1, params, statistics, opt_state, average, state.key)
-        return state, towers.sum_over_data(metrics, mesh, "metrics") | {"rate_scale": opt_state.plateau.scale}
+        metrics = towers.sum_over_data(metrics, mesh, "metrics")
+        if isinstance(opt_state, optimizers.State):
+            metrics["rate_scale"] = opt_state.plateau.scale
+        return state, metrics
 
     return towers.sharded(
         step, mesh=mesh, in_specs=(spec, BATCH_SHARDED), out_specs=(spec, REPLICATED), donate_argnums=(0,)
     )
 
 
-def _in_parts(learn: Callable[..., Any], statistics: Any, batch: dict[str, jax.Array], count: int) -> Any:
+def _in_microbatches(learn: Callable[..., Any], statistics: Any, batch: dict[str, jax.Array], count: int) -> Any:
     """`learn(statistics, batch)` over `count` parts of the batch, one after the other; gradients and metrics add up."""
     if count == 1:
         return learn(statistics, batch)
-    parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
+    microbatches = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
 
-    def more(total: Any, part: dict[str, jax.Array]) -> tuple[Any, None]:
+    def add(total: Any, microbatch: dict[str, jax.Array]) -> tuple[Any, None]:
         gradients, statistics, metrics = total
-        new_gradients, statistics, new_metrics = learn(statistics, part)
-        added = jax.tree.map(jnp.add, (gradients, metrics), (new_gradients, new_metrics))
-        return (added[0], statistics, added[1]), None
+        new_gradients, statistics, new_metrics = learn(statistics, microbatch)
+        gradients, metrics = jax.tree.map(jnp.add, (gradients, metrics), (new_gradients, new_metrics))
+        return (gradients, statistics, metrics), None
 
-    first = jax.eval_shape(learn, statistics, jax.tree.map(lambda leaf: leaf[0], parts))
-    gradients, _, metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
-    return jax.lax.scan(more, (gradients, statistics, metrics), parts)[0]
+    shapes = jax.eval_shape(learn, statistics, jax.tree.map(lambda leaf: leaf[0], microbatches))
+    gradients, _, metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, (gradients, statistics, metrics), microbatches)[0]
