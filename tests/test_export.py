@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 import alexnet_jax as alexnet
 from alexnet_jax import __main__ as program, builder, config as configs
 from alexnet_jax.classifier import Classifier
+from alexnet_jax.data.feed import Images
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
 from alexnet_jax.model import placement
@@ -27,6 +28,7 @@ from alexnet_jax.weights import hub
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
+ORIGINALS = ROOT.parent / "shared" / "data" / "imagenet_originals"
 Array = np.ndarray[Any, np.dtype[Any]]
 PIXELS = 67
 
@@ -202,6 +204,29 @@ def test_without_onnxruntime_it_says_that_nothing_was_compared(tmp_path: Path, m
     said = onnx_graph.write(_classifier(_small("alexnet"), 10), tmp_path / "net.onnx", pixels="uint8")
     assert said.endswith("not compared: onnxruntime is not installed")
     assert (tmp_path / "net.onnx").is_file()
+
+
+@pytest.mark.skipif(not ORIGINALS.exists(), reason="the photographs of shared/data are not there")
+def test_code_of_the_page_sees_what_predict_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/export.md, on photographs that are not square: the same pixels but for the interpolation."""
+    config = _small("alexnet")
+    with config.unlocked():
+        config.data.resize_pixels = 76
+    net, photographs = _classifier(config, 10), sorted(ORIGINALS.glob("*.JPEG"))
+    (tmp_path / "net.onnx").write_bytes(onnx_graph.to_onnx(net, pixels="float32").SerializeToString())
+    (tmp_path / "cat.jpg").symlink_to(photographs[0])
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    page: dict[str, Any] = {}
+    exec(code, page)
+    assert capsys.readouterr().out == f"class {net.logits(photographs[0]).argmax()}\n"
+    seen, differences = np.empty((PIXELS, PIXELS, 3), np.uint8), []
+    for path in photographs:
+        Images(76, PIXELS)(path.read_bytes(), None, seen)
+        differences.append(np.abs(page["pixels"](path)[0] - seen).mean())
+    assert np.mean(differences) < 8  # gray levels; squeezed into a square it is 33
 
 
 # ---------------------------------------------------------------- StableHLO
