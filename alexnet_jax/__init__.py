@@ -15,13 +15,14 @@ from alexnet_jax.errors import AlexNetError
 
 if TYPE_CHECKING:
     from alexnet_jax import figures
-    from alexnet_jax.catalog import recipes
-    from alexnet_jax.classifier import Classifier, build, load
+    from alexnet_jax.classifier import Classifier, build
+    from alexnet_jax.summary import recipes
+    from alexnet_jax.weights.load import load
 
 __version__ = "0.3.0"
 __all__ = ["AlexNetError", "Classifier", "__version__", "build", "figures", "load", "recipes"]
 
-_HOMES = {"Classifier": "classifier", "build": "classifier", "load": "classifier", "recipes": "catalog"}
+_HOMES = {"Classifier": "classifier", "build": "classifier", "load": "weights.load", "recipes": "summary"}
 
 
 def __getattr__(name: str) -> Any:

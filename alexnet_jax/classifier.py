@@ -8,9 +8,8 @@ net.features(images, "fc7")
 import functools
 import itertools
 import operator
-import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +19,28 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import answers, config as configs, parts, progress as bars
-from alexnet_jax.data import datasets, images as pictures
-from alexnet_jax.data.images import Picture
+from alexnet_jax import answers, builder, config as configs, evaluate as evaluation, progress, weight_file
+from alexnet_jax.data import datasets, feed, pictures, sources
+from alexnet_jax.data.feed import Split
+from alexnet_jax.data.pictures import Picture
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
 from alexnet_jax.model.preprocess import Input, Views, crop_view
-from alexnet_jax.model.towers import DATA, PER_EXAMPLE
-from alexnet_jax.weights import hub, pretrained as weights
+from alexnet_jax.model.towers import BATCH_SHARDED, DATA
 
 _BATCH = 32  # the most pictures at a time on each row of the mesh; a power of two
 
 
-def load(
-    path: str | Path,
-    *,
-    checkpoint: str | int = "latest",
-    recipe: str | None = None,
-    classes: Sequence[str] | str | Path | None = None,
-    channels: str | None = None,
-    mesh: Mesh | None = None,
-) -> "Classifier":
-    """The network of a run's workdir, of a weight file (.safetensors, .npz, .pth), or of the Hugging Face Hub.
+def load_run(workdir: Path, checkpoint: str | int = "latest", *, mesh: Mesh | None = None) -> "Classifier":
+    """The network of a run: of its `checkpoint` latest, best or a step. `alexnet_jax.load` also takes weight files.
 
-    `path` may be hf://OWNER/NAME or hf://OWNER/NAME@REVISION, or a folder that `alexnet export --format=hf` wrote.
-    `checkpoint` is latest, best or a step of a workdir. For a file that does not say which network it holds, `recipe`
-    names it ("torchvision", "caffe_alexnet", ...), `classes` its classes in the order of its outputs (names, or a file
-    with one per line) and `channels` "rgb" or "bgr". The network runs on one device, or on `mesh`
-    (`alexnet_jax.model.towers.make_mesh`). Raises AlexNetError.
+    It runs on one device, or on `mesh`. Raises AlexNetError.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise AlexNetError(f"path={path!r} must be the workdir of a run, or a .safetensors, .npz or .pth file.")
-    path = hub.downloaded(path) if hub.is_address(path) else Path(path)
-    if not path.exists():
-        raise AlexNetError(f"There is no {path}: give the workdir of a run, or a .safetensors, .npz or .pth file.")
-    if hub.is_exported(path):
-        path /= hub.MODEL
-    if not path.is_dir():
-        if checkpoint != "latest":
-            raise AlexNetError(f"{path} is a file, without checkpoints: leave checkpoint={checkpoint!r} out.")
-        loaded = weights.load_file(path, recipe=recipe, classes=classes, channels=channels)
-        inputs = loaded.inputs or _inputs(loaded.config)
-        return Classifier(loaded.config, loaded.class_names, loaded.variables, inputs=inputs, mesh=mesh)
-    for name, value in (("recipe", recipe), ("classes", classes), ("channels", channels)):
-        if value is not None:
-            raise AlexNetError(f"{path} is the workdir of a run, which knows its {name}: leave {name}={value!r} out.")
-    from alexnet_jax.train import checksums as sums
     from alexnet_jax.train.checkpoint import restore_network
 
-    sums.mend(path)
-    restored = restore_network(path, str(checkpoint), mesh=mesh or _one_device(configs.load(path)))
-    inputs = _inputs(restored.config, workdir=path)
-    return Classifier(restored.config, restored.class_names, restored.variables, inputs=inputs, mesh=mesh)
+    run = restore_network(workdir, str(checkpoint), mesh=mesh or _one_device())
+    inputs = inputs_of(run.config, workdir=workdir)
+    return Classifier(run.config, run.class_names, run.variables, inputs=inputs, mesh=mesh, step=run.step)
 
 
 def build(recipe: str, *, classes: int | Iterable[str] = 1000, seed: int = 0, mesh: Mesh | None = None) -> "Classifier":
@@ -82,10 +51,10 @@ def build(recipe: str, *, classes: int | Iterable[str] = 1000, seed: int = 0, me
     """
     config = configs.load_recipe(recipe if ":" in str(recipe) else f"{recipe}:imagenet2012")
     names = _class_names(classes)
-    model, pixels = parts.network(config, len(names)), config.data.crop_pixels
+    model, pixels = builder.model(config, len(names)), config.data.crop_pixels
     key, _ = jax.random.split(jax.random.key(_whole("seed", seed, 0, 2**31 - 1)))  # as training does
     variables = jax.jit(lambda key: models.init_variables(model, key, pixels))(key)
-    return Classifier(config, names, variables, inputs=_inputs(config), mesh=mesh)
+    return Classifier(config, names, variables, inputs=inputs_of(config), mesh=mesh)
 
 
 def _class_names(classes: int | Iterable[str]) -> tuple[str, ...]:
@@ -107,17 +76,17 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
     return number
 
 
-def _one_device(config: ConfigDict) -> Mesh:
-    return towers.make_mesh(towers=config.model.towers, tower=1, devices=jax.devices()[:1])
+def _one_device() -> Mesh:
+    return towers.make_mesh(towers=1, tower=1, devices=jax.devices()[:1])
 
 
-def _inputs(config: ConfigDict, workdir: Path | None = None) -> Input:
+def inputs_of(config: ConfigDict, workdir: Path | None = None) -> Input:
     """The preprocessing of a config, where the data set itself may not be here: then ImageNet's means."""
     if config.data.mean or config.data.mean_image:
-        return parts.inputs(config, workdir=workdir)
+        return builder.inputs(config, workdir=workdir)
     filled = ConfigDict(config.to_dict())
     filled.data.mean = datasets.facts("imagenet2012")["mean"]
-    return parts.inputs(filled)
+    return builder.inputs(filled)
 
 
 class Classifier:
@@ -127,8 +96,6 @@ class Classifier:
     [B, H, W, 3]. Of any size, their short side is brought to `resize_pixels` and the center square cropped; a camera's
     orientation mark is applied. Several are read and computed batch after batch. What is not a picture raises
     AlexNetError.
-
-    It is longer than other classes because it is what a person sees of the package: one method per question.
     """
 
     def __init__(
@@ -139,13 +106,14 @@ class Classifier:
         *,
         inputs: Input,
         mesh: Mesh | None = None,
+        step: int | None = None,
     ) -> None:
-        self.config, self.class_names, self.inputs = config, class_names, inputs
+        self.config, self.class_names, self.inputs, self.step = config, class_names, inputs, step
         # Whatever it was trained in and on, its numbers are float32, and each operation is whole on every device.
         own = {"compute_dtype": "float32", "exchange_dtype": config.mesh.exchange_dtype, "hybrid": False}
-        self.tower = parts.network(config, len(class_names)).clone(**own)
+        self.tower = builder.model(config, len(class_names)).clone(**own)
         self._operations = _operations(self.tower, self.image_pixels)
-        self.mesh = mesh or _one_device(config)
+        self.mesh = mesh or _one_device()
         towers.check_mesh(self.mesh, towers=self.tower.towers)
         self.variables = jax.device_put(variables, placement.shardings(self.tower, variables, self.mesh))
         self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -157,8 +125,6 @@ class Classifier:
             f"{models.count_parameters(self.tower, self.variables['params']):,} parameters, "
             f"{len(self.class_names):,} classes, {pixels} x {pixels} pixels>"
         )
-
-    # ------------------------------------------------------------ for a person with pictures
 
     def predict(self, images: Picture | Iterable[Picture], *, top: int = 5, views: str = "center") -> Any:
         """[(class name, probability), ...], the `top` most probable first; a list of these for several pictures.
@@ -176,11 +142,11 @@ class Classifier:
 
     def probabilities(self, images: Picture | Iterable[Picture], *, views: str = "center") -> np.ndarray:
         """[K] float32 for one picture, [B, K] for several, in the order of `class_names`; `views` as in `predict`."""
-        return self._over(images, "probabilities", views)
+        return _compute(self, images, "probabilities", views)
 
     def logits(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """[K] float32 for one picture, [B, K] for several, of the center crop."""
-        return self._over(images, "logits")
+        return _compute(self, images, "logits")
 
     def features(self, images: Picture | Iterable[Picture], layer: str) -> np.ndarray:
         """The activations of a layer for the center crop: float32 [H, W, C] or [C], for several pictures [B, ...].
@@ -192,7 +158,7 @@ class Classifier:
         if not isinstance(layer, str) or layer not in self._operations:
             names = ", ".join(one.name for one in self.tower.stack)
             raise AlexNetError(f"layer={layer!r} is not in this network: use {names}, or see net.layers.")
-        return self._over(images, layer)
+        return _compute(self, images, layer)
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -219,7 +185,7 @@ class Classifier:
         self, data: str, *, split: str = "", data_dir: str | Path = "", views: str = "center"
     ) -> answers.Answers:
         """What the network says of each image, and `evaluate`'s result of it as `.evaluation`; arguments as there."""
-        return _answers(self, data, split, data_dir, self._views(views))
+        return _answers(self, _split_of(self, data, split, data_dir), _views(self.config, views))
 
     def save(self, path: str | Path) -> None:
         """Writes a .safetensors or .npz that `load` reads, with its recipe, classes and preprocessing.
@@ -227,10 +193,10 @@ class Classifier:
         The weights are those of plain layers: the factor of the 2012 dropout is folded into the layer after it.
         Raises AlexNetError.
         """
-        arrays = weights.to_arrays(self.tower, jax.device_get(self.variables))
-        weights.write(Path(path), arrays, weights.about(self.config, self.class_names, self.inputs), self.tower)
-
-    # ------------------------------------------------------------ for a Flax user
+        weight_file.save(
+            Path(path), self.tower, jax.device_get(self.variables), config=self.config, class_names=self.class_names,
+            inputs=self.inputs, step=self.step,
+        )  # fmt: skip
 
     @functools.cached_property
     def module(self) -> models.AllTowers:
@@ -244,8 +210,8 @@ class Classifier:
     def apply(self, variables: Any, images: jax.Array) -> jax.Array:
         """Logits [B, K] of RGB images [B, crop, crop, 3] in 0..255, or [K] of one [crop, crop, 3].
 
-        A plain function of its arguments, uint8 or float: jit it, vmap it, take gradients by variables or float images
-        (in reverse mode: layers have hand-written gradients). Raises AlexNetError for arguments of another form.
+        A plain function of its arguments, uint8 or float: jit it, vmap it, take gradients by variables or float images.
+        Raises AlexNetError for arguments of another form.
         """
         shape, pixels = np.shape(images), self.image_pixels
         if len(shape) not in (3, 4) or shape[-3:] != (pixels, pixels, 3):
@@ -257,82 +223,90 @@ class Classifier:
             raise AlexNetError("variables must be such as net.variables: {'params': ...}, and 'batch_stats' if any.")
         one = len(shape) == 3
         x = self.inputs(jnp.asarray(images)[None] if one else jnp.asarray(images))
-        logits_BK = towers.over_towers(models.tower_program(self.tower))(variables, x)
+        logits_BK = towers.over_towers(models.logits_fn(self.tower))(variables, x)
         return logits_BK[0] if one else logits_BK
 
-    # ------------------------------------------------------------ inside
 
-    def _views(self, views: str) -> Views:
-        if views not in ("center", "all"):
-            raise AlexNetError(f"views={views!r} must be 'center' or 'all'.")
-        found = parts.views(self.config)
-        return found if views == "all" else found[:1]
-
-    def _over(self, images: Picture | Iterable[Picture], what: str, views: str = "center") -> np.ndarray:
-        """Logits, probabilities or an operation, the mean over the views: [...] of one picture, [B, ...] of several."""
-        rows = self.mesh.shape[DATA]
-        step, size = self._step(what, self._views(views)), _BATCH * rows
-        batches, several = pictures.batches(images, self.config.data.resize_pixels, size)
-        results: list[np.ndarray] = []
-        for batch in batches:
-            # A few pictures are padded to a power of two: neither a whole batch nor a compilation for every number.
-            wanted = size if results else rows << (-(-len(batch) // rows) - 1).bit_length()
-            padded = np.pad(batch, ((0, wanted - len(batch)), *((0, 0),) * 3))
-            on_device = towers.to_devices({"image": padded}, self.mesh)["image"]
-            results.append(np.asarray(step(self.variables, on_device))[: len(batch)])
-        if not results:
-            raise AlexNetError("images is empty: give at least one picture.")
-        found = np.concatenate(results)
-        return found if several else found[0]
-
-    def _step(self, what: str, views: Views) -> Callable[..., Any]:
-        """The jitted `step(variables, uint8 squares [B, resize, resize, 3])` -> `what`, the mean over the views."""
-        if (what, views) not in self._compiled:
-            operation, shape = self._operations.get(what, ("logits", (len(self.class_names),)))
-            run = towers.over_towers(_seeing(self.tower, operation, channels=shape[-1]), mesh=self.mesh)
-
-            def step(variables: Any, images: jax.Array) -> jax.Array:
-                def one(view: jax.Array) -> jax.Array:
-                    result = run(variables, self.inputs(crop_view(images, view, self.image_pixels)))
-                    return jax.nn.softmax(result) if what == "probabilities" else result
-
-                return jax.lax.map(one, jnp.asarray(np.asarray(views, np.int32))).mean(axis=0)
-
-            specs = (placement.specs(self.tower, self.variables, self.mesh), PER_EXAMPLE)
-            self._compiled[what, views] = towers.sharded(step, mesh=self.mesh, in_specs=specs, out_specs=PER_EXAMPLE)
-        return self._compiled[what, views]
+# ---------------------------------------------------------------- what the methods are made of
 
 
-def _answers(net: Classifier, data: str, split: str, data_dir: str | Path, views: Views) -> answers.Answers:
-    """`Classifier.answers`."""
-    from alexnet_jax import evaluate as evaluation
-    from alexnet_jax.data import feed, sources
+def _compute(net: Classifier, images: Picture | Iterable[Picture], what: str, views: str = "center") -> np.ndarray:
+    """Logits, probabilities or an operation, the mean over the views: [...] of one picture, [B, ...] of several."""
+    rows, taken = net.mesh.shape[DATA], _views(net.config, views)
+    if (what, taken) not in net._compiled:
+        net._compiled[what, taken] = _make_step(net, what, taken)
+    step, size = net._compiled[what, taken], _BATCH * rows
+    batches, several = pictures.batches(images, net.config.data.resize_pixels, size)
+    results: list[np.ndarray] = []
+    for batch in batches:
+        # A few pictures are padded to a power of two: neither a whole batch nor a compilation for every number.
+        wanted = size if results else rows << (-(-len(batch) // rows) - 1).bit_length()
+        padded = np.pad(batch, ((0, wanted - len(batch)), *((0, 0),) * 3))
+        on_device = towers.to_devices({"image": padded}, net.mesh)["image"]
+        results.append(np.asarray(step(net.variables, on_device))[: len(batch)])
+    if not results:
+        raise AlexNetError("images is empty: give at least one picture.")
+    found = np.concatenate(results)
+    return found if several else found[0]
 
+
+def _views(config: ConfigDict, views: str) -> Views:
+    if views not in ("center", "all"):
+        raise AlexNetError(f"views={views!r} must be 'center' or 'all'.")
+    every = builder.views(config)
+    return every if views == "all" else every[:1]
+
+
+def _make_step(net: Classifier, what: str, views: Views) -> Callable[..., Any]:
+    """The jitted `step(variables, uint8 squares [B, resize, resize, 3])` -> `what`, the mean over the views."""
+    operation, shape = net._operations.get(what, ("logits", (len(net.class_names),)))
+
+    def one_tower(variables: Any, images: jax.Array) -> jax.Array:
+        result = models.apply_with_intermediates(net.tower)(variables, images)[operation]
+        return result if operation == "logits" else towers.gather_towers(result, operation)[..., : shape[-1]]
+
+    run = towers.over_towers(one_tower, mesh=net.mesh)
+
+    def step(variables: Any, images: jax.Array) -> jax.Array:
+        def one_view(view: jax.Array) -> jax.Array:
+            result = run(variables, net.inputs(crop_view(images, view, net.image_pixels)))
+            return jax.nn.softmax(result) if what == "probabilities" else result
+
+        return jax.lax.map(one_view, jnp.asarray(np.asarray(views, np.int32))).mean(axis=0)
+
+    specs = (placement.specs(net.tower, net.variables, net.mesh), BATCH_SHARDED)
+    return towers.sharded(step, mesh=net.mesh, in_specs=specs, out_specs=BATCH_SHARDED)
+
+
+def _answers(net: Classifier, split: Split, views: Views) -> answers.Answers:
+    c, size = net.config.data, _BATCH * net.mesh.shape[DATA]
+    step = evaluation.make_eval_step(net.tower, net.mesh, inputs=net.inputs, views=views)
+    # Threads alone: worker processes would start a script again that has no main guard.
+    threads, say = feed.parallelism(c.threads, 0)[0], functools.partial(warnings.warn, stacklevel=2)
+    batches = feed.eval_batches(
+        split,
+        feed.Images(c.resize_pixels, c.resize_pixels),
+        feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, say),
+        batch_size=size,
+        share=towers.feed_share(net.mesh),
+    )
+    batches = progress.watched(batches, total=-(-len(split.source) // size), what="evaluating")
+    collector = answers.Collector()
+    result = evaluation.evaluate(step, net.variables, batches, net.mesh, net.class_names, each=collector)
+    return collector.answers(split, result)
+
+
+def _split_of(net: Classifier, data: str, split: str, data_dir: str | Path) -> Split:
+    """A split of a data set whose classes are the network's. Raises AlexNetError."""
     c = net.config.data
-    data_dir = data_dir or (c.data_dir if data == c.name else "")
-    opened = sources.open_split(data, split, str(data_dir))
+    opened = sources.open_split(data, split, str(data_dir or (c.data_dir if data == c.name else "")))
     for label, (theirs, ours) in enumerate(itertools.zip_longest(opened.class_names, net.class_names)):
         if theirs != ours:
             raise AlexNetError(
                 f"Label {label} is {theirs!r} in {data} and {ours!r} in the network: evaluate it on the classes "
                 "that it was trained on."
             )
-    step = evaluation.make_eval_step(net.tower, net.mesh, inputs=net.inputs, views=views)
-    # Threads alone: worker processes would start a script again that has no main guard.
-    threads, _ = feed.parallelism(c.threads, 0)
-    say = functools.partial(warnings.warn, stacklevel=2)
-    batches = feed.eval_batches(
-        opened,
-        feed.Images(c.resize_pixels, c.resize_pixels),
-        feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, say),
-        batch_size=_BATCH * net.mesh.shape[DATA],
-        share=towers.feed_share(net.mesh),
-    )
-    collector = answers.Collector()
-    total = -(-len(opened.source) // (_BATCH * net.mesh.shape[DATA]))
-    watched = bars.watched(batches, total=total, what="evaluating")
-    found = evaluation.evaluate(step, net.variables, watched, net.mesh, net.class_names, each=collector)
-    return collector.answers(opened, found)
+    return opened
 
 
 def _operations(tower: models.AlexNet, image_pixels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -347,13 +321,3 @@ def _operations(tower: models.AlexNet, image_pixels: int) -> dict[str, tuple[str
             channels = tower.classes if layer is tower.stack[-1] else channels * tower.towers
             found[name] = operation, (*space, channels)
     return found
-
-
-def _seeing(tower: models.AlexNet, operation: str, *, channels: int) -> Callable[..., jax.Array]:
-    """`program(variables, images)` of one tower -> `operation`, the channels of all towers."""
-
-    def program(variables: Any, images: jax.Array) -> jax.Array:
-        found = models.seeing_program(tower)(variables, images)[operation]
-        return found if operation == "logits" else towers.gather_towers(found, operation)[..., :channels]
-
-    return program

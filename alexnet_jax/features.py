@@ -20,14 +20,14 @@ import jax
 import numpy as np
 import xxhash
 
-from alexnet_jax import files
+from alexnet_jax import files, progress
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.data import feed, images
+from alexnet_jax.data import feed, pictures as picture_files
 from alexnet_jax.errors import AlexNetError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BLOCK = 128  # pictures between two marks; a multiple of what the network computes at once
+BLOCK = 128  # pictures between two saved states; a multiple of what the network computes at once
 _READ_BYTES = 128 * 1024**2  # of features in memory at a time
 
 
@@ -64,7 +64,7 @@ def of_files(paths: Sequence[Path], net: Classifier) -> Pictures:
     pixels = net.config.data.resize_pixels
 
     def read(number: int) -> tuple[str, int, Array]:
-        return str(paths[number]), -1, images.square(paths[number], pixels)
+        return str(paths[number]), -1, picture_files.square(paths[number], pixels)
 
     digest = xxhash.xxh3_64_hexdigest("\0".join(map(str, paths)).encode("utf-8", "surrogateescape"))
     return Pictures(len(paths), read, {"files": len(paths), "digest": digest})
@@ -84,15 +84,15 @@ def of_split(split: feed.Split, net: Classifier, data: str) -> Pictures:
     return Pictures(len(split.source), read, about, split.class_names)
 
 
-def blocks(pictures: Pictures, first: int, warn: Callable[[str], None], threads: int) -> Iterator[Block]:
-    """The pictures from number `first` on, BLOCK at a time and a block ahead; what cannot be read is told to `warn`."""
+def _blocks(pictures: Pictures, first: int, say: Callable[[str], None], threads: int) -> Iterator[Block]:
+    """The pictures from number `first` on, BLOCK at a time and a block ahead; `say` gets what cannot be read."""
 
     def read(number: int) -> tuple[Row, Array] | str:
         try:
             name, label, square = pictures.read(number)
             return Row(number, name, label), square
         except (AlexNetError, ValueError) as error:
-            return f"picture {number:,} is left out: {error}"
+            return f"warning: picture {number:,} is left out: {error}"
 
     with ThreadPoolExecutor(threads) as pool:
         waiting: list[list[Future[tuple[Row, Array] | str]]] = []
@@ -104,7 +104,7 @@ def blocks(pictures: Pictures, first: int, warn: Callable[[str], None], threads:
                 good = []
                 for future in waiting.pop(0):
                     if isinstance(found := future.result(), str):
-                        warn(found)
+                        say(found)
                     else:
                         good.append(found)
                 if good:
@@ -114,37 +114,31 @@ def blocks(pictures: Pictures, first: int, warn: Callable[[str], None], threads:
 # ---------------------------------------------------------------- computed and written
 
 
-def write(
-    net: Classifier,
-    pictures: Pictures,
-    layer: str,
-    output: Path,
-    *,
-    warn: Callable[[str], None] = print,
-    watch: Callable[[Iterator[Block], int, int], Iterator[Block]] = lambda blocks, *_: blocks,
-) -> int:
+def write(net: Classifier, pictures: Pictures, layer: str, output: Path, *, say: Callable[[str], None] = print) -> int:
     """Writes the features of all pictures to `output` (.npz) and returns how many there are.
 
     What is done lies in OUTPUT.parts meanwhile, and the same call resumes there after a kill, with the same result to
-    the bit. Pictures that cannot be read are told to `warn` and left out. `watch` is given the blocks of pictures, how
-    many pictures are done and how many there are. Raises AlexNetError.
+    the bit. Pictures that cannot be read are left out, and `say` gets a warning. Raises AlexNetError.
     """
     if output.suffix != ".npz" or output.is_dir():
         raise AlexNetError(f"output={output} must be a file whose name ends in .npz.")
     if layer not in net.layers:
         net.features(np.zeros((8, 8, 3), np.uint8), layer)  # which says what there is
     about = {"layer": layer, "shape": list(net.layers[layer]), "network": digest(net), **pictures.about}
-    parts = Parts.open(output.with_name(output.name + ".parts"), about)
+    writer = FeatureWriter.open(output.with_name(output.name + ".parts"), about)
+    if writer.pictures:
+        say(f"resuming after {writer.pictures:,} of {pictures.count:,} pictures")
     threads, _ = feed.parallelism(net.config.data.threads, 0)
-    left = blocks(pictures, parts.pictures, warn, threads)
-    for rows, squares in watch(left, parts.pictures, pictures.count):
-        seen = min(pictures.count, (rows[-1].number // BLOCK + 1) * BLOCK)
-        parts.add(net.features(squares, layer), rows, pictures=seen)
-    if not parts.rows:
-        shutil.rmtree(parts.folder)
+    with progress.bar(total=pictures.count, done=writer.pictures, unit="picture") as bar:
+        for rows, squares in _blocks(pictures, writer.pictures, say, threads):
+            done = min(pictures.count, (rows[-1].number // BLOCK + 1) * BLOCK)
+            writer.add(net.features(squares, layer), rows, pictures=done)
+            bar.update(done - bar.n)
+    if not writer.rows:
+        shutil.rmtree(writer.folder)
         raise AlexNetError("None of the pictures could be read.")
-    parts.finish(output, about, pictures)
-    return parts.rows
+    writer.finish(output, about, pictures)
+    return writer.rows
 
 
 def digest(net: Classifier) -> str:
@@ -156,21 +150,21 @@ def digest(net: Classifier) -> str:
     return hashed.hexdigest()
 
 
-class Parts:
-    """Features on their way: raw numbers, the names, and how far they go, in a folder beside the output."""
+class FeatureWriter:
+    """Features on their way: raw numbers, names and a state, how far they go, in a folder beside the output."""
 
     def __init__(self, folder: Path, shape: Sequence[int]) -> None:
         self.folder, self._row_bytes = folder, 4 * int(np.prod(shape))
         self._state = files.read_json(folder / "state.json") if (folder / "state.json").exists() else {}
         self.pictures, self.rows = self._state.get("pictures", 0), self._state.get("rows", 0)
-        # What was written after the last mark is written again.
+        # What was written after the last state is written again.
         for name, size in (("features", self.rows * self._row_bytes), ("names", self._state.get("names", 0))):
             with files.named(folder / name, "written"), (folder / name).open("ab") as file:
                 file.truncate(size)
 
     @classmethod
-    def open(cls, folder: Path, about: dict[str, Any]) -> "Parts":
-        """The parts of a call that was killed, or none yet. Raises AlexNetError where they are of another call."""
+    def open(cls, folder: Path, about: dict[str, Any]) -> "FeatureWriter":
+        """Begins, or goes on where a call was killed. Raises AlexNetError where that was another call."""
         files.make_folder(folder)
         if not (folder / "about.json").exists():
             files.write_text(folder / "about.json", json.dumps(about))
@@ -203,21 +197,10 @@ class Parts:
         if pictures.class_names:
             small["labels"] = np.asarray([row.label for row in rows], np.int32)
             small["classes"] = np.asarray(pictures.class_names, np.str_)
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *about["shape"])}
-
-        def writer(growing: Path) -> None:
-            with zipfile.ZipFile(growing, "w", allowZip64=True) as archive:
-                for name, array in small.items():
-                    with archive.open(f"{name}.npy", "w") as out:
-                        np.lib.format.write_array(out, array, allow_pickle=False)
-                # Not through NumPy, which would hold all of it in memory.
-                with archive.open("features.npy", "w", force_zip64=True) as out:
-                    np.lib.format.write_array_header_1_0(out, header)
-                    with (self.folder / "features").open("rb") as file:
-                        shutil.copyfileobj(file, out, 16 * 1024**2)
-
+        shape = (self.rows, *about["shape"])
+        features = np.memmap(self.folder / "features", "<f4", "r", shape=shape)  # NumPy writes it in chunks
         files.make_folder(output.absolute().parent)
-        files.write(output, writer)
+        files.write(output, lambda growing: np.savez(growing, features=features, **small))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -309,6 +292,17 @@ def nearest(
         order = np.argsort(best, axis=1, kind="stable")[:, :top]
         best, rows = (np.take_along_axis(array, order, axis=1) for array in (best, rows))
     return rows, best
+
+
+def nearest_to(paths: Sequence[Path], net: Classifier, found: FeatureFile, *, top: int) -> tuple[Array, Array]:
+    """`nearest` of picture files, without themselves. Raises AlexNetError for features of another network."""
+    if found.about.get("network") != digest(net):
+        raise AlexNetError(
+            f"{found.path} has features of another network than this one: make them with the same --workdir or "
+            "--weights, and the same checkpoint."
+        )
+    queries = net.features(paths, str(found.about["layer"]))
+    return nearest(queries, found, top=top, without=[str(path) for path in paths])
 
 
 def _ends(path: str) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,31 @@ def make_folder(path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise AlexNetError(f"{path} is a file, not a folder: name another place.")
         path.mkdir(parents=True, exist_ok=True)
+
+
+def check_free(folder: Path, argument: str) -> None:
+    """Raises AlexNetError unless `folder`, the value of `argument`, is missing or empty."""
+    with named(folder, "written"):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise AlexNetError(f"{argument}={folder} is not an empty folder: name another one.")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is renamed to `path` at the end of the block; a failure leaves nothing.
+
+    `path` must be missing or empty. Raises AlexNetError.
+    """
+    make_folder(path.absolute().parent)
+    with named(path, "written"):
+        growing = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        try:
+            whole = growing / "folder"  # mkdtemp makes a private one
+            whole.mkdir()
+            yield whole
+            os.replace(whole, path)  # an empty folder may be there
+        finally:
+            shutil.rmtree(growing, ignore_errors=True)
 
 
 def read_text(path: Path) -> str:

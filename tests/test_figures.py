@@ -20,7 +20,7 @@ import alexnet_jax as alexnet
 from alexnet_jax import AlexNetError, answers, builder, config as configs, extras, figures
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.data.feed import Split
-from alexnet_jax.figures import drawing, page, seeing
+from alexnet_jax.figures import drawing, intermediates
 from alexnet_jax.model import placement
 from alexnet_jax.train import loop
 
@@ -165,7 +165,7 @@ def test_activations_are_those_of_features(net: Classifier) -> None:
 def test_occlusion_is_the_mean_over_the_squares_that_hide_a_pixel(net: Classifier) -> None:
     """By hand, one square at a time."""
     picture, k, side = _noise(PIXELS, PIXELS), 1, 40
-    found = seeing.occluded(net, picture, k, side=side, stride=20)
+    found = intermediates.occluded(net, picture, k, side=side, stride=20)
     total, times = np.zeros((PIXELS, PIXELS)), np.zeros((PIXELS, PIXELS))
     for top in (0, 20, PIXELS - side):
         for left in (0, 20, PIXELS - side):

@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet_jax.classifier import Classifier, load
+from alexnet_jax.classifier import Classifier
 from alexnet_jax.cli import devices
 from alexnet_jax.data import feed, sources
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.weights.load import load
 
 
 def add_options(parser: argparse.ArgumentParser, *, file_flag: str = "--weights") -> None:

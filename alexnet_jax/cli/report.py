@@ -12,7 +12,7 @@ from alexnet_jax.answers import Answers
 from alexnet_jax.classifier import Classifier, load_run
 from alexnet_jax.cli import app, devices
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.figures import page
+from alexnet_jax.figures import html_report
 from alexnet_jax.train.loop import Run
 from alexnet_jax.train.metrics import fitted
 
@@ -31,14 +31,14 @@ def main(argv: list[str]) -> None:
     except AlexNetError as error:
         print(f"without the evaluation by class: {error}", file=sys.stderr)
         answers = None
-    page.write(options.workdir, output, net, answers)
+    html_report.write(options.workdir, output, net, answers)
     print(f"wrote {output}")
 
 
 def after(run: Run) -> None:
     """The page of a run that has just ended, in its workdir; why there is none, in a line."""
     if jax.process_count() > 1:
-        if run.peers.main:
+        if run.group.main:
             print(f"report   alexnet report --workdir={shlex.quote(str(run.workdir))} makes a page of this run")
         return
     output = run.workdir / FILE
@@ -46,7 +46,7 @@ def after(run: Run) -> None:
         extras.module("matplotlib", extra="figures", what="the page of this run")
         net = load_run(run.workdir)
         answers = run.answers or _answers(net)
-        page.write(run.workdir, output, net, answers)
+        html_report.write(run.workdir, output, net, answers)
     except Exception as error:  # whatever it is, such as no memory left: the run is done and saved
         why = str(error) if isinstance(error, AlexNetError) else f"{type(error).__name__}: {error}"
         print(fitted(f"report   none: {why.splitlines()[0]}"))

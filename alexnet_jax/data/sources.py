@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def tfds_classification(name: str, data_dir: str) -> tuple[Any, str, str]:
         raise AlexNetError(
             f"The definition of {name} needs a package that is not here ({error.name}): install it."
         ) from error
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
         where = data_dir or "~/tensorflow_datasets"
         for path in (Path(where).expanduser() / name).glob("*/features.json"):
             why = str(error).splitlines()[0].rstrip(".")
@@ -286,3 +287,34 @@ def _lengths(path: str) -> np.ndarray:
             rows.append((at + 12, size))
             at += 16 + size
     return np.asarray(rows, np.int64).reshape(-1, 2)
+
+
+# ---------------------------------------------------------------- read ahead
+
+
+def read_ahead(folder: Path | None, *, free: int) -> str:
+    """Starts to read a prepared set into the system's page cache, if it takes at most half of `free` bytes; a message.
+
+    The feed reads records in random order, which many disks and networks are slow at; this reads them from end to end,
+    and all processes of a machine share what it leaves in memory. The message is "" where there are no files. The
+    thread ends with the process, and a file that cannot be read is left to the feed.
+    """
+    paths = sorted(folder.glob("*record-*-of-*")) if folder is not None else []
+    size = sum(path.stat().st_size for path in paths)
+    if not size:
+        return ""
+    if size > free // 2:
+        return f"none: half of the free memory is {free / 2e9:.3g} GB, and the records take {size / 1e9:.3g} GB"
+    threading.Thread(target=_read, args=(paths,), daemon=True).start()
+    return f"all {size / 1e9:.3g} GB of records are read into memory meanwhile"
+
+
+def _read(paths: list[Path]) -> None:
+    chunk = bytearray(1 << 22)
+    for path in paths:
+        try:
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(chunk):
+                    pass
+        except OSError:
+            continue

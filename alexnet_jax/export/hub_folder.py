@@ -1,19 +1,17 @@
 """A folder as the Hugging Face Hub wants it: the weights, what they are as JSON, and a model card."""
 
 import json
-import os
 import re
 import shlex
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import files
+from alexnet_jax import files, weight_file
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.train import provenance
-from alexnet_jax.weights import hub, pretrained as weights
+from alexnet_jax.weights import hub
+from alexnet_jax.weights.identify import nearest_recipe
 
 _CONFIG, _CARD = "config.json", "README.md"
 # They say where files lay on somebody's machine, and nothing of the network.
@@ -28,38 +26,22 @@ def check_license(license: str) -> None:
         )
 
 
-def check_free(folder: Path) -> None:
-    """Raises AlexNetError unless `folder` is missing or empty."""
-    with files.named(folder, "written"):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise AlexNetError(f"output={folder} is not an empty folder: name another one.")
-
-
 def write(
     net: Classifier, folder: Path, *, license: str, workdir: Path | None = None, checkpoint: str = "latest"
 ) -> str:
     """Writes model.safetensors, config.json and README.md; what was done, in words.
 
-    config.json is `weights.about`. With the `workdir` of a run, README.md tells its data, accuracy, command and commit.
+    With the `workdir` of a run, README.md tells its data, accuracy, command and commit.
     A failure leaves no folder. Raises AlexNetError.
     """
     check_license(license)
-    check_free(folder)
+    files.check_free(folder, "output")
     ran = _run(workdir, checkpoint) if workdir else {}
-    about = weights.about(net.config, net.class_names, net.inputs)
-    about.pop("mean_image", None)  # an array: it is beside the weights
-    files.make_folder(folder.absolute().parent)
-    with files.named(folder, "written"):
-        growing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-        try:
-            whole = growing / "folder"
-            whole.mkdir()
-            net.save(whole / hub.MODEL)
-            files.write_text(whole / _CONFIG, json.dumps(about, indent=1) + "\n")
-            files.write_text(whole / _CARD, card(net, license=license, **ran))
-            os.replace(whole, folder)  # an empty folder may be there
-        finally:
-            shutil.rmtree(growing, ignore_errors=True)
+    with files.new_folder(folder) as growing:
+        net.save(growing / hub.MODEL)
+        about = weight_file.metadata(net.config, net.class_names, net.inputs, net.step)
+        files.write_text(growing / _CONFIG, json.dumps(about, indent=1) + "\n")
+        files.write_text(growing / _CARD, card(net, license=license, **ran))
     return f"{folder}: {hub.MODEL}, {_CONFIG} and {_CARD}; read {_CARD}, then: hf upload OWNER/NAME {folder}"
 
 
@@ -133,7 +115,7 @@ def card(
     what = [
         f"# AlexNet on {config.data.name}",
         f"{repr(net)[1:-1]}.",
-        f"Recipe: `{weights.recipe_in_words(config)}` of alexnet_jax. Data: `{config.data.name}`"
+        f"Recipe: `{nearest_recipe(config)}` of alexnet_jax. Data: `{config.data.name}`"
         f"{'' if step is None else f', after step {step:,}'}. Input: {side} x {side} pixels out of the center of an "
         f"image whose short side has {config.data.resize_pixels}, RGB. Output: logits of {count}, named in "
         f"`{_CONFIG}`.",

@@ -1,6 +1,6 @@
 """A network as an ONNX graph that needs nothing else: RGB in 0..255 in, logits out.
 
-It is written operation by operation from the arrays of `weight_layout`, so that each node has the paper's name. The
+It is written operation by operation from the arrays of `model.plain`, so that each node has the paper's name. The
 meaning of each operator: onnx/onnx, docs/Operators.md. Opset 17 and IR version 8 are of 2022, so that runtimes of
 the last years read them.
 """
@@ -14,14 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import __version__, extras, files
+from alexnet_jax import __version__, extras, files, weight_file
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement
 from alexnet_jax.model.layers import pooled_length
+from alexnet_jax.model.plain import Arrays, to_arrays
 from alexnet_jax.model.preprocess import Input
-from alexnet_jax.weights import pretrained as weights
-from alexnet_jax.weights.layout import Arrays
 
 OPSET, _IR_VERSION = 17, 8
 IMAGES, LOGITS = "images", "logits"
@@ -91,7 +90,7 @@ def to_onnx(net: Classifier, *, pixels: str) -> Any:
     check_installed()
     from onnx import TensorProto, checker, helper
 
-    arrays = weights.to_arrays(net.tower, jax.device_get(net.variables))
+    arrays = to_arrays(net.tower, jax.device_get(net.variables))
     if sum(array.nbytes for array in arrays.values()) > _MOST_BYTES:
         raise AlexNetError("The weights take more than the 2 GB of one ONNX file: use --format=safetensors.")
     graph, crop = _Graph(), net.image_pixels
@@ -108,9 +107,8 @@ def to_onnx(net: Classifier, *, pixels: str) -> Any:
         producer_name="alexnet_jax",
         producer_version=__version__,
     )
-    about = weights.about(net.config, net.class_names, net.inputs)
-    told = {name: value for name, value in about.items() if name not in ("classes", "mean_image")}
-    helper.set_model_props(model, {"classes": json.dumps(about["classes"]), "about": json.dumps(told)})
+    about = weight_file.metadata(net.config, net.class_names, net.inputs, net.step)
+    helper.set_model_props(model, {"classes": json.dumps(about.pop("classes")), "about": json.dumps(about)})
     checker.check_model(model, full_check=True)
     return model
 
@@ -201,7 +199,7 @@ def _add_weighted(
             pads=[before, before, after, after], kernel_shape=kernel.shape[2:],
         )  # fmt: skip
         return
-    if len(shape) > 1:  # NCHW -> channel, row, column, the order of `weight_layout`
+    if len(shape) > 1:  # NCHW -> channel, row, column, the order of `model.plain`
         graph.then("Flatten", f"{layer.name}_in", axis=1)
     if kernel.shape[1] == math.prod(shape):
         parts = graph.constant(f"{layer.name}_w", kernel), graph.constant(f"{layer.name}_b", bias)

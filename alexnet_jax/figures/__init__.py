@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from alexnet_jax.figures.blueprint import architecture
     from alexnet_jax.figures.drawing import save
     from alexnet_jax.figures.history import curves
+    from alexnet_jax.figures.intermediates import activations, occlusion
     from alexnet_jax.figures.kernels import color_of_kernels, filters, specialization
     from alexnet_jax.figures.pictures import confusion, neighbours, predictions
-    from alexnet_jax.figures.seeing import activations, occlusion
 
 __all__ = [
     "activations", "architecture", "color_of_kernels", "confusion", "curves", "filters", "neighbours", "occlusion",
@@ -29,7 +29,7 @@ _HOMES = {
     "drawing": ("save",),
     "kernels": ("color_of_kernels", "filters", "specialization"),
     "pictures": ("confusion", "neighbours", "predictions"),
-    "seeing": ("activations", "occlusion"),
+    "intermediates": ("activations", "occlusion"),
 }
 
 

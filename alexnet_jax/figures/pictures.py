@@ -1,4 +1,4 @@
-"""Pictures with their answers: the confusion of the classes, and the two panels of the paper's figure 4."""
+"""Predictions of many pictures: the confusion of classes, and the two panels of the paper's figure 4."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_jax.answers import Answers
-from alexnet_jax.data import augment, images
+from alexnet_jax.data import augment, pictures as picture_files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.features import FeatureFile
 from alexnet_jax.figures import drawing
-from alexnet_jax.figures.seeing import answer_bars
+from alexnet_jax.figures.intermediates import prediction_bars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ _NAMED = 25  # classes up to which the matrix has their names and numbers
 
 
 def confusion(answers: Answers) -> "Figure":
-    """The matrix of classes against answers, in percent of each class, and the pairs that are most often confused."""
+    """The matrix of classes against predictions, in percent of each class, and the pairs confused most often."""
     counts, names = answers.confusion(), answers.split.class_names
     share = 100.0 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     named = len(names) <= _NAMED
@@ -44,14 +44,14 @@ def confusion(answers: Answers) -> "Figure":
                     column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color,
                     fontsize=min(9, 110 / len(names)),
                 )  # fmt: skip
-        axes.set_xlabel("answer")
+        axes.set_xlabel("predicted")
         axes.set_ylabel("class")
         figure.colorbar(shown, ax=axes, shrink=0.7, label="percent of the class")
-        figure.supxlabel(_in_words(pairs), fontsize=9, x=0.02, ha="left")
+        figure.supxlabel(_pairs_text(pairs), fontsize=9, x=0.02, ha="left")
     return figure
 
 
-def _in_words(pairs: list[tuple[str, str, int]]) -> str:
+def _pairs_text(pairs: list[tuple[str, str, int]]) -> str:
     if not pairs:
         return "Nothing is confused."
     short = [f"{count:5,}  {drawing.short(a, 30)} called {drawing.short(b, 30)}" for a, b, count in pairs]
@@ -59,7 +59,7 @@ def _in_words(pairs: list[tuple[str, str, int]]) -> str:
 
 
 def predictions(answers: Answers, chosen: Sequence[int] | None = None) -> "Figure":
-    """Pictures with their five most probable classes, as figure 4 (left) of the paper: the right one is green.
+    """Pictures with their five most probable classes, as figure 4 (left) of the paper: the label is green.
 
     `chosen` are numbers of images of the split; without it eight from all over the split.
     """
@@ -78,19 +78,14 @@ def predictions(answers: Answers, chosen: Sequence[int] | None = None) -> "Figur
         for place, i in enumerate(chosen):
             picture, under = (panels[2 * (place // columns) + part, place % columns] for part in (0, 1))
             label = names[int(answers.labels[i])]
-            picture.imshow(shown(answers.split.source[int(i)]["image"]))
+            picture.imshow(center_square(answers.split.source[int(i)]["image"]))
             picture.set_title(drawing.short(label, 18), fontsize=9, fontweight="bold")
-            given = zip(answers.best[i].tolist(), answers.odds[i].tolist(), strict=True)
-            small_bars(under, [(names[k], p) for k, p in given], label)
+            top = zip((names[k] for k in answers.best[i].tolist()), answers.odds[i].tolist(), strict=True)
+            under.axis("on")
+            prediction_bars(under, list(top), label)
+            for text, k in zip(under.texts, answers.best[i].tolist(), strict=True):  # in a narrow column
+                text.set(text=drawing.short(names[k], 16), fontsize=8)
     return figure
-
-
-def small_bars(axes: Any, answers: list[tuple[str, float]], right: str) -> None:
-    """`answer_bars` for a narrow column: without percentages."""
-    axes.axis("on")
-    answer_bars(axes, answers, right)
-    for text, (name, _) in zip(axes.texts, answers, strict=True):
-        text.set(text=drawing.short(name, 16), fontsize=8)
 
 
 def neighbours(
@@ -107,13 +102,13 @@ def neighbours(
         figure = drawing.new(len(queries) * (each + 0.32) + 0.1)
         panels = figure.subplots(len(queries), top + 1, squeeze=False)
         for line, query, nearest, far in zip(panels, queries, rows, distances, strict=True):
-            line[0].imshow(images.square(query, _PIXELS, "queries"))
+            line[0].imshow(picture_files.square(query, _PIXELS, "queries"))
             line[0].set_title(_name(query), fontsize=8, fontweight="bold")
             for axes, row, distance in zip(line[1:], nearest.tolist(), far.tolist(), strict=True):
                 if distance == np.inf:  # itself, where there are no others left
                     continue
                 given = picture(row)
-                axes.imshow(shown(given) if isinstance(given, bytes) else images.square(given, _PIXELS))
+                axes.imshow(center_square(given) if isinstance(given, bytes) else picture_files.square(given, _PIXELS))
                 axes.set_title(
                     f"{drawing.short(found.label(row) or _name(found.names[row]), 12)}\n{distance:.4g}", fontsize=8
                 )
@@ -126,7 +121,7 @@ def _name(query: Any) -> str:
     return drawing.short(Path(str(query)).name, 10) if isinstance(query, str | Path) else ""
 
 
-def shown(image: bytes | Array, pixels: int = _PIXELS) -> Array:
+def center_square(image: bytes | Array, pixels: int = _PIXELS) -> Array:
     """A record's picture as it is looked at, uint8 [pixels, pixels, 3]: its center square; black if it is damaged."""
     try:
         decoded = augment.decode(image, at_least=pixels)

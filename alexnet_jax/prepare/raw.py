@@ -1,8 +1,7 @@
-"""Pictures as people have them: the official ImageNet tars, or a folder per class; opened as sources of records."""
+"""Raw data sets, opened as sources of records: the official ImageNet tars, a folder per class, or a prepared set."""
 
 import dataclasses
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -10,7 +9,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from alexnet_jax.data import sources
 from alexnet_jax.data.feed import Source
@@ -24,7 +23,7 @@ _SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validati
 
 
 @dataclasses.dataclass(frozen=True)
-class Originals:
+class RawDataset:
     """A data set before it is prepared."""
 
     name: str
@@ -36,8 +35,8 @@ class Originals:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """One picture: where its bytes lie."""
+class FileReference:
+    """Where the bytes of one picture lie."""
 
     key: str
     label: int
@@ -50,53 +49,44 @@ class Place:
 class Files:
     """Records that lie as files on the disk or inside an uncompressed tar; nothing is unpacked."""
 
-    places: list[Place]
+    references: list[FileReference]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.references)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        place = self.places[i]
-        with open(place.path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), place.size, place.offset)
-        return {"image": data, "label": place.label, "key": place.key}
+        reference = self.references[i]
+        with open(reference.path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), reference.size, reference.offset)
+        return {"image": data, "label": reference.label, "key": reference.key}
 
 
-def _shuffled(places: Iterable[Place], split: str) -> Files:
+def _shuffled(references: Iterable[FileReference], split: str) -> Files:
     """In the order that TFDS gives them: by the MD5 of split and key (tfds.core.hashing)."""
-    salt = hashlib.md5(split.encode())
-
-    def rank(place: Place) -> str:
-        digest = salt.copy()
-        digest.update(place.key.encode())
-        return digest.hexdigest()
-
-    ordered = sorted(places, key=rank)
+    ordered = sorted(references, key=lambda reference: hashlib.md5(f"{split}{reference.key}".encode()).hexdigest())
     for one, other in itertools.pairwise(ordered):
         if one.key == other.key:
             raise AlexNetError(f"{one.key} is twice in {split}: is {one.path} the official file?")
     return Files(ordered)
 
 
-def as_originals(name: str, data_dir: str) -> Originals:
-    """All splits of a prepared data set, as the originals of another one."""
+def prepared(name: str, data_dir: str) -> RawDataset:
+    """All splits of a prepared data set, to make another one of them. Raises AlexNetError."""
     if name in ("digits", "synthetic"):
         raise AlexNetError(f"{name} lies in no folder, so there is nothing to pack.")
     builder, _, _ = sources.tfds_classification(name, data_dir)
     splits = {split: sources.open_split(name, split, data_dir) for split in builder.info.splits or ("train",)}
-    if not isinstance(next(iter(splits.values())).source[0]["image"], bytes):
+    first = next(iter(splits.values()))
+    if not isinstance(first.source[0]["image"], bytes):
         raise AlexNetError(f"{name} holds pixels, not pictures: pack the set that it was made from.")
-    class_names = next(iter(splits.values())).class_names
-    about = f"{builder.info.full_name}."
-    return Originals(
-        name, str(builder.version), {k: s.source for k, s in splits.items()}, class_names, own=False, about=about
-    )
+    opened, about = {name: split.source for name, split in splits.items()}, f"{builder.info.full_name}."
+    return RawDataset(name, str(builder.version), opened, first.class_names, own=False, about=about)
 
 
 # ---------------------------------------------------------------- ImageNet
 
 
-def imagenet2012(folder: Path, splits: tuple[str, ...]) -> Originals:
+def imagenet2012(folder: Path, splits: tuple[str, ...]) -> RawDataset:
     """ILSVRC 2012 from its two tars in `folder`; labels, classes and order are those of TFDS's imagenet2012.
 
     Raises AlexNetError where a tar is missing or truncated.
@@ -111,101 +101,74 @@ def imagenet2012(folder: Path, splits: tuple[str, ...]) -> Originals:
         )
     builder = tfds.builder("imagenet2012")
     class_names = tuple(builder.info.features["label"].names)
-    opened = {}
-    for split in splits:
-        path = folder / _TAR_OF[split]
-        places = _train_places(path, class_names) if split == "train" else _validation_places(path, class_names)
-        opened[split] = _shuffled(places, split)
-    return Originals(
-        "imagenet2012", str(builder.version), dict(opened), class_names, own=False, about=builder.info.description
-    )
-
-
-def _train_places(path: Path, class_names: tuple[str, ...]) -> Iterator[Place]:
-    """A tar with a tar per class, n01440764.tar and so on."""
     labels = {name: label for label, name in enumerate(class_names)}
-    for inner, start, size in _members(path, 0, path.stat().st_size, str(path)):
-        wnid = inner.removesuffix(".tar")
-        if wnid not in labels:
-            raise AlexNetError(f"{path} holds {inner}, which is not a class of ILSVRC 2012: is it the official file?")
-        for key, offset, length in _members(path, start, size, f"{inner} in {path}"):
-            yield Place(key, labels[wnid], str(path), offset, length)
+    opened: dict[str, Source] = {}
+    for split in splits:
+        references = _train_references if split == "train" else _validation_references
+        opened[split] = _shuffled(references(folder / _TAR_OF[split], labels), split)
+    about = builder.info.description
+    return RawDataset("imagenet2012", str(builder.version), opened, class_names, own=False, about=about)
 
 
-def _validation_places(path: Path, class_names: tuple[str, ...]) -> Iterator[Place]:
+def _train_references(path: Path, labels: dict[str, int]) -> Iterator[FileReference]:
+    """A tar with a tar per class, n01440764.tar and so on."""
+    with path.open("rb") as file:
+        for tar, inner in _members(file, path.stat().st_size, str(path)):
+            wnid, window = inner.name.removesuffix(".tar"), tar.extractfile(inner)
+            if wnid not in labels:
+                raise AlexNetError(
+                    f"{path} holds {inner.name}, which is not a class of ILSVRC 2012: is it the official file?"
+                )
+            assert window is not None  # None only for what is not a file
+            for _, member in _members(window, inner.size, f"{inner.name} in {path}"):
+                offset = inner.offset_data + member.offset_data
+                yield FileReference(member.name, labels[wnid], str(path), offset, member.size)
+
+
+def _validation_references(path: Path, labels: dict[str, int]) -> Iterator[FileReference]:
     """A flat tar; the labels come with TFDS, in the order of the file names."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.datasets.imagenet2012 import imagenet_common
 
-    labels = {name: label for label, name in enumerate(class_names)}
     wnids = tfds.core.tfds_path(imagenet_common._VALIDATION_LABELS_FNAME).read_text().split()
-    members = sorted(_members(path, 0, path.stat().st_size, str(path)))
+    with path.open("rb") as file:
+        found = _members(file, path.stat().st_size, str(path))
+        members = sorted((member.name, member.offset_data, member.size) for _, member in found)
     if len(members) > len(wnids):
         raise AlexNetError(
             f"{path} holds {len(members):,} images where ILSVRC 2012 has 50,000: is it the official file?"
         )
     for (key, offset, size), wnid in zip(members, wnids[: len(members)], strict=True):
-        yield Place(key, labels[wnid], str(path), offset, size)
+        yield FileReference(key, labels[wnid], str(path), offset, size)
 
 
-def _members(path: Path, start: int, size: int, what: str) -> Iterator[tuple[str, int, int]]:
-    """(name, offset in the file, bytes) of the files of the tar that lies at `start` of `path`."""
-    with path.open("rb") as file:
-        window = _Window(file, start, size)
-        found, end, whole = 0, 0, True
-        try:
-            with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload]
-                for member in tar:
-                    if not member.isfile():
-                        continue
-                    if member.offset_data + member.size > size:
-                        raise tarfile.ReadError
-                    found += 1
-                    end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                    yield member.name, start + member.offset_data, member.size
-        except tarfile.TarError:
-            whole = False
-        # tarfile takes a file that was cut between two members for whole: it ends in blocks of zeros.
-        window.seek(end)
-        whole = whole and found > 0 and window.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
-    if not whole:
-        official = _TAR_BYTES.get(path.name)
-        expected = f" (the official file has {official:,} bytes, this one {path.stat().st_size:,})" if official else ""
-        raise AlexNetError(f"{what} is truncated or not a tar, after {found:,} files{expected}: download it again.")
-
-
-class _Window(io.RawIOBase):
-    """`size` bytes of a file from `start` on, as a file of their own."""
-
-    def __init__(self, file: Any, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        self._file.seek(self._start + self._at)
-        data: bytes = self._file.read(left if size < 0 else min(size, left))
-        self._at += len(data)
-        return data
+def _members(file: IO[bytes], size: int, what: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The files of a tar of `size` bytes. Raises AlexNetError where it is truncated, also between two files."""
+    count, end, whole = 0, 0, True
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError
+                count += 1
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                yield tar, member
+    except tarfile.TarError:
+        whole = False
+    # tarfile takes a file that was cut between two members for whole: it ends in blocks of zeros.
+    file.seek(end)
+    if not (whole and count and file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE):
+        official = _TAR_BYTES.get(Path(what).name)
+        expected = f" (the official file has {official:,} bytes, this one {size:,})" if official else ""
+        raise AlexNetError(f"{what} is truncated or not a tar, after {count:,} files{expected}: download it again.")
 
 
 # ---------------------------------------------------------------- a folder per class
 
 
-def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
+def folder(root: Path, name: str, *, validation_percent: int) -> RawDataset:
     """Pictures in `root`/train/CLASS/ and `root`/val/CLASS/, or in `root`/CLASS/ with a validation split drawn.
 
     The class of a picture is the first folder, its key the path below it, hidden files are passed
@@ -214,55 +177,53 @@ def folder(root: Path, name: str, *, validation_percent: int) -> Originals:
     """
     if not root.is_dir():
         raise AlexNetError(f"--from={root} is not a folder: give the one that holds a folder per class.")
-    parts = {_SPLIT_FOLDERS[path.name]: path for path in _folders(root) if path.name in _SPLIT_FOLDERS}
-    found = {split: _classes(path) for split, path in (parts or {"train": root}).items()}
-    if "train" not in found:
-        raise AlexNetError(f"{root} has {', '.join(sorted(found))} but no train: put the pictures to train on there.")
-    class_names = tuple(sorted(found["train"]))
+    split_folders = {_SPLIT_FOLDERS[path.name]: path for path in _folders(root) if path.name in _SPLIT_FOLDERS}
+    split_folders = split_folders or {"train": root}
+    classes = {split: _classes(path) for split, path in split_folders.items()}
+    if "train" not in classes:
+        raise AlexNetError(f"{root} has {', '.join(sorted(classes))} but no train: put the pictures to train on there.")
+    class_names = tuple(sorted(classes["train"]))
     if len(class_names) == 1:
         raise AlexNetError(f"{root} holds one class, {class_names[0]}: to tell classes apart takes two at least.")
-    for split, classes in found.items():
-        strangers = sorted(set(classes) - set(class_names))
-        if strangers:
+    for split, path in split_folders.items():
+        if strangers := sorted(set(classes[split]) - set(class_names)):
             raise AlexNetError(
-                f"The class {strangers[0]} is in {parts[split]} but not in {parts['train']}: every class needs "
+                f"The class {strangers[0]} is in {path} but not in {split_folders['train']}: every class needs "
                 "pictures to train on."
             )
-    places: dict[str, list[Place]] = defaultdict(list)
-    for split, classes in found.items():
-        for label, class_name in enumerate(class_names):
-            for path in classes.get(class_name, []):
-                _check_name(path)
-                key = f"{class_name}/{path.relative_to((parts or {'train': root})[split] / class_name).as_posix()}"
-                drawn = len(found) == 1 and _percentile(key) < validation_percent
-                places["validation" if drawn else split].append(Place(key, label, str(path), 0, path.stat().st_size))
-    left = {place.label for place in places["train"]}
+    references: dict[str, list[FileReference]] = defaultdict(list)
+    for split, path in split_folders.items():
+        for reference in _references(path, classes[split], class_names):
+            drawn = len(classes) == 1 and _percentile(reference.key) < validation_percent
+            references["validation" if drawn else split].append(reference)
+    trained = {reference.label for reference in references["train"]}
     for label, class_name in enumerate(class_names):
-        if label not in left:
+        if label not in trained:
             raise AlexNetError(
                 f"All pictures of the class {class_name} in {root} were drawn to evaluate on: add some, lower "
                 f"--validation_percent={validation_percent}, or put them into folders train and val yourself."
             )
-    if "validation" not in places and "test" not in places:
+    if not {"validation", "test"} & references.keys():
         raise AlexNetError(
             f"No picture of {root} was drawn to evaluate on: raise --validation_percent={validation_percent}, or put "
             "some into a folder val beside train."
         )
-    splits: dict[str, Source] = {split: _shuffled(those, split) for split, those in places.items()}
-    return Originals(
-        name,
-        "1.0.0",
-        splits,
-        class_names,
-        own=True,
-        about=f"The pictures of the folder {root.name}, a folder per class.",
-    )
+    splits: dict[str, Source] = {split: _shuffled(those, split) for split, those in references.items()}
+    about = f"The pictures of the folder {root.name}, a folder per class."
+    return RawDataset(name, "1.0.0", splits, class_names, own=True, about=about)
 
 
-def _check_name(path: Path) -> None:
-    """Raises AlexNetError for a name that no list with one name per line can hold."""
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(path)):
-        raise AlexNetError(f"{str(path)!a} is not UTF-8 text, or has a control character in it: rename it.")
+def _references(root: Path, classes: dict[str, list[Path]], class_names: tuple[str, ...]) -> Iterator[FileReference]:
+    for label, class_name in enumerate(class_names):
+        for path in classes.get(class_name, []):
+            if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(path)):  # a list of names has one a line
+                raise AlexNetError(f"{str(path)!a} is not UTF-8 text, or has a control character in it: rename it.")
+            key = path.relative_to(root).as_posix()
+            yield FileReference(key, label, str(path), 0, path.stat().st_size)
+
+
+def _percentile(key: str) -> int:
+    return int(hashlib.md5(key.encode()).hexdigest(), 16) % 100
 
 
 def _folders(root: Path) -> list[Path]:
@@ -277,7 +238,3 @@ def _classes(root: Path) -> dict[str, list[Path]]:
     if empty:
         raise AlexNetError(f"The class folder {root / empty[0]} has no picture: put some there or remove it.")
     return classes
-
-
-def _percentile(key: str) -> int:
-    return int(hashlib.md5(key.encode()).hexdigest(), 16) % 100

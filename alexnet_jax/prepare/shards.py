@@ -1,22 +1,20 @@
 """The shards of a data set that is being prepared, written by several threads; each is there whole or not at all."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import progress as bars
-from alexnet_jax.data import augment, pictures, statistics as pixel_statistics
-from alexnet_jax.prepare import raw as originals
-from alexnet_jax.prepare.raw import Originals
+from alexnet_jax import files
+from alexnet_jax.data import augment, pictures
+from alexnet_jax.prepare.raw import Files, RawDataset
+from alexnet_jax.prepare.statistics import Sums
+from alexnet_jax.prepare.threads import image_threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +37,13 @@ class Layout:
 
     def picture(self, data: bytes, *, own: bool) -> tuple[bytes, np.ndarray]:
         """The bytes to store and the pixels in them (before their compression). Raises ValueError."""
-        data, pixels = pictures.checked(data, own=own)
+        pixels, is_plain = pictures.decode(data, own=own)
         if self.pack:
             pixels = augment.resize_short_side(pixels, self.pack)
             if not self.keep_long_side:
                 pixels = augment.crop_resized(pixels, self.pack, self.pack, None)
-            data = pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality)
-        return data, pixels
+            return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality), pixels
+        return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False), pixels
 
     def __str__(self) -> str:
         if not self.pack:
@@ -55,19 +53,26 @@ class Layout:
         return f"Short side {self.pack} pixels, {shape}, {stored}."
 
 
-class Stopped(Exception):
-    """Another thread failed, or the user stopped the program."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The shards of `data` in `folder`, with what each says of itself (its part) in `folder`/parts."""
+    """The shards of `data`. They grow in `folder`, each with its metadata in parts/; `finished` is what it becomes."""
 
-    data: Originals
+    data: RawDataset
     layout: Layout
-    name: str
-    folder: Path
-    threads: int
+    data_dir: Path
+
+    @property
+    def name(self) -> str:
+        """The data set's name for TFDS and for --config=alexnet:NAME."""
+        return self.data.name + self.layout.suffix()
+
+    @property
+    def finished(self) -> Path:
+        return self.data_dir / self.name / self.data.version
+
+    @property
+    def folder(self) -> Path:
+        return self.finished.with_name(self.finished.name + ".incomplete")
 
     def count(self, split: str) -> int:
         return -(-len(self.data.splits[split]) // self.layout.images_per_shard)
@@ -78,41 +83,33 @@ class Shards:
     def part_path(self, split: str, number: int, ending: str) -> Path:
         return self.folder / "parts" / f"{split}-{number:05}.{ending}"
 
-    def write(self) -> None:
+    def write(self, threads: int) -> None:
+        """Writes those that are missing."""
         jobs = [(split, number) for split in self.data.splits for number in range(self.count(split))]
         todo = [job for job in jobs if not self.path(*job).exists()]
         total = sum(len(source) for source in self.data.splits.values())
         left = sum(len(self._records(*job)) for job in todo)
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo):,} of {len(jobs):,} shards are finished already: resuming with the others")
-        stop = threading.Event()
-        with bar(total, total - left, f"{self.name}") as tick, ThreadPoolExecutor(self.threads) as pool:
-            futures = [pool.submit(self._write_one, *job, tick, stop) for job in todo]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        with image_threads(threads, self.name, total=total, done=total - left) as (pool, tick):
+            for future in as_completed([pool.submit(self._write_one, *job, tick) for job in todo]):
+                future.result()
 
     def _records(self, split: str, number: int) -> range:
         size = self.layout.images_per_shard
         return range(number * size, min((number + 1) * size, len(self.data.splits[split])))
 
-    def _write_one(self, split: str, number: int, tick: Callable[[], None], stop: threading.Event) -> None:
+    def _write_one(self, split: str, number: int, tick: Callable[[], None]) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         path = self.path(split, number)
         growing = path.with_name(path.name + ".tmp")
-        sums = pixel_statistics.Sums.zero(self.layout.pack or 256)
+        sums = Sums.zero(self.layout.pack or 256)
         refused: list[tuple[str, str]] = []
         labels: Counter[int] = Counter()
         # One record a group, so that each can be read alone; a JPEG does not compress any further.
         writer = ArrayRecordWriter(str(growing), "group_size:1,uncompressed")
         for i in self._records(split, number):
-            if stop.is_set():
-                raise Stopped
             tick()
             try:
                 record = self.data.splits[split][i]
@@ -125,21 +122,23 @@ class Shards:
             if split == "train":
                 sums.add(pixels)
         writer.close()
+        with growing.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if split == "train":
             sums.save(self.part_path(split, number, "npz"))
         part = {
             "images": sum(labels.values()),
             "bytes": growing.stat().st_size,
-            "sha256": _sha256(growing),
+            "sha256": sha256,
             "refused": refused,
             "labels": dict(labels),
         }
-        replace(self.part_path(split, number, "json"), json.dumps(part).encode())
+        files.write_text(self.part_path(split, number, "json"), json.dumps(part))
         growing.replace(path)  # the last of all: a shard that is there has its parts
 
     def _key(self, split: str, i: int) -> str:
         source = self.data.splits[split]
-        return source.places[i].key if isinstance(source, originals.Files) else f"{split}[{i}]"
+        return source.references[i].key if isinstance(source, Files) else f"{split}[{i}]"
 
 
 def _example(key: str, label: int, image: bytes) -> bytes:
@@ -153,33 +152,3 @@ def _example(key: str, label: int, image: bytes) -> bytes:
     }
     features = tf_feature_pb2.Features(feature=feature)
     return bytes(tf_example_pb2.Example(features=features).SerializeToString(deterministic=True))
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, as `files.write`, but a kill leaves only what the next start overwrites."""
-    growing = path.with_name(path.name + ".tmp")
-    growing.write_bytes(data)
-    growing.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def bar(total: int, done: int, name: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal, else a line every ten seconds; yields what to call after each image."""
-    lock, count, said = threading.Lock(), done, time.monotonic()
-    with bars.bar(total=total, done=done, what=name, unit="image") as bar:
-
-        def tick() -> None:
-            nonlocal count, said
-            with lock:
-                count += 1
-                bar.update()
-                if bar.disable and time.monotonic() - said > 10:
-                    said = time.monotonic()
-                    print(f"{name}: {count:,} of {total:,} images", flush=True)
-
-        yield tick

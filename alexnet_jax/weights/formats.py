@@ -1,11 +1,16 @@
-"""Weight files: .npz in Caffe's layout, .safetensors and .pth with PyTorch's names. Nothing in a file is executed."""
+"""Reads weight files: .npz in Caffe's layout, .safetensors and .pth with PyTorch's names. Nothing in them is executed.
+
+A reader is a function `path -> (arrays, layout, text)`: the arrays, laid out as `model.plain` says, under the file's
+names or ours; CAFFE or TORCH, which decides the order of colors where nobody says; and the JSON that a file written
+here has about itself, or None. `_reader_of` chooses it by the file's first bytes.
+"""
 
 import contextlib
 import dataclasses
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +18,11 @@ import numpy as np
 
 from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.weights.layout import Arrays
+from alexnet_jax.model.plain import Arrays
+from alexnet_jax.weight_file import ABOUT, MEAN_IMAGE, TORCH_PARTS, TORCHVISION
 
 CAFFE, TORCH = "Caffe's layout", "PyTorch's names"
 
-# torchvision numbers its layers by their place in two Sequentials (torchvision/models/alexnet.py).
-TORCHVISION = {
-    "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8", "conv5": "features.10",
-    "fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6",
-}  # fmt: skip
-_TORCH_PARTS = {"w": "weight", "b": "bias"}
-_ABOUT, _MEAN_IMAGE = "about", "mean_image"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts put the weights under
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
 _FIRST_BYTES = 9
@@ -31,9 +30,9 @@ _FIRST_BYTES = 9
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """What a file holds: arrays as in `weight_layout`, and what it says about them ({} unless written here).
+    """What a file holds: arrays as in `model.plain`, and what it says about them ({} unless written here).
 
-    `layout` is CAFFE or TORCH, after the names. `mean_image` is float32 [crop, crop, 3], over R, G, B, or None.
+    `layout` is CAFFE or TORCH. `mean_image` is float32 [crop, crop, 3], over R, G, B, or None.
     """
 
     path: Path
@@ -41,52 +40,6 @@ class WeightFile:
     about: dict[str, Any]
     layout: str
     mean_image: np.ndarray | None = None
-
-
-# ---------------------------------------------------------------- out
-
-
-def write(
-    path: Path,
-    arrays: Arrays,
-    about: dict[str, Any],
-    *,
-    torchvision_names: bool = False,
-    mean_image: np.ndarray | None = None,
-) -> None:
-    """Writes .npz in Caffe's layout, or .safetensors with PyTorch's names (torchvision's own if asked for).
-
-    A failure leaves nothing and keeps what was there. Raises AlexNetError.
-    """
-    if path.suffix not in (".npz", ".safetensors"):
-        raise AlexNetError(f"{path} cannot be written: its name must end in .npz or .safetensors.")
-    if path.is_dir():
-        raise AlexNetError(f"{path} cannot be written: it is a folder.")
-    images = {} if mean_image is None else {_MEAN_IMAGE: mean_image}
-    text = json.dumps(about)
-    if path.suffix == ".npz":
-        whole: dict[str, Any] = {**arrays, **images, _ABOUT: np.asarray(text)}
-        writer: Callable[[Path], Any] = lambda growing: np.savez(growing, **whole)  # noqa: E731
-    else:
-        from safetensors.numpy import save
-
-        # Not save_file: its errors are none of the system's, and it makes private files.
-        tensors = _torch_names(arrays, torchvision_names) | images
-        content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, {_ABOUT: text})
-        writer = lambda growing: growing.write_bytes(content)  # noqa: E731
-    files.make_folder(path.parent)
-    files.write(path, writer)
-
-
-def _torch_names(arrays: Arrays, torchvision: bool) -> Arrays:
-    found: Arrays = {}
-    for name, array in arrays.items():
-        layer, _, part = name.rpartition("_")
-        found[f"{TORCHVISION[layer] if torchvision else layer}.{_TORCH_PARTS.get(part, part)}"] = array
-    return found
-
-
-# ---------------------------------------------------------------- in
 
 
 def read(path: Path) -> WeightFile:
@@ -97,20 +50,20 @@ def read(path: Path) -> WeightFile:
     """
     reader = _reader_of(path)
     with _in_a_sentence(path):
-        found, text = reader(path)
+        found, layout, text = reader(path)
     about = _about(path, text)
-    image = found.pop(_MEAN_IMAGE, None) if about else None
-    arrays, layout = _our_names(path, found)
+    image = found.pop(MEAN_IMAGE, None) if about else None
+    arrays = _our_names(path, found)
     if not arrays:
         raise AlexNetError(f"{path} holds no arrays.")
     arrays = {name: _float32(path, name, array) for name, array in arrays.items()}
-    return WeightFile(path, arrays, about, layout, None if image is None else _float32(path, _MEAN_IMAGE, image))
+    return WeightFile(path, arrays, about, layout, None if image is None else _float32(path, MEAN_IMAGE, image))
 
 
-_Reader = Callable[[Path], tuple[dict[str, Any], str | None]]
+_Found = tuple[dict[str, Any], str, str | None]
 
 
-def _reader_of(path: Path) -> _Reader:
+def _reader_of(path: Path) -> Callable[[Path], _Found]:
     """The reader that the first bytes ask for. Raises AlexNetError."""
     with files.named(path, "read"):
         if path.is_dir():
@@ -155,7 +108,7 @@ def _in_a_sentence(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Any], str | None]:
+def _read_npz(path: Path) -> _Found:
     found: dict[str, Any] = {}
     with np.load(path, allow_pickle=False) as file:
         for name in file.files:
@@ -168,20 +121,21 @@ def _read_npz(path: Path) -> tuple[dict[str, Any], str | None]:
                     f"{path} holds {name}, an array of Python objects, and nothing in a file is executed here: save "
                     "its numbers as plain arrays."
                 ) from error
-    text = found.pop(_ABOUT, None)
-    return found, None if text is None else str(text)
+    text = found.pop(ABOUT, None)
+    return found, _layout_of(found), None if text is None else str(text)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], str | None]:
+def _read_safetensors(path: Path) -> _Found:
     import ml_dtypes  # noqa: F401  (bfloat16 for NumPy; JAX has it)
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
         names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get(_ABOUT)
+        found = {name: file.get_tensor(name) for name in names}
+        return found, _layout_of(found), (file.metadata() or {}).get(ABOUT)
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Any], str | None]:
+def _read_torch(path: Path) -> _Found:
     try:
         import torch
     except (ImportError, OSError):
@@ -203,7 +157,12 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], str | None]:
             raise AlexNetError(f"{path} holds {name}, a {type(value).__name__} where weights were expected.")
         tensor = value.detach()  # NumPy has no bfloat16 of its own
         found[str(name)] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    return found, None
+    return found, _layout_of(found), None
+
+
+def _layout_of(names: Iterable[str]) -> str:
+    """PyTorch's names have dots: conv1.weight, where Caffe's layout has conv1_w."""
+    return TORCH if any("." in name for name in names) else CAFFE
 
 
 def _not_only_arrays(path: Path) -> AlexNetError:
@@ -237,14 +196,14 @@ def _about(path: Path, text: str | None) -> dict[str, Any]:
     return about
 
 
-def _our_names(path: Path, found: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """(the arrays as conv1_w, ..., the layout that their names were of). Raises AlexNetError for a name twice."""
+def _our_names(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The arrays as conv1_w, ... Raises AlexNetError for two arrays of one name."""
     for _ in _PREFIXES:
         for prefix in _PREFIXES:
             if found and all(name.startswith(prefix) for name in found):
                 found = {name.removeprefix(prefix): array for name, array in found.items()}
     ours = {theirs: layer for layer, theirs in TORCHVISION.items()}
-    parts = {theirs: part for part, theirs in _TORCH_PARTS.items()}
+    parts = {theirs: part for part, theirs in TORCH_PARTS.items()}
     arrays, origin = dict[str, Any](), dict[str, str]()
     for name, array in found.items():
         layer, dot, part = name.rpartition(".")
@@ -252,7 +211,7 @@ def _our_names(path: Path, found: dict[str, Any]) -> tuple[dict[str, Any], str]:
         if ours_now in arrays:
             raise AlexNetError(f"{path} has two arrays for {ours_now}: {origin[ours_now]} and {name}.")
         arrays[ours_now], origin[ours_now] = array, name
-    return arrays, TORCH if any("." in name for name in found) else CAFFE
+    return arrays
 
 
 def _float32(path: Path, name: str, array: Any) -> np.ndarray:

@@ -28,7 +28,7 @@ from tensorflow_datasets.core import hashing
 from alexnet_jax.cli import prepare as cli
 from alexnet_jax.data import augment, feed, pictures, sources, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.prepare import raw as originals, shards
+from alexnet_jax.prepare import raw, shards
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PHOTOGRAPHS = sorted((ROOT.parent / "shared" / "data" / "imagenet_originals").glob("*.JPEG"))
@@ -95,8 +95,8 @@ VALIDATION = {f"ILSVRC2012_val_{i + 1:08}.JPEG": data for i, data in enumerate(_
 def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tars")
     inner = {f"{wnid}.tar": _tar(images) for wnid, images in TRAIN.items()}
-    (folder / originals.TRAIN_TAR).write_bytes(_tar(inner))
-    (folder / originals.VALIDATION_TAR).write_bytes(_tar(VALIDATION))
+    (folder / raw.TRAIN_TAR).write_bytes(_tar(inner))
+    (folder / raw.VALIDATION_TAR).write_bytes(_tar(VALIDATION))
     return folder
 
 
@@ -205,7 +205,7 @@ def test_raw_pictures_are_the_pixels_before_their_jpeg(imagenet: Path, tmp_path:
     raw, whole = _read("imagenet2012_pack48_raw", "train", tmp_path), _read("imagenet2012", "train", imagenet)
     assert raw.keys() == whole.keys()
     for key, record in raw.items():
-        _, pixels = pictures.checked(whole[key]["image"], own=False)
+        pixels, _ = pictures.decode(whole[key]["image"], own=False)
         wanted = augment.crop_resized(augment.resize_short_side(pixels, 48), 48, 48, None)
         np.testing.assert_array_equal(record["image"], wanted)
         assert record["label"] == whole[key]["label"]
@@ -374,9 +374,9 @@ def test_a_drawn_split_stays_when_pictures_are_added(tmp_path: Path) -> None:
     drawn = []
     for count in (40, 60):
         root = _folder(tmp_path / str(count), {f"{c}/{i}.jpg": picture for c in ("a", "b") for i in range(count)})
-        opened = originals.folder(root, "x", validation_percent=10)
+        opened = raw.folder(root, "x", validation_percent=10)
         assert sum(len(source) for source in opened.splits.values()) == 2 * count
-        drawn.append({place.key for place in opened.splits["validation"].places})  # type: ignore[attr-defined]
+        drawn.append({ref.key for ref in opened.splits["validation"].references})  # type: ignore[attr-defined]
     assert 2 <= len(drawn[0]) <= 16
     assert drawn[0] == {key for key in drawn[1] if int(key[2:-4]) < 40}
 
@@ -385,7 +385,7 @@ def test_a_drawn_split_stays_when_pictures_are_added(tmp_path: Path) -> None:
 
 _TRAIN_TAR = _tar({"n01440764.tar": _tar(TRAIN["n01440764"]), "n02102040.tar": _tar(TRAIN["n02102040"])})
 _VALIDATION_TAR = _tar(VALIDATION)
-_TARS = {originals.TRAIN_TAR: _TRAIN_TAR, originals.VALIDATION_TAR: _VALIDATION_TAR}
+_TARS = {raw.TRAIN_TAR: _TRAIN_TAR, raw.VALIDATION_TAR: _VALIDATION_TAR}
 _SECOND = 512 + -(-len(_tar(TRAIN["n01440764"])) // 512) * 512  # where the second class begins
 
 
@@ -399,7 +399,7 @@ def _twice() -> bytes:
     return _tar({"n01440764.tar": out.getvalue()})
 
 
-_T, _V = originals.TRAIN_TAR, originals.VALIDATION_TAR
+_T, _V = raw.TRAIN_TAR, raw.VALIDATION_TAR
 # What lies in the folder of the tars, and the sentence.
 WRONG_TARS: dict[str, tuple[dict[str, bytes], str]] = {
     "neither tar": ({}, rf"no {_T} and no {_V} in .*image-net\.org"),

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else, neither a network nor another file.
+"""The HTML report of a run: one page that needs nothing else, neither a network nor another file.
 
 It holds no script, forbids any (Content-Security-Policy), and escapes every name.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from alexnet_jax import config as configs, files
+from alexnet_jax import config as configs, files, summary
 from alexnet_jax.answers import Answers
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
@@ -22,8 +22,7 @@ from alexnet_jax.figures import drawing
 from alexnet_jax.figures.blueprint import architecture
 from alexnet_jax.figures.history import curves, history
 from alexnet_jax.figures.kernels import filters, specialization
-from alexnet_jax.figures.pictures import confusion, shown
-from alexnet_jax.model import table
+from alexnet_jax.figures.pictures import center_square, confusion
 from alexnet_jax.train import provenance
 
 _MISTAKES, _CLASSES = 12, 50  # so many pictures, and rows of classes, at most
@@ -66,7 +65,7 @@ figcaption { font-size: .82rem; line-height: 1.35; overflow-wrap: anywhere }
 
 
 def write(workdir: Path, output: Path, net: Classifier, answers: Answers | None) -> None:
-    """Writes the report of the run in `workdir`; without `answers` it has no evaluation by class.
+    """Writes the HTML report of the run in `workdir`; without `answers` it has no evaluation by class.
 
     Raises AlexNetError.
     """
@@ -171,7 +170,7 @@ def _evaluation(answers: Answers) -> list[str]:
     head = ("class", "images", "top-1", "top-5", "precision")
     found = [
         _section("By class", words + _table(head, [*cells, mean]) + left),
-        _section("Confusion", _drawn(lambda: confusion(answers), "Classes against answers")),
+        _section("Confusion", _drawn(lambda: confusion(answers), "Classes against predictions")),
     ]
     return [*found, _section("The worst mistakes", _mistakes(answers))]
 
@@ -189,7 +188,7 @@ def _mistakes(answers: Answers) -> str:
             f"<b>{escape(label)}</b>, called {escape(called)} ({100 * answers.odds[i, 0]:.1f} %)<br>"
             f'<span class="soft">{escape(str(record["key"]))}; of its class {100 * answers.right[i]:.2g} %</span>'
         )
-        image = _jpeg(shown(record["image"], _SIDE))
+        image = _jpeg(center_square(record["image"], _SIDE))
         parts.append(f'<figure><img src="{image}" alt=""><figcaption>{caption}</figcaption></figure>')
     return f'<div class="mistakes">{"".join(parts)}</div>'
 
@@ -209,19 +208,7 @@ def _kernels(net: Classifier) -> str:
 
 
 def _network(net: Classifier) -> str:
-    rows = [
-        (
-            row.name,
-            " x ".join(map(str, row.input)),
-            row.window,
-            " x ".join(map(str, row.output)),
-            row.reads,
-            f"{row.parameters:,}",
-            f"{row.macs:,}",
-        )
-        for row in table.rows(net.tower, net.image_pixels)
-    ]
-    head = ("layer", "input", "window", "output", "reads", "parameters", "multiply-adds")
+    head, *rows = summary.table_cells(net.tower, net.image_pixels)
     svg = architecture(net.tower, net.image_pixels) if net.tower.towers <= 2 else ""
     data = base64.b64encode(svg.encode()).decode()
     drawn = f'<p><img src="data:image/svg+xml;base64,{data}" width="460" alt="The towers and their exchanges"></p>'
@@ -233,8 +220,8 @@ def _commands(workdir: Path, starts: list[dict[str, Any]]) -> str:
     lines = (
         ("Resume, or train on", command),
         (
-            "Evaluate, with every image's answers",
-            f"alexnet train --mode=eval --workdir={where} --predictions=answers.csv",
+            "Evaluate, with the predictions of every image",
+            f"alexnet train --mode=eval --workdir={where} --predictions=predictions.csv",
         ),
         ("Use", f"alexnet predict --workdir={where} PICTURE"),
         ("From Python", f"import alexnet_jax as alexnet\nnet = alexnet.load({where!r})\nnet.predict('cat.jpg')"),

@@ -1,14 +1,14 @@
-"""What the network makes of one picture: the channels of its layers by tower, and what its answer depends on."""
+"""What a network computes of one picture: its layers' activations by tower, and what its prediction depends on."""
 
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_jax import progress as bars
+from alexnet_jax import progress
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.data import images
-from alexnet_jax.data.images import Picture
+from alexnet_jax.data import pictures
+from alexnet_jax.data.pictures import Picture
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import drawing
 
@@ -28,17 +28,17 @@ def activations(net: Classifier, picture: Picture) -> "Figure":
     from black (its smallest value) to white; of a fully connected layer, all units of each tower as one block, on one
     scale. Raises AlexNetError for what is not a picture.
     """
-    square = images.square(picture, net.image_pixels, "picture")
+    square = pictures.square(picture, net.image_pixels, "picture")
     towers = net.tower.towers
-    seen = {layer.name: net.features(square, layer.name) for layer in net.tower.stack[:-1]}
+    layers = {layer.name: net.features(square, layer.name) for layer in net.tower.stack[:-1]}
     with drawing.style():
         each = drawing.WIDTH / (_CHANNELS * towers + 1)
         # Rows of a fully connected layer are as high as those of a convolution.
-        figure = drawing.new(1.9 + len(seen) * (each * (2 if towers == 1 else 1) + 0.18), width=drawing.WIDTH)
-        whole = figure.add_gridspec(2, 1, height_ratios=(1.5, len(seen) * each * (2 if towers == 1 else 1.25)))
-        _question(figure, whole[0], net, square)
-        rows = whole[1].subgridspec(len(seen), towers, hspace=0.05, wspace=0.04)
-        for row, (name, found) in enumerate(seen.items()):
+        figure = drawing.new(1.9 + len(layers) * (each * (2 if towers == 1 else 1) + 0.18), width=drawing.WIDTH)
+        whole = figure.add_gridspec(2, 1, height_ratios=(1.5, len(layers) * each * (2 if towers == 1 else 1.25)))
+        _predictions(figure, whole[0], net, square)
+        rows = whole[1].subgridspec(len(layers), towers, hspace=0.05, wspace=0.04)
+        for row, (name, found) in enumerate(layers.items()):
             for tower, part in enumerate(np.split(found, towers, axis=-1)):
                 axes = figure.add_subplot(rows[row, tower])
                 tiles = _strongest(part) if part.ndim == 3 else _block(part)
@@ -73,13 +73,13 @@ def _block(part: Array) -> Array:
 def occlusion(
     net: Classifier, picture: Picture, *, class_name: str | None = None, side: int = 0, stride: int = 0
 ) -> "Figure":
-    """The probability of a class while a gray square hides a part of the picture: what the answer depends on.
+    """The probability of a class while a gray square hides a part of the picture: what the prediction depends on.
 
     Zeiler and Fergus (2014, arXiv 1311.2901, section 4.2). The square has the color of the mean, `side` pixels (a
     fifth of the picture's if 0) and moves by `stride` (a quarter of that if 0); a pixel of the map is the mean over the
-    squares that hide it. The class is `class_name`, or the answer for the whole picture. Raises AlexNetError.
+    squares that hide it. The class is `class_name`, or the predicted one of the whole picture. Raises AlexNetError.
     """
-    square = images.square(picture, net.image_pixels, "picture")
+    square = pictures.square(picture, net.image_pixels, "picture")
     if class_name is not None and class_name not in net.class_names:
         raise AlexNetError(f"class_name={class_name!r} is not a class of this network: see net.class_names.")
     whole = net.probabilities(square)
@@ -97,7 +97,7 @@ def occlusion(
             drawing.plain(axes)
         bar = figure.colorbar(shown, ax=right, shrink=0.75)
         bar.ax.set_title("P", fontsize=9)
-        figure.supxlabel(f"nothing hidden: P = {whole[k]:.3f}; dark is where the answer comes from", fontsize=9)
+        figure.supxlabel(f"nothing hidden: P = {whole[k]:.3f}; dark is what the prediction depends on", fontsize=9)
     return figure
 
 
@@ -115,7 +115,7 @@ def occluded(net: Classifier, square: Array, k: int, *, side: int, stride: int =
     total, times = np.zeros((pixels, pixels)), np.zeros((pixels, pixels))
     places = [(top, left) for top in starts for left in starts]
     parts = range(0, len(places), _AT_ONCE)
-    for first in bars.watched(parts, total=len(parts), what="hiding parts of the picture"):
+    for first in progress.watched(parts, total=len(parts), what="hiding parts of the picture"):
         some = places[first : first + _AT_ONCE]
         hidden = np.repeat(square[None], len(some), axis=0)
         for one, (top, left) in zip(hidden, some, strict=True):
@@ -127,20 +127,20 @@ def occluded(net: Classifier, square: Array, k: int, *, side: int, stride: int =
     return total / np.maximum(times, 1)
 
 
-def _question(figure: "Figure", place: Any, net: Classifier, square: Array) -> None:
-    """The picture, and the network's five best answers beside it."""
+def _predictions(figure: "Figure", place: Any, net: Classifier, square: Array) -> None:
+    """The picture, and the network's five most probable classes beside it."""
     left, right = (figure.add_subplot(part) for part in place.subgridspec(1, 2, width_ratios=(1, 2.2)))
     left.imshow(square)
     drawing.plain(left)
-    answer_bars(right, net.predict(square, top=5))
+    prediction_bars(right, net.predict(square, top=5))
 
 
-def answer_bars(axes: Any, answers: list[tuple[str, float]], right: str | None = None) -> None:
-    """Classes and their probabilities as bars, the most probable at the top; the `right` one is green."""
+def prediction_bars(axes: Any, predictions: list[tuple[str, float]], label: str | None = None) -> None:
+    """Classes and their probabilities as bars, the most probable at the top; the `label` is green."""
     axes.set_xlim(0, 1)
-    axes.set_ylim(len(answers) - 0.4, -0.6)
-    for i, (name, probability) in enumerate(answers):
-        color = drawing.TOWERS[0] if right is None else drawing.GOOD if name == right else drawing.BAD
+    axes.set_ylim(len(predictions) - 0.4, -0.6)
+    for i, (name, probability) in enumerate(predictions):
+        color = drawing.TOWERS[0] if label is None else drawing.GOOD if name == label else drawing.BAD
         axes.barh(i, probability, color=color, alpha=0.45, height=0.86)
         axes.text(0.015, i, f"{drawing.short(name)}  {100 * probability:.1f} %", va="center", fontsize=9)
     drawing.plain(axes)

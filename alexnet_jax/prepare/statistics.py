@@ -1,0 +1,108 @@
+"""Computes the statistics of a data set that recipes need: mean, mean image, principal components of color.
+
+They are sums of integers, so any order and any interruption give the same values to the bit.
+"""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax import files
+from alexnet_jax.data import augment, sources
+from alexnet_jax.data.statistics import JSON, MEAN_IMAGE, mean_of
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.prepare.threads import image_threads
+
+
+@dataclasses.dataclass
+class Sums:
+    """Over images of `pixels` x `pixels`: their count, sum [P, P, 3] and sum of products [3, 3]; all int64."""
+
+    pixels: int
+    images: int
+    total: np.ndarray
+    products: np.ndarray
+
+    @classmethod
+    def zero(cls, pixels: int) -> "Sums":
+        """The sums over no image."""
+        return cls(pixels, 0, np.zeros((pixels, pixels, 3), np.int64), np.zeros((3, 3), np.int64))
+
+    def add(self, image: np.ndarray) -> None:
+        """Adds an image, uint8 [H, W, 3]: its short side brought to `pixels`, the center square."""
+        resized = augment.resize_short_side(image, self.pixels)
+        square = augment.crop_resized(resized, self.pixels, self.pixels, None)
+        self.images += 1
+        self.total += square
+        flat = square.reshape(-1, 3).astype(np.float64)
+        self.products += np.rint(flat.T @ flat).astype(np.int64)  # integers below 2**53: exact
+
+    def merge(self, other: "Sums") -> None:
+        """Adds other sums of the same size of images."""
+        self.images += other.images
+        self.total += other.total
+        self.products += other.products
+
+    def save(self, path: Path) -> None:
+        """As .npz."""
+        np.savez(path, images=self.images, total=self.total, products=self.products)
+
+    @classmethod
+    def load(cls, path: Path) -> "Sums":
+        """What `save` wrote."""
+        with np.load(path) as saved:
+            return cls(saved["total"].shape[0], int(saved["images"]), saved["total"], saved["products"])
+
+
+def write(sums: Sums, split: str, folder: Path) -> None:
+    """statistics.json and mean_image.npy (float32 [P, P, 3]) into the folder of a prepared data set.
+
+    The principal components are those of the colors of all pixels (paper, section 4.1): std in levels of
+    0..255, largest first, and unit vectors over R, G, B.
+    """
+    pixels = sums.images * sums.pixels**2
+    mean = sums.total.sum(axis=(0, 1)) / pixels
+    covariance = sums.products / pixels - np.outer(mean, mean)
+    variances, vectors = np.linalg.eigh(covariance)
+    vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)  # the sign is free: it must not depend on the library
+    text = json.dumps(
+        {
+            "split": split,
+            "images": sums.images,
+            "pixels": sums.pixels,
+            "mean": mean.round(4).tolist(),
+            "std": np.sqrt(np.maximum(variances[::-1], 0)).round(4).tolist(),
+            "vectors": vectors.T[::-1].round(6).tolist(),
+        },
+        indent=2,
+    )
+    mean_image = (sums.total / sums.images).astype(np.float32)
+    files.write(folder / MEAN_IMAGE, lambda growing: np.save(growing, mean_image))
+    files.write_text(folder / JSON, text + "\n")
+
+
+def compute(name: str, data_dir: Path, threads: int) -> None:
+    """Writes the statistics of a prepared data set's split train beside it. Raises AlexNetError."""
+    split = sources.open_split(name, "train", str(data_dir))
+    if split.folder is None:
+        raise AlexNetError(f"{name} lies in no folder, and the recipes know its means: there is nothing to do.")
+    total, size = Sums.zero(256), len(split.source)
+    with image_threads(threads, name, total=size) as (pool, tick):
+
+        def sums_of(numbers: range) -> Sums:
+            sums = Sums.zero(256)
+            for i in numbers:
+                tick()
+                with contextlib.suppress(ValueError):  # training will name it
+                    sums.add(augment.decode(split.source[i]["image"]))
+            return sums
+
+        for sums in pool.map(sums_of, [range(i, min(i + 1000, size)) for i in range(0, size, 1000)]):
+            total.merge(sums)
+    if not total.images:
+        raise AlexNetError(f"None of the {size:,} pictures of {name} can be decoded: prepare it again.")
+    write(total, "train", split.folder)
+    print(f"{split.folder / JSON}: channel means {mean_of(split.folder, name)}")
