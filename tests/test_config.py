@@ -122,7 +122,7 @@ def test_older_run_has_the_values_of_before_a_field(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(saved))
     older = configs.load(tmp_path)
     assert configs.differences(older, config) == [("precision", "float32", "auto")]
-    assert older.train.decays == ConfigDict()
+    assert older.train.decays.to_dict() == {}
 
 
 def test_a_field_lives_in_its_recipe_and_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
