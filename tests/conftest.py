@@ -16,8 +16,8 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import builder
-from alexnet_jax.cli import interrupts
+from alexnet_jax import signals
+from alexnet_jax.train import speed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,7 +64,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C and the hooks for exceptions stay pytest's where a command is run inside a test."""
-    monkeypatch.setattr(interrupts, "_watch", lambda: None)
+    monkeypatch.setattr(signals, "_install", lambda: None)
     for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))
 
@@ -78,7 +78,7 @@ def without_speed(entry: dict[str, Any]) -> dict[str, Any]:
 def plain_cpu() -> Iterator[None]:
     """config.precision=auto is float32, whatever CPU this is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "_cpu_features", frozenset)
+        patch.setattr(speed, "_cpu_features", frozenset)
         yield
 
 

@@ -14,16 +14,13 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from alexnet_jax import ending
-from alexnet_jax.cli import interrupts
+from alexnet_jax import exits, signals
 from alexnet_jax.errors import AlexNetError
-
-_OTHERS_SECONDS = 3.0
 
 
 def program(module: str) -> None:
     """Runs `module` as a program of its own: python -m MODULE."""
-    with interrupts.watched():
+    with signals.guard():
         run(module, sys.argv[1:])
 
 
@@ -42,15 +39,15 @@ def run(module: str, argv: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter does not flush into the pipe
         sys.exit(1)
     except Exception as error:
-        several, words = ending.is_one_of_several(), sentence(error)
-        if interrupts.asked() or not (words or several):
+        several, words = bool(exits.hooks), sentence(error)
+        if signals.requested() or not (words or several):
             raise
         if words is None:
-            time.sleep(_OTHERS_SECONDS)  # where another process is gone, collectives fail here: that is told instead
-            traceback.print_exc()
-        words, status = f"error: {words or type(error).__name__}", getattr(error, "status", ending.FAILED)
-        if several or status != ending.FAILED:
-            ending.leave(words, status=status)
+            time.sleep(exits.patience)  # where another process is gone, collectives fail here: that is said instead
+            words = f"{type(error).__name__}\n{traceback.format_exc()}"  # which the other processes print too
+        words, status = f"error: {words}", getattr(error, "status", exits.FAILED)
+        if several or status != exits.FAILED:
+            exits.exit_now(words, status=status)
         sys.exit(words)
 
 

@@ -1,69 +1,59 @@
-"""Several processes: found in the cluster, named by flags, or started here; together before JAX starts in any."""
+"""The processes of a run, from the flags: found in the cluster, named by flags, or started here."""
 
 import contextlib
 import hashlib
 import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import alexnet_jax
-from alexnet_jax import config as configs, ending
+from alexnet_jax import config as configs, exits
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import process_group as processes, provenance
-from alexnet_jax.train.process_group import Peers
-from alexnet_jax.train.signals import StopRequest
-
-# The runtime's own patience with a silent process. It ends the others by abort(), with a dump of the C++ stack: it is
-# only a second net below that of `training.peers`.
-_RUNTIME_PATIENCE = 10
+from alexnet_jax.train import distributed, provenance
 
 
 @contextlib.contextmanager
-def joined(flags: Any, argv: Sequence[str], facts: dict[str, Any]) -> Iterator[Peers]:
-    """This process among those of the run, joined by JAX until the end; alone where there are no others.
+def joined(flags: Any, argv: Sequence[str], facts: dict[str, Any]) -> Iterator[distributed.ProcessGroup]:
+    """This process among those of the run, by `flags` of `cli.train`; alone where there are no others.
 
-    `flags` are those of `commands.train`; `facts` are what must be the same on all. Raises AlexNetError on every
-    process where one is missing or differs. An error inside ends all of them.
+    `argv` is what other processes are started with, `facts` are what must be the same on all. Raises AlexNetError.
     """
-    coordinator, count, index, local = _place(flags)
+    coordinator, count, index, local_devices = _place(flags)
+    check: Callable[[], None] = lambda: None  # noqa: E731
     if flags.processes > 1:
-        _alone_on_the_line(flags)
-        listening = processes.listen(0)
-        coordinator, count, index = f"127.0.0.1:{listening.getsockname()[1]}", flags.processes, 0
-        started = _start_others(argv, coordinator, count)
-    elif count <= 1:
-        yield processes.alone()
+        coordinator, count, index = f"127.0.0.1:{_free_port()}", flags.processes, 0
+        check = _start_others(argv, coordinator, count)
+    if count == 1:
+        yield distributed.ProcessGroup()
         return
-    else:
-        listening, started = None, {}
-    peers = processes.join(
-        coordinator, index, count,
-        timeout=flags.start_timeout, patience=flags.peer_timeout, on_signal=StopRequest.ask, asked=StopRequest.asked,
-        listening=listening, check=lambda: _check_started(started),
+    log = Path(tempfile.gettempdir()) / f"alexnet-process-{index}-{os.getpid()}.log"
+    group = distributed.join(
+        coordinator, index, count, facts=facts | _code(), start_timeout=flags.start_timeout,
+        peer_timeout=flags.peer_timeout, native_log=str(log), local_devices=local_devices, check=check,
     )  # fmt: skip
-    processes.compare(peers, facts | _code())
-    ending.hide_native_output(_log_of(index))
-    # Signals are this program's: JAX would hold back SIGTERM until it is asked for, and never tells of it meanwhile.
-    jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        coordinator, count, index, local_device_ids=local, cluster_detection_method="deactivate",
-        initialization_timeout=max(60, round(flags.start_timeout)),
-        heartbeat_timeout_seconds=_RUNTIME_PATIENCE * round(flags.peer_timeout),
-    )  # fmt: skip
-    yield peers
-    peers.close()
-    jax.distributed.shutdown()
-    for process, said in started.values():
-        process.wait()
-        Path(said).unlink(missing_ok=True)
-    ending.drop_native_output()
+    yield group
+    group.close()
+
+
+def facts_of(config: Any, **others: Any) -> dict[str, Any]:
+    """What must be the same on all processes, by name: every field of the config, and `others`."""
+    return {f"config.{name}": repr(value) for name, value in configs.flat(config)} | others
+
+
+def _code() -> dict[str, Any]:
+    """Another program would hang in a collective: the code and the versions of what it runs on."""
+    digest = hashlib.blake2b(digest_size=6)
+    for path in sorted(Path(alexnet_jax.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    versions = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"} | provenance.packages()
+    return {"the code of alexnet_jax": digest.hexdigest()} | {f"the version of {n}": v for n, v in versions.items()}
 
 
 # ---------------------------------------------------------------- where this process stands
@@ -71,35 +61,42 @@ def joined(flags: Any, argv: Sequence[str], facts: dict[str, Any]) -> Iterator[P
 
 def _place(flags: Any) -> tuple[str, int, int, list[int] | None]:
     """(address of process 0, how many processes, which one this is, its devices or None for all)."""
-    given = [name for name in ("coordinator", "num_processes", "process_id") if flags[name].value is not None]
-    if given and len(given) < 3:
-        missing = [name for name in ("coordinator", "num_processes", "process_id") if name not in given]
-        raise AlexNetError(f"--{given[0]} needs --{' and --'.join(missing)} too: the three name a process of several.")
+    names = ("coordinator", "num_processes", "process_id")
+    missing = [name for name in names if flags[name].value is None]
+    given = len(missing) < len(names)
+    if flags.processes > 1 and (given or flags.distributed):
+        raise AlexNetError("--processes starts all processes itself: leave out --coordinator and --distributed.")
+    if given and missing:
+        raise AlexNetError(f"--{' and --'.join(missing)} must be given too: the three name a process of several.")
     local = _devices(flags.local_devices)
     if given:
         if flags.process_id >= flags.num_processes:
             raise AlexNetError(
                 f"--process_id={flags.process_id} is not one of {flags.num_processes} processes: they count from 0."
             )
-        if not flags.coordinator.rpartition(":")[2].isdigit():
+        if not re.fullmatch(r".+:\d+", flags.coordinator):
             raise AlexNetError(f"--coordinator={flags.coordinator} is not HOST:PORT.")
         return flags.coordinator, flags.num_processes, flags.process_id, local
     if flags.distributed is False or flags.processes > 1:
         return "", 1, 0, None
-    found = _detected(flags.start_timeout) if flags.distributed or not _is_plain_pod() else None
+    # Any pod by itself, such as a notebook's, looks like one of several to JAX.
+    in_job = bool({"JOB_COMPLETION_INDEX", "TPU_WORKER_ID"} & os.environ.keys())
+    found = (
+        _detected(flags.start_timeout)
+        if flags.distributed or in_job or "KUBERNETES_SERVICE_HOST" not in os.environ
+        else None
+    )
     if found is None and "JOB_COMPLETION_INDEX" in os.environ and not flags.distributed:
         raise AlexNetError(
             "This is a process of an indexed Kubernetes job, but JAX cannot find the others: install jax[k8s], or use "
             "--nodistributed where each is a run of its own."
         )
-    if found is None:
-        if flags.distributed:
-            raise AlexNetError(
-                "--distributed found no cluster to join: start it under Slurm, Open MPI, Kubernetes or Cloud TPU, or "
-                "name the processes with --coordinator, --num_processes and --process_id."
-            )
-        return "", 1, 0, None
-    address, count, index, theirs = found
+    if found is None and flags.distributed:
+        raise AlexNetError(
+            "--distributed found no cluster to join: start it under Slurm, Open MPI, Kubernetes or Cloud TPU, or name "
+            "the processes with --coordinator, --num_processes and --process_id."
+        )
+    address, count, index, theirs = found or ("", 1, 0, None)
     return address, count, index, local if flags.local_devices else theirs
 
 
@@ -107,20 +104,14 @@ def _devices(text: str | None) -> list[int] | None:
     if text in (None, "", "all"):
         return None
     with contextlib.suppress(ValueError):
-        return [int(part) for part in text.split(",")]  # type: ignore[union-attr]
+        return [int(part) for part in str(text).split(",")]
     raise AlexNetError(f"--local_devices={text} is not possible: it must be all, or numbers such as 0,1.")
-
-
-def _is_plain_pod() -> bool:
-    """Whether this is a Kubernetes pod by itself, such as a notebook's: JAX takes any for one of several."""
-    names = os.environ
-    return "KUBERNETES_SERVICE_HOST" in names and not {"JOB_COMPLETION_INDEX", "TPU_WORKER_ID"} & set(names)
 
 
 def _detected(timeout: float) -> tuple[str, int, int, list[int] | None] | None:
     """What `jax.distributed.initialize()` finds out by itself, None outside of a cluster it knows.
 
-    It keeps what it finds to itself, but who is missing, and who differs, has to be known before JAX starts.
+    It keeps what it finds to itself; pyproject.toml bounds jax because of this private name.
     """
     from jax._src import clusters
 
@@ -143,54 +134,34 @@ def _detected(timeout: float) -> tuple[str, int, int, list[int] | None] | None:
     return address, count, index, list(local) if local else None
 
 
-def _code() -> dict[str, Any]:
-    """What is run: the same code and libraries give the same program, and another one would hang in a collective."""
-    digest = hashlib.blake2b(digest_size=6)
-    folder = Path(alexnet_jax.__file__).parent
-    for path in sorted([*folder.rglob("*.py")]):
-        digest.update(path.read_bytes())
-    versions = {f"the version of {name}": version for name, version in provenance.packages().items()}
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return {"the code of alexnet_jax": digest.hexdigest(), "the version of Python": python} | versions
-
-
-def facts_of(config: Any, **others: Any) -> dict[str, Any]:
-    """What must be the same on all processes, by name: every field of the config, and `others`."""
-    return {f"config.{name}": repr(value) for name, value in configs.flat(config)} | others
-
-
-def _log_of(index: int) -> str:
-    return str(Path(tempfile.gettempdir()) / f"alexnet-process-{index}-{os.getpid()}.log")
-
-
 # ---------------------------------------------------------------- processes that are started here
 
 
-def _alone_on_the_line(flags: Any) -> None:
-    if flags.coordinator is not None or flags.distributed:
-        raise AlexNetError("--processes starts all processes itself: leave out --coordinator and --distributed.")
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
-def _start_others(argv: Sequence[str], coordinator: str, count: int) -> dict[int, tuple[subprocess.Popen[bytes], str]]:
-    """{process: (it, the file with what it says)} of all but process 0, which is this one; they end with it."""
+def _start_others(argv: Sequence[str], coordinator: str, count: int) -> Callable[[], None]:
+    """Starts all but process 0, which is this one; the check that ends it where one of them has ended already."""
     root = str(Path(alexnet_jax.__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    started = {}
+    started = list[tuple[int, subprocess.Popen[bytes], Any]]()
     for index in range(1, count):
         place = ["--processes=1", f"--coordinator={coordinator}", f"--num_processes={count}", f"--process_id={index}"]
+        output = tempfile.TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-m", "alexnet_jax", "train", *argv, *place]
-        log = f"{_log_of(index)}.out"
-        with open(log, "wb") as said:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment)
-        started[index] = process, log
-    # They end by themselves as soon as this one does, unless they are stopped.
-    for process, _ in started.values():
-        ending.after_leaving(process.kill)
-    return started
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+        started.append((index, process, output))
+        exits.hooks.insert(0, lambda *_, process=process: process.kill())  # it ends by itself, unless it is stopped
 
+    def check() -> None:
+        for index, process, output in started:
+            if (status := process.poll()) is not None:
+                output.seek(0)
+                last = (output.read().decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+                exits.exit_now(
+                    f"error: process {index} ended with status {status} before it came: {last}", status=exits.FAILED
+                )
 
-def _check_started(started: dict[int, tuple[subprocess.Popen[bytes], str]]) -> None:
-    for index, (process, log) in started.items():
-        if (status := process.poll()) is not None:
-            said = Path(log).read_text(errors="replace").strip().splitlines()[-1:]
-            raise AlexNetError(f"Process {index} ended with status {status} before it came: {said[0] if said else log}")
+    return check

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs
+from alexnet_jax import config as configs, exits, signals
 from alexnet_jax.cli import devices
 from alexnet_jax.cli.flags import HELP
 from alexnet_jax.errors import AlexNetError
@@ -91,8 +91,9 @@ def _run(argv: list[str], rest: list[str]) -> None:
         print(summary.summarize(config))
         return
     from alexnet_jax import builder
+    from alexnet_jax.train import start
 
-    print(builder.probe_new_network(config))
+    print(start.describe_probe(builder.train_setup(config)))
 
 
 def _override(config: ConfigDict, rest: list[str]) -> list[str]:
@@ -106,29 +107,33 @@ def _override(config: ConfigDict, rest: list[str]) -> list[str]:
 
 def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
     from alexnet_jax.cli import cluster, report
-    from alexnet_jax.train import loop, signals, watchdog as watch
+    from alexnet_jax.train import loop
+    from alexnet_jax.train.watchdog import Watchdog
 
     status = 0
     joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config))
-    with watch.Watch(_FLAGS.hang_timeout) as watching, joined as peers:
+    with Watchdog(_FLAGS.hang_timeout) as watchdog, joined as group:
         devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         try:
             run = loop.train(
                 config, workdir,
                 command=f"{program()} {shlex.join(argv)}",
                 eval_command=f"{program()} --mode=eval --workdir={shlex.quote(str(workdir))}",
-                peers=peers, watch=watching,
+                group=group, watchdog=watchdog,
             )  # fmt: skip
             report.after(run)
-        except signals.Interrupted as stop:
+        except signals.Stopped as stop:
             status = 128 + stop.signal
+    if group.count > 1:
+        exits.finish(status)
     if status:
         sys.exit(status)
 
 
 def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
     from alexnet_jax.cli import cluster
-    from alexnet_jax.train import checksums as sums, evaluation, watchdog as watch
+    from alexnet_jax.train import checksums as sums, evaluation
+    from alexnet_jax.train.watchdog import Watchdog
 
     if workdir is None:
         config = configs.load_recipe(_FLAGS.config)
@@ -137,16 +142,18 @@ def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
     config = configs.load(workdir)  # before the devices start: they take seconds
     overrides = _override(config, rest)
     joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint))
-    with watch.Watch(_FLAGS.hang_timeout) as watching, joined as peers:
+    with Watchdog(_FLAGS.hang_timeout) as watchdog, joined as group:
         devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
         evaluation.evaluate_checkpoint(
             workdir,
             which=_FLAGS.checkpoint,
             overrides=overrides,
             predictions=Path(_FLAGS.predictions) if _FLAGS.predictions is not None else None,
-            peers=peers,
-            watch=watching,
+            group=group,
+            watchdog=watchdog,
         )
+    if group.count > 1:
+        exits.finish(0)
 
 
 def program() -> str:

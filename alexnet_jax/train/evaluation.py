@@ -13,11 +13,10 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import PerImage, evaluate, make_eval_step
 from alexnet_jax.model import towers
 from alexnet_jax.model.preprocess import Views
-from alexnet_jax.train import process_group as processes
 from alexnet_jax.train.checkpoint import restore_network
 from alexnet_jax.train.metrics import Report, describe_classes
-from alexnet_jax.train.process_group import Peers
-from alexnet_jax.train.watchdog import Watch
+from alexnet_jax.train.distributed import ProcessGroup
+from alexnet_jax.train.watchdog import Watchdog
 
 Each = Callable[[PerImage], None]
 
@@ -71,7 +70,7 @@ def evaluator(setup: builder.Evaluation, report: Report) -> Callable[..., dict[s
             figures = [name for name in of_average if name.endswith(("top1", "top5", "loss"))]
             entry |= {f"eval_average_{name.removeprefix('eval_')}": of_average[name] for name in figures}
         count = {"eval_views": len(views)} if len(views) > 1 else {}
-        return entry | count | {"eval_split": setup.name}
+        return entry | count | {"eval_split": f"{setup.data_name} {split.name}"}
 
     return run
 
@@ -82,8 +81,8 @@ def evaluate_checkpoint(
     which: str,
     overrides: Sequence[str] = (),
     predictions: Path | None = None,
-    peers: Peers | None = None,
-    watch: Watch | None = None,
+    group: ProcessGroup | None = None,
+    watchdog: Watchdog | None = None,
 ) -> dict[str, Any]:
     """Evaluates checkpoint `which` (latest, best or a step) of `workdir` on the devices that are there.
 
@@ -95,19 +94,19 @@ def evaluate_checkpoint(
         raise AlexNetError(f"predictions={predictions} is written in one process: evaluate without --distributed.")
     if predictions and (predictions.is_dir() or not predictions.absolute().parent.is_dir()):
         raise AlexNetError(f"predictions={predictions} cannot be written: name a file in a folder that is there.")
-    peers, watch = peers or processes.alone(), watch or Watch(0.0)
+    group, watchdog = group or ProcessGroup(), watchdog or Watchdog()
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     setup = builder.evaluation(config, classes=len(configs.load_classes(workdir)), workdir=workdir)
-    watch.doing("restoring a checkpoint")
+    watchdog.phase("restoring a checkpoint")
     net = restore_network(workdir, which, mesh=setup.mesh, overrides=overrides)
     split = setup.split
     configs.check_classes(workdir, split.class_names)
-    processes.compare(peers, feed.fingerprint(split) | {"the step of the checkpoint": net.step})
+    group.compare(feed.fingerprint(split) | {"the step of the checkpoint": net.step})
 
     def check(batch: int) -> None:
-        watch.doing("")
-        peers.meet(f"batch {batch}")
-        watch.doing("evaluating", f" batch {batch}")
+        if not batch:  # it was compiled just now, in which some take longer
+            group.barrier("the evaluation")
+        watchdog.phase("evaluating", f" batch {batch}")
 
     with Report(workdir, main=jax.process_index() == 0) as report:
         run = evaluator(setup, report)

@@ -1,12 +1,14 @@
-"""python -m experiments.ledger: the claims about AlexNet, the runs that test them, and what the runs say."""
+"""The claims about AlexNet, the runs that test them, and what the rows of these runs say.
+
+Run it from the top of a checkout, which it needs for its experiments/ folder and for the commit that each row names.
+"""
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
-from alexnet_jax import ending, progress as bars
-from alexnet_jax.cli import border
+from alexnet_jax import exits
+from alexnet_jax.cli import app
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import drawing
 from experiments.ledger import claims, costs, pages, plans, plots, rows, runner
@@ -16,112 +18,95 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 def main(argv: list[str]) -> None:
     """Lists, runs or reports. Raises AlexNetError."""
-    options = _parser().parse_intermixed_args(argv)
-    {"list": _list, "run": _run, "report": _report}[options.what](options)
-
-
-def _list(options: argparse.Namespace) -> None:
-    """A line for each claim: how many of its runs there are rows of."""
-    everything, known = claims.read_claims(options.experiments), _known(options.experiments)
-    proxies = claims.read_proxies(options.experiments)
-    for claim in everything:
-        there = []
-        for name, seeds in claim.seeds.items():
-            wanted = plans.planned(claim, proxies[name], seeds)
-            there.append(f"{name} {sum(run.key in known for run in wanted)}/{len(wanted)}")
-        print(f"{claim.name:24} {', '.join(there):42} {claim.question}")
-
-
-def _run(options: argparse.Namespace) -> None:
-    """Runs what is missing of the claims that were named."""
+    options = _parser().parse_args(argv)
     root = options.experiments
-    everything, proxies = claims.read_claims(root), claims.read_proxies(root)
-    if options.proxy and options.proxy not in proxies:
-        raise AlexNetError(f"--proxy={options.proxy} is not a proxy: use one of {', '.join(proxies)}.")
-    named = [claims.claim_named(root, name) for name in options.names] or everything
-    pairs = [(claim, proxies[name]) for claim in named for name in _proxies_of(claim, proxies, options)]
-    wanted = list({run.key: run for pair in pairs for run in plans.planned(*pair, _seeds(*pair, options))}.values())
-    known = _known(root)
-    needed = {member for pair in pairs for member in plans.members(*pair, _seeds(*pair, options), known)}
-    missing = [run for run in wanted if run.key not in known or (run.key in needed and not _is_here(run, options))]
+    ledger = pages.Ledger(claims.read_claims(root), claims.read_proxies(root), rows.read(root))
+    every = list(ledger.claims.values())
+    named = [claims.claim_named(every, name) for name in options.names] or every
+    {"list": _list, "run": _run, "report": _report}[options.command](ledger, named, options)
+
+
+def _list(ledger: pages.Ledger, named: list[claims.Claim], options: argparse.Namespace) -> None:
+    """A line for each claim: how many of its runs there are rows of."""
+    known = _keys(ledger.rows)
+    for claim in named:
+        counts = []
+        for name, seeds in claim.seeds.items():
+            runs = plans.planned(claim, _proxy(ledger, name), seeds)
+            counts.append(f"{name} {sum(run.key in known for run in runs)}/{len(runs)}")
+        print(f"{claim.name:24} {', '.join(counts):42} {claim.question}")
+
+
+def _run(ledger: pages.Ledger, named: list[claims.Claim], options: argparse.Namespace) -> None:
+    """Runs what is missing of the claims that were named."""
+
+    def with_seeds(claim: claims.Claim, proxy: str) -> tuple[claims.Claim, claims.Proxy, int]:
+        return claim, _proxy(ledger, proxy), options.seeds or claim.seeds.get(proxy, 1)
+
+    root, workdirs, known = options.experiments, options.workdirs, _keys(ledger.rows)
+    asked = [options.proxy] if options.proxy else []
+    chosen = [with_seeds(claim, name) for claim in named for name in asked or claim.seeds]
+    wanted = list({run.key: run for each in chosen for run in plans.planned(*each)}.values())
+    needed = {member for each in chosen for member in plans.members(*each, known)}  # their weights, for ensembles
+    missing = [
+        run for run in wanted
+        if run.key not in known or (run.key in needed and not (workdirs / run.name / "checkpoints").is_dir())
+    ]  # fmt: skip
     print(f"{len(wanted):,} runs, {len(wanted) - len(missing):,} of them have a row; {len(missing):,} to run")
-    for line in costs.in_words(missing, rows.read(root), at_a_time=len(runner.slots(missing))):
+    for line in costs.estimates(missing, ledger.rows, at_a_time=len(runner.slots(missing))):
         print(line)
     if options.plan:
-        print("\n".join(f"  {shlex.join(runner.command_of(run))}" for run in missing))
+        for run in missing:
+            print(f"  {shlex.join(runner.command_of(run))}")
         return
-    ending.note(lambda: "every run that has ended has its row, and the others resume with the same command")
-    where = [f"data.data_dir={options.data_dir}"] if options.data_dir else []
-    every = [
-        (claim, proxies[name]) for claim in everything for name in {*claim.seeds, options.proxy} if name in proxies
-    ]
-    keep = {member for pair in every for member in plans.members(*pair, _seeds(*pair, options), known)}
+    exits.set_hint(lambda: "every run that has ended has its row, and the others resume with the same command")
+    overrides = [f"data.data_dir={options.data_dir}"] if options.data_dir else []
+    every = [with_seeds(claim, name) for claim in ledger.claims.values() for name in {*claim.seeds, *asked}]
+    keep = {member for each in every for member in plans.members(*each, known)}
     for group in runner.groups(missing):
-        runner.run_all(group, root, options.workdirs, keep=keep, overrides=where, say=_say)
-    for claim, proxy in pairs:
-        seeds = _seeds(claim, proxy, options)
-        runner.add_ensembles(claim, proxy, seeds, root, options.workdirs, overrides=where, say=_say)
+        runner.run_all(group, root, workdirs, keep=keep, overrides=overrides)
+    for each in chosen:
+        runner.add_ensembles(*each, root, workdirs, overrides=overrides)
 
 
-def _proxies_of(claim: claims.Claim, proxies: dict[str, claims.Proxy], options: argparse.Namespace) -> list[str]:
-    """The proxy that was asked for, or the claim's own. Raises AlexNetError."""
-    if options.proxy:
-        return [options.proxy]
-    if unknown := [name for name in claim.seeds if name not in proxies]:
-        raise AlexNetError(f"{claim.folder / claims.FILE}: {unknown[0]!r} is not a proxy: see {claims.PROXIES}.")
-    return list(claim.seeds)
-
-
-def _seeds(claim: claims.Claim, proxy: claims.Proxy, options: argparse.Namespace) -> int:
-    return int(options.seeds or claim.seeds.get(proxy.name, 1))
-
-
-def _is_here(run: plans.Planned, options: argparse.Namespace) -> bool:
-    """Whether the weights of a run that ended are in its workdir still, for the ensembles that it belongs to."""
-    return (options.workdirs / run.name / "checkpoints").is_dir()
-
-
-def _known(root: Path) -> set[tuple[str, str]]:
-    return {(row["digest"], row["seed"]) for row in rows.read(root)}
-
-
-def _say(line: str) -> None:
-    bars.write(line)
-    sys.stdout.flush()
-
-
-def _report(options: argparse.Namespace) -> None:
-    """Writes the tables and plots anew: of the claims' pages, and of every page that quotes the ledger."""
-    root = options.experiments
-    everything = claims.read_claims(root)
-    named = {claims.claim_named(root, name).name for name in options.names}
-    ledger = pages.Ledger(everything, claims.read_proxies(root), rows.read(root))
-    for claim in everything:
-        if named and claim.name not in named:
-            continue
-        found = [ledger.results(claim, name) for name in ledger.proxies_of(claim)]
-        if not found:
-            (claim.folder / pages.PLOT).unlink(missing_ok=True)
+def _report(ledger: pages.Ledger, named: list[claims.Claim], options: argparse.Namespace) -> None:
+    """Writes plots of the claims that were named, and every page that quotes the ledger."""
+    for claim in named:
+        results = [ledger.results(claim, name) for name in ledger.proxies_of(claim)]
+        if results:
+            drawing.save(plots.plot(results), claim.folder / pages.PLOT, about=plots.digest(results))
         else:
-            drawing.save(plots.plot(found), claim.folder / pages.PLOT, about=plots.digest(found))
-        print(f"{claim.name:24} {ledger.in_all(claim)}")
-    for path in pages.of(root):
+            (claim.folder / pages.PLOT).unlink(missing_ok=True)
+        print(f"{claim.name:24} {ledger.verdict(claim)}")
+    for path in pages.pages_of(options.experiments):
         if pages.write(path, ledger):
             print(f"wrote {path}")
 
 
+def _keys(known: list[rows.Row]) -> set[tuple[str, str]]:
+    return {(row["digest"], row["seed"]) for row in known}
+
+
+def _proxy(ledger: pages.Ledger, name: str) -> claims.Proxy:
+    if name not in ledger.proxies:
+        raise AlexNetError(f"{name!r} is not a proxy: use one of {', '.join(ledger.proxies)}, of {claims.PROXIES}.")
+    return ledger.proxies[name]
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = border.Parser(
-        prog="python -m experiments.ledger", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("names", nargs="*", metavar="CLAIM", help="by name or number: lrn, 009 (default: all claims)")
+    shared.add_argument("--experiments", type=Path, default=_CHECKOUT / "experiments", help=argparse.SUPPRESS)
+    parser = app.Parser(
+        prog="python -m experiments.ledger", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "what", choices=["list", "run", "report"], help="list or run the claims, or write what runs say"
-    )
-    parser.add_argument("names", nargs="*", help="claims, by name or number (default: all)")
-    parser.add_argument("--proxy", help="run them on this one, such as imagenet, instead of each claim's own")
-    parser.add_argument("--seeds", type=border.whole(1, 1000), help="of each variant (default: as the claim says)")
-    parser.add_argument("--plan", action="store_true", help="only say what would be run, and what it would cost")
-    parser.add_argument("--workdirs", type=Path, default=Path("runs/experiments"), help="of the runs (%(default)s)")
-    parser.add_argument("--data_dir", default="", help="where the data lie, if not where TFDS keeps them")
-    parser.add_argument("--experiments", type=Path, default=_CHECKOUT / "experiments", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", parents=[shared], help="the claims, and how many of their runs have a row")
+    run = commands.add_parser("run", parents=[shared], help="do the runs that have no row yet; resumes when killed")
+    run.add_argument("--proxy", help="run the claims on this proxy, such as imagenet, instead of their own")
+    run.add_argument("--seeds", type=app.whole(1, 1000), help="per variant (default: as the claim says)")
+    run.add_argument("--plan", action="store_true", help="only print the commands of the runs, and how long they take")
+    run.add_argument("--workdirs", type=Path, default=Path("runs/experiments"), help="folder of the runs (%(default)s)")
+    run.add_argument("--data_dir", default="", help="where the data sets are, if not where TFDS keeps them")
+    commands.add_parser("report", parents=[shared], help="write the tables, plots and verdicts from the rows")
     return parser

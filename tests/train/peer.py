@@ -1,82 +1,67 @@
-"""One process of several that meet, without JAX: python tests/train/peer.py INDEX COUNT PORT WHAT_HAPPENS"""
+"""One process of several, without a network: python tests/train/peer.py INDEX COUNT PORT EVENT FOLDER"""
 
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable
+import time
 from pathlib import Path
 
-from alexnet_jax import ending
+import jax
+
+from alexnet_jax import exits, signals
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import process_group as processes
+from alexnet_jax.train import distributed
 
-_OTHER = 2  # the process to which it happens; process 0 and 1 look on
-
-
-def _at(index: int, *, of: int = _OTHER) -> bool:
-    return index == of
-
-
-def _stopped(index: int) -> None:
-    if _at(index):
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def _killed(index: int) -> None:
-    if _at(index):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _hub_killed(index: int) -> None:
-    if _at(index, of=0):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _failed(index: int) -> None:
-    if _at(index):
-        ending.leave("error: The disk is full.", status=ending.FAILED)
-
-
-_HAPPENINGS: dict[str, Callable[[int], None]] = {
-    "stopped": _stopped,
-    "killed": _killed,
-    "hub killed": _hub_killed,
-    "failed": _failed,
-}
+_STOP_AFTER = 20  # calls of `stop_requested`, at which the event happens to the last process, or to process 0
 
 
 def main() -> None:
-    """Meets the others, has it happen, and meets them again."""
-    index, count, port, what = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    heard = list[int]()
-    asked = signal.SIGTERM if what == "asked to stop" and index == _OTHER else 0
-    told = count + 1 if what == "told of another count" and index == _OTHER else count
-    known = 1 if what == "twice" and index == _OTHER else index
-    peers = processes.join(
-        f"localhost:{port}", known, told, timeout=4.0 if what in ("missing", "twice") else 30.0, patience=2.0,
-        on_signal=heard.append, asked=lambda: asked,
-    )  # fmt: skip
-    processes.compare(peers, {"config.train.seed": 7 if what == "differs" and index == _OTHER else 0})
-    shared = Path(tempfile.gettempdir()) / f"alexnet-peer-{port}"
-    own = shared / str(index) if what == "elsewhere" and index == _OTHER else shared
-    own.mkdir(parents=True, exist_ok=True)
-    processes.same_folder(peers, own, timeout=1.0)
-    for step in range(100):
-        assert peers.meet(f"step {step}", index * step) == [other * step for other in range(count)]
-    if what in _HAPPENINGS:
-        _HAPPENINGS[what](index)
-    if what == "asked to stop":
-        while not (heard or asked):
-            pass
-    where = "the evaluation" if what == "is elsewhere in the run" and index == _OTHER else "step 100"
-    peers.meet(where)
-    peers.close()
-    print("together to the end", *heard)
+    """Joins the others, has the event happen, and goes on until it is told to stop or all are through."""
+    jax.config.update("jax_platforms", "cpu")
+    index, count, port, event, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], Path(sys.argv[5])
+    last = index == count - 1
+    group = distributed.join(
+        f"127.0.0.1:{port}",
+        0 if event == "same index" and last else index,
+        count + 1 if event == "another count" and last else count,
+        facts={"config.train.seed": 7 if event == "another seed" and last else 0},
+        start_timeout=8.0 if event in ("missing", "same index") else 120.0,
+        peer_timeout=5.0,
+        native_log=str(folder / f"native-{index}"),
+    )
+    own = folder / str(index) if event == "another workdir" and last else folder
+    own.mkdir(exist_ok=True)
+    group.check_shared(own, timeout=1.0)
+    assert group.gather("the indices", 10 * index) == [10 * other for other in range(count)]
+    with signals.graceful():
+        _run(group, event, last)
+    group.close()
+    print(f"through, stopped by {signals.requested()}", flush=True)
+    exits.finish(0)
+
+
+def _run(group: distributed.ProcessGroup, event: str, last: bool) -> None:
+    for call in range(1, 10_000):
+        if number := group.stop_requested():
+            print(f"stopped at call {call} by {number}", flush=True)
+            return
+        if event == "none" and call > 2 * _STOP_AFTER:
+            return
+        if call == _STOP_AFTER and (group.main if event.endswith("of process 0") else last):
+            _happen(event.removesuffix(" of process 0"))
+        time.sleep(0.01 * (1 + group.index))  # they are at different calls
+
+
+def _happen(event: str) -> None:
+    if event in ("SIGTERM", "SIGINT", "SIGKILL", "SIGSTOP"):
+        os.kill(os.getpid(), getattr(signal, event))
+    if event == "failure":
+        raise AlexNetError("The disk is full.")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AlexNetError as error:
-        ending.leave(f"error: {error}", status=ending.FAILED)
+    with signals.guard():
+        try:
+            main()
+        except AlexNetError as error:
+            exits.exit_now(f"error: {error}", status=exits.FAILED)

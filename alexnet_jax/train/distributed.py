@@ -1,0 +1,289 @@
+"""The processes of one run: joined by JAX's runtime, compared, stopped together, and none waits for one that is gone.
+
+Everything goes through the runtime's coordination service, which process 0 hosts: its key-value store, barriers and
+heartbeats. A thread asks it twice a second; a training step exchanges nothing on the host.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from alexnet_jax import exits, files, signals
+from alexnet_jax.errors import AlexNetError
+
+_TICK = 0.5  # seconds
+_FOREVER_MS = 24 * 3600 * 1000  # a barrier waits for a process that compiles or evaluates; one that is gone ends it
+
+
+class ProcessGroup:
+    """This process among the `count` of a run; process 0 writes and prints. By default the only one."""
+
+    def __init__(self, index: int = 0, count: int = 1, client: Any = None) -> None:
+        """`client`: of the coordination service, None for a single process."""
+        self.index, self.count, self._client = index, count, client
+        self._barriers = 0
+        self._over = threading.Event()
+        self._exiting = False
+        # Agreement on where to stop: calls of `stop_requested` so far, and those at the time a signal was heard of.
+        self._lock = threading.Lock()
+        self._calls, self._calls_heard = 0, -1
+        self._agreed, self._stop_after, self._signal = threading.Event(), 0, 0
+        if client is not None:
+            exits.hooks.append(self._say_goodbye)
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    @property
+    def main(self) -> bool:
+        """Whether this is process 0, which writes and prints."""
+        return self.index == 0
+
+    # ------------------------------------------------------------ meeting
+
+    def barrier(self, what: str, *, timeout: float | None = None) -> None:
+        """Waits until every process has come here. Raises AlexNetError, naming who has not, after `timeout` seconds."""
+        if self._client is None:
+            return
+        self._barriers += 1
+        try:
+            milliseconds = _FOREVER_MS if timeout is None else int(1000 * timeout)
+            self._client.wait_at_barrier(f"{self._barriers} {what}", milliseconds)
+        except jax.errors.JaxRuntimeError as error:
+            missing = sorted(
+                {int(number) for number in re.findall(r"task:(\d+)", str(error).partition("timed out task")[2])}
+            )
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise  # a process is gone: the thread, or the runtime, says which
+            names = ", ".join(f"process {number}" for number in missing) or "a process"
+            raise AlexNetError(f"After {timeout:.0f} s {names} of {self.count} did not come to {what}.") from error
+
+    def gather(self, what: str, value: Any, *, timeout: float | None = None) -> list[Any]:
+        """What each process brought, by process; a JSON value. Raises AlexNetError as `barrier` does."""
+        if self._client is None:
+            return [value]
+        folder = f"gather/{self._barriers} {what}/"
+        self._client.key_value_set(f"{folder}{self.index}", json.dumps(value))
+        self.barrier(what, timeout=timeout)
+        values = {int(key.rpartition("/")[2]): json.loads(text) for key, text in self._client.key_value_dir_get(folder)}
+        self.barrier(f"{what}, read by all", timeout=timeout)  # before one of them may end the run for what it read
+        return [values[process] for process in sorted(values)]
+
+    def compare(self, facts: dict[str, Any], *, timeout: float | None = None) -> None:
+        """Raises AlexNetError on every process where one has other `facts` than process 0: it names both values."""
+        ours, *others = self.gather("the comparison", facts, timeout=timeout)
+        for process, theirs in enumerate(others, 1):
+            for name in sorted(theirs.keys() | ours.keys()):
+                if theirs.get(name) != ours.get(name):
+                    raise AlexNetError(
+                        f"Process {process} differs from process 0 in {name}: {theirs.get(name)!r} there, "
+                        f"{ours.get(name)!r} here. Start all processes with the same command, code and data."
+                    )
+
+    def check_shared(self, folder: Path, *, timeout: float = 20.0) -> None:
+        """Raises AlexNetError on every process where `folder` is not the same one for all of them.
+
+        Process 0 leaves a file there; on a network's file system it may take seconds until the others see it.
+        """
+        if self._client is None:
+            return
+        token = folder / f".shared-{os.urandom(4).hex()}"
+        if self.main:
+            files.write_text(token, "process 0 was here\n")
+        name, end = self.gather("the token", token.name)[0], time.monotonic() + timeout
+        while not (seen := (folder / name).exists()) and time.monotonic() < end:
+            time.sleep(0.1)
+        everyone = self.gather("the workdir", [seen, str(folder.absolute()), socket.gethostname()])
+        if self.main:
+            token.unlink(missing_ok=True)
+        for process, (sees, path, host) in enumerate(everyone):
+            if not sees:
+                raise AlexNetError(
+                    f"Process {process} has another workdir than process 0: {path} on {host} is not {everyone[0][1]} "
+                    f"on {everyone[0][2]}. Name a folder on a file system that all processes share."
+                )
+
+    # ------------------------------------------------------------ stopping
+
+    def stop_requested(self) -> int:
+        """The signal that asks the run to stop, or 0: the same on every process at the same call.
+
+        All processes must call it equally often: before each step and each batch of an evaluation.
+        """
+        if self._client is None:
+            return signals.requested()
+        with self._lock:
+            self._calls += 1
+            if self._calls_heard < 0:
+                return 0
+        self._agreed.wait()  # at most two ticks; up to here no process has passed the last call of any other
+        return self._signal if self._calls > self._stop_after else 0
+
+    def close(self) -> None:
+        """The run is over on all of them: from here on nobody is missed."""
+        if self._client is None or self._over.is_set():
+            return
+        self.barrier("the end")
+        self._over.set()
+        exits.hooks.remove(self._say_goodbye)
+        # Not jax.distributed.shutdown(): the thread may still be asking, and the process ends by `exits.finish`.
+        if not self.main:
+            self._set(f"end/gone/{self.index}", "")
+        else:
+            self._wait_until_others_are_gone()
+
+    # ------------------------------------------------------------ the thread
+
+    def _watch(self) -> None:
+        while not self._over.wait(_TICK):
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: the runtime aborts at once
+                told = dict(self._client.key_value_dir_get("end/"))
+                if "end/left" in told and not self._exiting:
+                    self._follow(*json.loads(told["end/left"]))
+                self._agree_to_stop(told)
+                # It returns when all that live have asked, so each asks to its end; the lost are missing.
+                live = self._client.get_live_nodes(list(range(self.count)))
+                lost = [process for process in range(self.count) if process not in live]
+                if lost and not self._exiting and not self._over.is_set():
+                    exits.exit_now(
+                        f"error: process {lost[0]} of {self.count} is gone or hangs, and the run cannot continue "
+                        "without it: start the same command again on all of them, and it resumes from the last "
+                        "checkpoint.",
+                        status=exits.LOST,
+                    )
+
+    def _agree_to_stop(self, told: dict[str, str]) -> None:
+        """All stop after the same call: the last one that any of them had made when it heard of the signal."""
+        number = int(told.get("end/signal", signals.requested()))
+        if not number:
+            return
+        if self._calls_heard < 0:
+            self._set("end/signal", str(number))
+            with self._lock:
+                self._calls_heard = self._calls
+            self._set(f"end/calls/{self.index}", str(self._calls_heard))
+        calls = self._client.key_value_dir_get("end/calls/")
+        if len(calls) == self.count:
+            self._signal, self._stop_after = number, max(int(value) for _, value in calls)
+            self._agreed.set()
+
+    def _follow(self, process: int, status: int, message: str) -> None:
+        """Another process ended before its time: so does this one, for the same reason."""
+        if status > exits.SIGNALED:
+            message = ""  # what is saved is told in this process's own words
+        elif message.startswith("error: ") and not re.match("error: [Pp]rocess", message):
+            message = f"error: process {process}: {message.removeprefix('error: ')}"
+        exits.exit_now(message, status=status)
+
+    def _say_goodbye(self, status: int, message: str) -> None:
+        self._exiting = True
+        self._set("end/left", json.dumps([self.index, status, message]))
+        if not self.main:
+            self._set(f"end/gone/{self.index}", "")
+        elif status != exits.LOST:  # its end aborts the others: they go first
+            self._wait_until_others_are_gone()
+
+    def _wait_until_others_are_gone(self) -> None:
+        end = time.monotonic() + exits._HOOK_SECONDS
+        while len(self._client.key_value_dir_get("end/gone/")) < self.count - 1 and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def _set(self, key: str, value: str) -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is set already: the first one counts
+            self._client.key_value_set(key, value)
+
+
+# ---------------------------------------------------------------- joining
+
+
+def join(
+    coordinator: str,
+    index: int,
+    count: int,
+    *,
+    facts: dict[str, Any],
+    start_timeout: float,
+    peer_timeout: float,
+    native_log: str,
+    local_devices: list[int] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> ProcessGroup:
+    """Joins the `count` processes of a run at `coordinator`, HOST:PORT of process 0, and compares their `facts`.
+
+    `start_timeout` seconds are left for all of them to come, `peer_timeout` until a silent one is lost. `check` is
+    called while this process waits, and may end it. Raises AlexNetError.
+    """
+    # A process that is gone is told by the thread above, with its number; JAX would end this one by abort().
+    jax.config.update("jax_enable_recoverability", True)
+    # Signals are this program's: JAX would hold back SIGTERM until it is asked for.
+    jax.config.update("jax_enable_preemption_service", False)
+    host, _, port = coordinator.rpartition(":")
+    own_machine = host in ("localhost", "127.0.0.1")
+    if index == 0:
+        _check_free("127.0.0.1" if own_machine else "", int(port))
+    exits.redirect_native_output(native_log)
+    exits.patience = peer_timeout + 2 * _TICK
+    with _waiting(coordinator, index, count, start_timeout, check):
+        jax.distributed.initialize(
+            coordinator, count, index, local_device_ids=local_devices, cluster_detection_method="deactivate",
+            initialization_timeout=round(start_timeout) + 60, heartbeat_timeout_seconds=round(peer_timeout),
+            coordinator_bind_address=f"127.0.0.1:{port}" if own_machine else None,
+        )  # fmt: skip
+    from orbax.checkpoint import multihost  # its public way to JAX's client
+
+    group = ProcessGroup(index, count, multihost.get_jax_distributed_client())
+    group.compare({"num_processes": count} | facts, timeout=start_timeout)
+    return group
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises AlexNetError where process 0 cannot listen: JAX 0.10 crashes there."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise AlexNetError(
+            f"Process 0 cannot listen on port {port} ({error.strerror}): another job may use it; end that one, or give "
+            "all processes another port in coordinator=HOST:PORT."
+        ) from error
+
+
+@contextlib.contextmanager
+def _waiting(coordinator: str, index: int, count: int, timeout: float, check: Callable[[], None]) -> Iterator[None]:
+    """Ends the process with a sentence where not all have come in time; JAX would end it by abort()."""
+    joined = threading.Event()
+
+    def wait() -> None:
+        end = time.monotonic() + timeout
+        while not joined.wait(_TICK):
+            check()
+            if time.monotonic() > end:
+                who = "not even process 1 of 2" if (index, count) == (0, 2) else f"not all {count} processes"
+                reached = index == 0 or _answers(coordinator)
+                exits.exit_now(
+                    f"error: After {timeout:.0f} s {who} had come to process 0 at {coordinator}: start all of them, on "
+                    "hosts that reach that address, or allow more time with start_timeout."
+                    if reached
+                    else f"error: Process {index} of {count} did not reach process 0 at {coordinator} in {timeout:.0f} "
+                    "s: start process 0 there, or allow more time with start_timeout.",
+                    status=exits.FAILED,
+                )
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        joined.set()
+
+
+def _answers(coordinator: str) -> bool:
+    host, _, port = coordinator.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=2.0):
+        return True
+    return False
