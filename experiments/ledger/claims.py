@@ -1,11 +1,10 @@
-"""Claims and proxies, as they stand in the folder of experiments: what was predicted, and which runs would tell.
+"""Claims and proxies as files: what is asked, what was predicted, and which runs decide.
 
-experiments/proxies.toml      what stands in for ImageNet where it cannot be run
+experiments/proxies.toml          what stands in for ImageNet where ImageNet cannot be run
 experiments/NNN_NAME/claim.toml   one question: its source, the prediction, the variants, the seeds
 """
 
 import dataclasses
-import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
 
 FILE, PROXIES = "claim.toml", "proxies.toml"
+MEASURES = ("top1", "top5", "views_top1", "first_top1", "train_error", "steps_to_25")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What is predicted of the difference of two measures, seed by seed: that it lies in `predicted`, [low, high].
+    """The predicted difference of two measures, seed by seed: `predicted` is its [low, high].
 
     `first` and `second` are (variant, measure); a number in place of the second is a `constant`, and `second` the first
     again. The difference of steps is that of their logarithms: `ratio`.
@@ -75,10 +75,11 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A question, and what would answer it. `seeds` is how many there are on each proxy; the first proxy decides.
+    """A question and the runs that decide it. `seeds` is how many there are on each proxy; the first proxy decides.
 
-    `core_minutes` is what its runs were expected to take, of one core. `number` is the source's in a few words, and
-    `chinese` the first comparison, that number and, where they are translated, the other comparisons.
+    `known`: the results of other runs that were known when the prediction was written, "" for none. `core_minutes` is
+    what its runs were expected to take on one core. `number` is the source's in a few words, and `chinese` the first
+    comparison, that number and, where they are translated, the other comparisons.
     """
 
     folder: Path
@@ -86,6 +87,7 @@ class Claim:
     source: str
     number: str
     prediction: str
+    known: str
     core_minutes: int
     seeds: dict[str, int]
     variants: dict[str, Variant]
@@ -94,28 +96,24 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """What people call it: lrn, of experiments/009_lrn."""
+        """lrn, of experiments/009_lrn."""
         return self.folder.name.partition("_")[2]
 
 
 def read_claims(root: Path) -> list[Claim]:
     """The claims of a folder of experiments, in the order of their numbers. Raises AlexNetError."""
-    found = [read_claim(path) for path in sorted(root.glob(f"[0-9]*_*/{FILE}"))]
-    if not found:
-        raise AlexNetError(
-            f"There are no claims in {root}: run this in a checkout of alexnet_jax, or name its folder, "
-            "--experiments=CHECKOUT/experiments."
-        )
-    return found
+    claims = [parse_claim(_read(path), path) for path in sorted(root.glob(f"[0-9]*_*/{FILE}"))]
+    if not claims:
+        raise AlexNetError(f"There are no claims in {root}: name the experiments/ of a checkout, --experiments=FOLDER.")
+    return claims
 
 
-def claim_named(root: Path, name: str) -> Claim:
-    """The claim of a name or number. Raises AlexNetError."""
-    found = read_claims(root)
-    for claim in found:
+def claim_named(claims: list[Claim], name: str) -> Claim:
+    """The claim with this name or number. Raises AlexNetError."""
+    for claim in claims:
         if name in (claim.name, claim.folder.name, claim.folder.name.partition("_")[0]):
             return claim
-    raise AlexNetError(f"There is no claim {name!r}: use one of {', '.join(claim.name for claim in found)}.")
+    raise AlexNetError(f"There is no claim {name!r}: use one of {', '.join(claim.name for claim in claims)}.")
 
 
 def read_proxies(root: Path) -> dict[str, Proxy]:
@@ -124,27 +122,19 @@ def read_proxies(root: Path) -> dict[str, Proxy]:
     return {name: _proxy(name, table, path) for name, table in _read(path).items()}
 
 
-def read_claim(path: Path) -> Claim:
-    """The claim of one file. Raises AlexNetError."""
-    return parse_claim(_read(path), path)
-
-
 def parse_claim(table: dict[str, Any], path: Path) -> Claim:
     """The claim of a file's table. Raises AlexNetError, naming `path`."""
-    question, source, number, prediction = (
-        _text(table, key, path) for key in ("question", "source", "number", "prediction")
-    )
     variants = {name: _variant(name, part, path) for name, part in _table(table, "variants", path).items()}
     for variant in variants.values():
         if variant.of and (variant.of not in variants or variants[variant.of].of):
             raise AlexNetError(f"{path}: variants.{variant.name}.of={variant.of!r} is not a variant that is trained.")
     minutes, seeds = table.get("core_minutes"), _table(table, "seeds", path)
     if not isinstance(minutes, int) or minutes < 1:
-        raise AlexNetError(f"{path}: core_minutes must be a whole number, what all runs of this claim are to take.")
-    if not seeds or not all(isinstance(n, int) and 0 < n <= 1000 for n in seeds.values()):
+        raise AlexNetError(f"{path}: core_minutes must be a whole number, the time of all runs of this claim.")
+    if not all(isinstance(n, int) and 0 < n <= 1000 for n in seeds.values()):
         raise AlexNetError(f"{path}: seeds must be a table of proxies and whole numbers from 1 to 1,000.")
-    parts = table.get("comparisons", [])
-    comparisons = tuple(_comparison(part, variants, path) for part in parts)
+    comparisons = tuple(_comparison(part, variants, path) for part in table.get("comparisons", []))
+    question, number = _text(table, "question", path), _text(table, "number", path)
     chinese = table.get("chinese", [question, number])
     if not isinstance(chinese, list) or len(chinese) not in (2, 1 + len(comparisons)):
         raise AlexNetError(
@@ -152,11 +142,10 @@ def parse_claim(table: dict[str, Any], path: Path) -> Claim:
             "more for each other comparison."
         )
     return Claim(
-        path.parent, question, source, number, prediction, minutes, dict(seeds), variants, comparisons, tuple(chinese)
-    )
-
-
-MEASURES = ("top1", "top5", "views_top1", "first_top1", "train_error", "steps_to_25")
+        folder=path.parent, question=question, source=_text(table, "source", path), number=number,
+        prediction=_text(table, "prediction", path), known=_text(table, "known", path) if "known" in table else "",
+        core_minutes=minutes, seeds=dict(seeds), variants=variants, comparisons=comparisons, chinese=tuple(chinese),
+    )  # fmt: skip
 
 
 def _comparison(table: dict[str, Any], variants: dict[str, Variant], path: Path) -> Comparison:
@@ -175,12 +164,11 @@ def _comparison(table: dict[str, Any], variants: dict[str, Variant], path: Path)
             )
     if not isinstance(interval, list) or len(interval) != 2 or not interval[0] < interval[1]:
         raise AlexNetError(f"{path}: comparisons.predicted must be [low, high], such as [0.0, inf].")
-    (a, _, of_a), (b, _, of_b) = sides
-    low, high = (float(end) for end in interval)
-    ratio = of_a == "steps_to_25"
+    first, second = ((side, measure or "top1") for side, _, measure in sides)
+    low, high = map(float, interval)
+    ratio = first[1] == "steps_to_25"
     if ratio and low <= 0:
         raise AlexNetError(f"{path}: comparisons.predicted of steps is a ratio, above 0.")
-    first, second = (a, of_a or "top1"), (b, of_b or "top1")
     return Comparison(_text(table, "what", path), first, second, (low, high), ratio, constant)
 
 
@@ -189,9 +177,9 @@ def _variant(name: str, table: dict[str, Any], path: Path) -> Variant:
     if unknown or bool(table.get("recipe")) == bool(table.get("of")):
         what = f"unknown {sorted(unknown)}" if unknown else "either a recipe or of"
         raise AlexNetError(f"{path}: variants.{name} must have recipe, set and on, or of, members and tune: {what}.")
-    on = {proxy: tuple(changes) for proxy, changes in table.get("on", {}).items()}
     return Variant(
-        name, table.get("recipe", ""), tuple(table.get("set", ())), on,
+        name, table.get("recipe", ""), tuple(table.get("set", ())),
+        {proxy: tuple(changes) for proxy, changes in table.get("on", {}).items()},
         table.get("of", ""), table.get("members", 0), table.get("tune", False),
     )  # fmt: skip
 
@@ -202,7 +190,7 @@ def _proxy(name: str, table: dict[str, Any], path: Path) -> Proxy:
     classes, images = table.get("classes", 0), table.get("images", 0)
     if not all(isinstance(count, int) for count in (classes, images, cores)) or min(classes, images) < 1:
         raise AlexNetError(f"{path}: {name} must have classes and images, and may have cores, as whole numbers.")
-    if not isinstance(width, int | float) or not 0 < width <= 1 or not math.isfinite(width):
+    if not isinstance(width, int | float) or not 0 < width <= 1:
         raise AlexNetError(f"{path}: {name}.width must be above 0 and at most 1.")
     return Proxy(name, what, where, data, classes, images, float(width), tuple(table.get("set", ())), cores)
 
@@ -211,7 +199,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(files.read_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise AlexNetError(f"{path} is not TOML: {error}.") from None
+        raise AlexNetError(f"{path} is not TOML: {error}.") from error
 
 
 def _text(table: dict[str, Any], key: str, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""From a claim to its runs: the config of each variant on a proxy, and what tells two runs apart."""
+"""From a claim to its runs: the config of each variant on a proxy, and the digest that identifies a run."""
 
 import dataclasses
 import functools
@@ -13,9 +13,7 @@ from alexnet_jax import config as configs
 from alexnet_jax.model import layers
 from experiments.ledger.claims import Claim, Proxy, Variant
 
-# What does not change what a run computes.
-_ANYWHERE = ("data.data_dir", "data.threads", "data.workers", "data.prefetch_batches", "data.cache", "train.seed")
-# What a config may leave to the data set; that of a run has the values that were found (parts.with_statistics).
+# What a config may leave to the data set; that of a run has the values that were found (builder.with_statistics).
 _FROM_DATA = ("data.mean", "data.color_std", "data.color_vectors")
 
 
@@ -23,7 +21,7 @@ _FROM_DATA = ("data.mean", "data.color_std", "data.color_vectors")
 class Planned:
     """One run: `recipe` as alexnet train takes it, with `overrides` ("section.field=value").
 
-    `what` is the variant in words: its recipe and what is set in it. `digest` is of the config without its seed.
+    `what` is the recipe and what the variant sets in it. `digest` is of the config without its seed.
     """
 
     proxy: Proxy
@@ -35,12 +33,12 @@ class Planned:
 
     @property
     def key(self) -> tuple[str, str]:
-        """(digest, seed): what a row of runs.csv is found by."""
+        """(digest, seed), which identifies a row of runs.csv."""
         return self.digest, str(self.seed)
 
     @property
     def name(self) -> str:
-        """Of its workdir."""
+        """The name of its workdir."""
         return f"{self.proxy.name}-{self.digest}-{self.seed}"
 
 
@@ -55,8 +53,8 @@ def planned(claim: Claim, proxy: Proxy, seeds: int) -> list[Planned]:
         if variant.of:
             counts[variant.of] = max(counts[variant.of], seeds * variant.members)
     pairs = [(seed, name) for seed in range(max(counts.values())) for name in trained if seed < counts[name]]
-    found = [dataclasses.replace(trained[name], seed=seed) for seed, name in pairs]
-    return list({run.key: run for run in found}.values())
+    runs = [dataclasses.replace(trained[name], seed=seed) for seed, name in pairs]
+    return list({run.key: run for run in runs}.values())
 
 
 def variant_run(variant: Variant, proxy: Proxy, seed: int) -> Planned:
@@ -65,42 +63,44 @@ def variant_run(variant: Variant, proxy: Proxy, seed: int) -> Planned:
 
 
 def what(variant: Variant, proxy: Proxy) -> str:
-    """A variant in words: its recipe and what is set in it, on this proxy."""
-    return _words(variant.recipe, _own(variant, proxy))
+    """The recipe of a variant and what it sets in it, on this proxy."""
+    return " ".join((variant.recipe, *_own(variant, proxy)))
 
 
 def _own(variant: Variant, proxy: Proxy) -> tuple[str, ...]:
     return (*variant.set, *variant.on.get(proxy.name, ()))
 
 
-def _words(recipe: str, own: tuple[str, ...]) -> str:
-    return " ".join((recipe, *own))
-
-
 @functools.cache
 def _run_of(name: str, own: tuple[str, ...], proxy: Proxy) -> Planned:
-    recipe, overrides = f"{name}:{proxy.data}", (*proxy.set, *own)
+    recipe, overrides = f"{name}:{proxy.data}", _last_of_each((*proxy.set, *own))
     config = configs.load_recipe(recipe, overrides)
     if proxy.width < 1:
-        overrides += reduced(config, crop_pixels=configs.load_recipe(recipe).data.crop_pixels, width=proxy.width)
+        small = reduced(config, crop_pixels=configs.find_recipe(recipe).data.crop_pixels, width=proxy.width)
+        overrides = _last_of_each((*overrides, *small))
         config = configs.load_recipe(recipe, overrides)
-    return Planned(proxy, _words(name, own), recipe, overrides, 0, digest(config))
+    return Planned(proxy, " ".join((name, *own)), recipe, overrides, 0, digest(config))
+
+
+def _last_of_each(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """The last override of each field: a command line would join the tuples of a field that is given twice."""
+    return tuple({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def ensemble_digest(variant: Variant, claim: Claim, proxy: Proxy) -> str:
-    """What the rows of an ensemble are found by."""
+    """The digest of an ensemble's rows."""
     member = variant_run(claim.variants[variant.of], proxy, 0).digest
     return f"{member}x{variant.members}{'t' if variant.tune else ''}"
 
 
 def members(claim: Claim, proxy: Proxy, seeds: int, known: Set[tuple[str, str]]) -> set[tuple[str, str]]:
     """The keys of the runs whose weights the ensembles of a claim need that have no row yet among the `known` ones."""
-    found = set[tuple[str, str]]()
+    keys = set[tuple[str, str]]()
     for variant in (variant for variant in claim.variants.values() if variant.of):
         member, key = variant_run(claim.variants[variant.of], proxy, 0).digest, ensemble_digest(variant, claim, proxy)
         for seed in (seed for seed in range(seeds) if (key, str(seed)) not in known):
-            found |= {(member, str(seed * variant.members + i)) for i in range(variant.members)}
-    return found
+            keys |= {(member, str(seed * variant.members + i)) for i in range(variant.members)}
+    return keys
 
 
 def reduced(config: ConfigDict, *, crop_pixels: int, width: float) -> tuple[str, ...]:
@@ -152,13 +152,6 @@ def is_of(config: ConfigDict, run: Planned) -> bool:
 
 
 def digest(config: ConfigDict) -> str:
-    """Of all that decides what a run computes but its seed.
-
-    Fields that came later count only where they differ from what runs did before them, so that old rows keep theirs.
-    """
-    leaves = {
-        name: value
-        for name, value in configs.flat(config)
-        if name not in _ANYWHERE and not (name in configs.LATER and value == configs.LATER[name])
-    }
-    return hashlib.blake2b(json.dumps(leaves, sort_keys=True).encode(), digest_size=6).hexdigest()
+    """The digest of all fields that decide what a run computes, but for its seed."""
+    fields = {name: value for name, value in configs.computed_from(config).items() if name != "train.seed"}
+    return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=6).hexdigest()

@@ -8,13 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import config as configs, files, parts
-from alexnet_jax.classifier import load
+from alexnet_jax import builder, config as configs, files, summary
+from alexnet_jax.classifier import load_run
 from alexnet_jax.ensembles import Array, Member, cross_tuned, errors, mixed
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import kernels
-from alexnet_jax.model import table
-from alexnet_jax.train import metrics as report, provenance
+from alexnet_jax.train import metrics, provenance
 from experiments.ledger.claims import Variant
 from experiments.ledger.plans import Planned, is_of
 
@@ -55,73 +54,78 @@ def row_of(run: Planned, workdir: Path, *, commit: str) -> Row:
     config = configs.load(workdir)
     if not is_of(config, run):
         raise AlexNetError(f"{workdir} holds another run than {run.what} with seed {run.seed}: remove it.")
-    entries = [entry for entry in report.entries(workdir) if "mode" not in entry]
-    evaluations = [entry for entry in entries if "eval_top1" in entry]
-    last, start = evaluations[-1], provenance.starts(workdir)[-1]
-    net = load(workdir)
-    network = parts.network(config, len(configs.load_classes(workdir)))
-    colors = kernels.specialization(net) if config.model.towers == 2 else {}
-    means = [f"{mean:.4f}" for mean in colors.get("color", ())] or ["", ""]
-    numbers = {
-        "top1": last["eval_top1"], "top5": last["eval_top5"], "loss": last["eval_loss"],
-        "views_top1": last.get("eval_views_top1"), "views_top5": last.get("eval_views_top5"),
-    }  # fmt: skip
-    said = {name: "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for name, value in numbers.items()}
-    return _common(run, commit, start) | said | {
-        "parameters": str(sum(row.parameters for row in table.rows(network, config.data.crop_pixels))),
+    entries = _entries(workdir)
+    last = [entry for entry in entries if "eval_top1" in entry][-1]
+    model = builder.model(config, len(configs.load_classes(workdir)))
+    row = _common(run, workdir, commit) | _curves(entries)
+    row |= {name: _rounded(last.get(f"eval_{name}")) for name in ("top1", "top5", "loss", "views_top1", "views_top5")}
+    row |= {
+        "parameters": str(sum(layer.parameters for layer in summary.layer_rows(model, config.data.crop_pixels))),
         "steps": str(last["step"]),
         "seconds": f"{_seconds(entries):.0f}",
-        "probe": probe_said(workdir),
-        "color_0": means[0],
-        "color_1": means[1],
-        "color_chance": f"{colors['chance']:.4f}" if colors else "",
-        "curve": " ".join(f"{entry['step']}:{entry['eval_top1']:.2f}" for entry in evaluations),
-        "train_curve": " ".join(f"{step}:{error:.2f}" for step, error in train_curve(entries)),
-    }  # fmt: skip
+        "probe": _probe_percent(workdir),
+    }
+    if config.model.towers == 2:
+        colors = kernels.specialization(load_run(workdir))
+        row |= {f"color_{tower}": f"{mean:.4f}" for tower, mean in enumerate(colors["color"])}
+        row["color_chance"] = f"{colors['chance']:.4f}"
+    return row
 
 
 def diverged_row(run: Planned, workdir: Path, why: str, *, commit: str) -> Row:
     """The row of a run whose loss was not finite: a result, too."""
-    entries = [entry for entry in report.entries(workdir) if "mode" not in entry]
-    evaluations = [entry for entry in entries if "eval_top1" in entry]
-    return _common(run, commit, provenance.starts(workdir)[-1]) | {
-        "curve": " ".join(f"{entry['step']}:{entry['eval_top1']:.2f}" for entry in evaluations),
-        "train_curve": " ".join(f"{step}:{error:.2f}" for step, error in train_curve(entries)),
-        "note": why,
-    }
-
-
-def probe_said(workdir: Path) -> str:
-    """What the probe said before the first step: how many percent of the signal differ between images."""
-    path = workdir / report.LOG
-    said = re.search(r"^\S+ \S+ probe +([0-9.]+) %", files.read_text(path), re.MULTILINE) if path.exists() else None
-    return said[1] if said else ""
+    return _common(run, workdir, commit) | _curves(_entries(workdir)) | {"note": why}
 
 
 def ensemble_row(
-    member: Planned, key: str, seed: int, variant: Variant, found: list[Member], labels: Array, workdir: Path,
+    member: Planned, key: str, seed: int, variant: Variant, members: list[Member], labels: Array, workdir: Path,
     *, commit: str,
 ) -> Row:  # fmt: skip
-    """The row of an ensemble: what its members, evaluated in the workdirs of their runs, say together."""
-    kinds = ([m.center for m in found], [m.views for m in found])
-    together = [cross_tuned(p, labels) if variant.tune else mixed(p, [1.0] * len(p)) for p in kinds]
-    (top1, top5), (views_top1, views_top5) = (errors(p, labels) for p in together)
-    numbers = {"top1": top1, "top5": top5, "views_top1": views_top1, "views_top5": views_top5}
+    """The row of an ensemble, from its members' probabilities; `workdir` is the first member's."""
+    row = _common(member, workdir, commit)
     how = "weights tuned on the other half of the images" if variant.tune else "averaged"
-    return _common(member, commit, provenance.starts(workdir)[-1]) | {
-        "what": f"{variant.members} x {member.what}, {how}", "digest": key, "seed": str(seed),
-    } | {name: f"{100.0 - error:.4f}".rstrip("0").rstrip(".") for name, error in numbers.items()}  # fmt: skip
+    row |= {"what": f"{variant.members} x {member.what}, {how}", "digest": key, "seed": str(seed)}
+    for prefix, parts in (("", [m.center for m in members]), ("views_", [m.views for m in members])):
+        together = cross_tuned(parts, labels) if variant.tune else mixed(parts, [1.0] * len(parts))
+        top1, top5 = errors(together, labels)
+        row |= {f"{prefix}top1": _rounded(100.0 - top1), f"{prefix}top5": _rounded(100.0 - top5)}
+    return row
 
 
-def _common(run: Planned, commit: str, start: dict[str, Any]) -> Row:
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def _entries(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of the run's metrics.jsonl that training wrote."""
+    return [entry for entry in metrics.entries(workdir) if "mode" not in entry]
+
+
+def _curves(entries: list[dict[str, Any]]) -> Row:
+    evaluations = [entry for entry in entries if "eval_top1" in entry]
+    return {
+        "curve": " ".join(f"{entry['step']}:{entry['eval_top1']:.2f}" for entry in evaluations),
+        "train_curve": " ".join(f"{step}:{error:.2f}" for step, error in train_curve(entries)),
+    }
+
+
+def _probe_percent(workdir: Path) -> str:
+    """What the probe measured before the first step: how many percent of the signal differ between images."""
+    path = workdir / metrics.LOG
+    line = re.search(r"^\S+ \S+ probe +([0-9.]+) %", files.read_text(path), re.MULTILINE) if path.exists() else None
+    return line[1] if line else ""
+
+
+def _common(run: Planned, workdir: Path, commit: str) -> Row:
+    start = provenance.starts(workdir)[-1]
     return dict.fromkeys(COLUMNS, "") | {
         "proxy": run.proxy.name, "what": run.what, "digest": run.digest, "seed": str(run.seed), "commit": commit,
-        "date": start["time"][:10], "device": device(start["devices"]), "jax": start["packages"]["jax"],
+        "date": start["time"][:10], "device": _device(start["devices"]), "jax": start["packages"]["jax"],
     }  # fmt: skip
 
 
-def device(devices: list[str]) -> str:
-    """The devices in words: their kind, or what the processor calls itself."""
+def _device(devices: list[str]) -> str:
+    """2 x KIND; of a CPU its model name."""
     kinds = {name.partition(" ")[2] for name in devices}
     cpu = Path("/proc/cpuinfo")
     if kinds == {"cpu"} and cpu.exists():
@@ -135,25 +139,25 @@ def train_curve(entries: list[dict[str, Any]]) -> list[tuple[int, float]]:
 
     A stretch stands at its middle.
     """
-    found, errors, begin = list[tuple[int, float]](), list[float](), 0
+    curve, errors, begin = list[tuple[int, float]](), list[float](), 0
     for entry in entries:
         if "eval_top1" not in entry:
             errors.append(100.0 - entry["top1"])
         elif errors:
-            found.append(((begin + entry["step"]) // 2, sum(errors) / len(errors)))
+            curve.append(((begin + entry["step"]) // 2, sum(errors) / len(errors)))
             errors, begin = [], entry["step"]
-    return found
+    return curve
 
 
 def _seconds(entries: list[dict[str, Any]]) -> float:
-    """What the steps took, in all starts of the run, without compilation and evaluation."""
+    """The time of all steps of all starts of the run, without compilation and evaluation."""
     logged = [entry for entry in entries if "seconds_per_step" in entry]
     first = [entry["step"] for entry in logged[:1]]
     lengths = [*first, *(b["step"] - a["step"] for a, b in itertools.pairwise(logged))]
     return sum(max(0, n) * entry["seconds_per_step"] for n, entry in zip(lengths, logged, strict=True))
 
 
-# ---------------------------------------------------------------- what is measured of a row
+# ---------------------------------------------------------------- the measures of a row
 
 
 def measure(row: Row, name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Runs what is missing of a claim: each run a process of its own, as many at a time as there are cores for."""
+"""Runs a claim's missing runs: each in its own process, as many at a time as there are cores for."""
 
 import contextlib
 import dataclasses
@@ -9,19 +9,20 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from alexnet_jax import ensembles, files, progress as bars
+from alexnet_jax import ensembles, files, progress
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.train import provenance
 from experiments.ledger import rows
 from experiments.ledger.claims import Claim, Proxy
 from experiments.ledger.plans import Planned, ensemble_digest, variant_run
 
+TRAIN = [sys.executable, "-m", "alexnet_jax", "train"]
 _COMMIT, _LOG, _LOCK = "commit.txt", "run.log", "lock"
 
 
@@ -37,31 +38,25 @@ class _Running:
 
 
 def commit_of(root: Path) -> str:
-    """The commit that a row names: what runs must be committed, so that anybody can run the same.
+    """The commit of this checkout, which the rows name. Only rows and what is written from them may differ from it.
 
-    Rows and what is written from them may differ. Raises AlexNetError.
+    Raises AlexNetError.
     """
-    folder = f"{root.name}"
+    folder = root.name
     written = (f"{folder}/{rows.FILE}", f"{folder}/**/README.md", f"{folder}/**/*.png", "README*.md", "docs/*.md")
-    found = provenance.commit(leaving_out=written)
-    if found is None:
+    commit = provenance.commit(leaving_out=written)
+    if commit is None:
         raise AlexNetError("The runs of the ledger name the commit that they were run on: run this in a git checkout.")
-    if found.endswith("+changes"):
+    if commit.endswith("+changes"):
         raise AlexNetError(
             "The checkout has changes that are not committed, and a row names the commit that it was run on: commit "
             "them first, or put them aside with git stash."
         )
-    return found
+    return commit
 
 
 def run_all(
-    runs: Sequence[Planned],
-    root: Path,
-    workdirs: Path,
-    *,
-    keep: Set[tuple[str, str]],
-    overrides: Sequence[str],
-    say: Callable[[str], None],
+    runs: Sequence[Planned], root: Path, workdirs: Path, *, keep: Set[tuple[str, str]], overrides: Sequence[str]
 ) -> None:
     """Runs all of `runs` and appends a row of each to runs.csv in `root` as it ends.
 
@@ -71,7 +66,7 @@ def run_all(
     """
     waiting, running, free = list(runs), list[_Running](), slots(runs)
     done, begin = 0, time.monotonic()
-    with bars.bar(total=len(runs), unit="run", delay=0.0) as bar:
+    with progress.bar(total=len(runs), unit="run", delay=0.0) as bar:
         try:
             while waiting or running:
                 while waiting and free:
@@ -84,7 +79,7 @@ def run_all(
                     free.pop(0)
                 ended = next((r for r in running if r.process.poll() is not None), None)
                 if ended is None:
-                    bar.set_postfix_str(", ".join(map(_how_far, running)))
+                    bar.set_postfix_str(", ".join(map(_percent_done, running)))
                     time.sleep(0.2)
                     continue
                 running.remove(ended)
@@ -92,19 +87,19 @@ def run_all(
                 done += 1
                 row = _finished(ended, root, keep)
                 left = (time.monotonic() - begin) / done * (len(runs) - done)
-                say(_told(row, f"{done}/{len(runs)}", time.monotonic() - ended.since, left))
+                _print(_summary_line(row, f"{done}/{len(runs)}", time.monotonic() - ended.since, left))
                 bar.update()
         finally:
             _stop(running)
 
 
-def _how_far(one: _Running) -> str:
-    """The step that a run says it is at, of how many."""
+def _percent_done(one: _Running) -> str:
+    """By the last step in the log of a run."""
     log = one.workdir / _LOG
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 2000))
-        found = re.findall(rb"^step (\d+)/(\d+) ", file.read(), re.MULTILINE)
-    return f"{100 * int(found[-1][0]) // int(found[-1][1])} %" if found else "starting"
+        steps = re.findall(rb"^step (\d+)/(\d+) ", file.read(), re.MULTILINE)
+    return f"{100 * int(steps[-1][0]) // int(steps[-1][1])} %" if steps else "starting"
 
 
 def slots(runs: Sequence[Planned]) -> list[tuple[int, ...]]:
@@ -143,11 +138,10 @@ def _start(
             if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     files.write_text(before, commit + "\n")
-    command = [sys.executable, "-m", "alexnet_jax", *command_of(run)[1:], f"--workdir={workdir}"]
-    command += [f"--config.{override}" for override in overrides]
+    flags = [*command_of(run)[2:], *(f"--config.{override}" for override in overrides), f"--workdir={workdir}"]
     with (workdir / _LOG).open("ab") as log:
         process = subprocess.Popen(
-            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            [*TRAIN, *flags], env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             pass_fds=[lock.fileno()], start_new_session=True,
         )  # fmt: skip
     if cores:
@@ -156,7 +150,7 @@ def _start(
 
 
 def command_of(run: Planned) -> list[str]:
-    """What a person would type to train it."""
+    """The command that trains it."""
     changes = (*run.overrides, f"train.seed={run.seed}")
     return ["alexnet", "train", f"--config={run.recipe}", *(f"--config.{change}" for change in changes)]
 
@@ -189,7 +183,7 @@ def _finished(ended: _Running, root: Path, keep: Set[tuple[str, str]]) -> rows.R
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """Asks what runs to save and end, and waits for it."""
+    """Has the runs save and end, and waits for it."""
     for one in running:
         with contextlib.suppress(OSError):
             one.process.terminate()
@@ -198,12 +192,17 @@ def _stop(running: Sequence[_Running]) -> None:
         one.lock.close()
 
 
-def _told(row: rows.Row, count: str, took: float, left: float) -> str:
+def _summary_line(row: rows.Row, count: str, took: float, left: float) -> str:
     result = row["note"] or f"top-1 {float(row['top1']):.2f} %"
     if row["views_top1"]:
         result += f", all views {float(row['views_top1']):.2f} %"
     rest = f", {_clock(left)} left" if left else ""
     return f"{count}  {row['proxy']}  {row['what']}  seed {row['seed']}: {result}  ({_clock(took)}{rest})"
+
+
+def _print(line: str) -> None:
+    progress.write(line)
+    sys.stdout.flush()
 
 
 def _clock(seconds: float) -> str:
@@ -212,9 +211,8 @@ def _clock(seconds: float) -> str:
 
 
 def add_ensembles(
-    claim: Claim, proxy: Proxy, seeds: int, root: Path, workdirs: Path, *, overrides: Sequence[str],
-    say: Callable[[str], None],
-) -> None:  # fmt: skip
+    claim: Claim, proxy: Proxy, seeds: int, root: Path, workdirs: Path, *, overrides: Sequence[str]
+) -> None:
     """Appends a row of every ensemble of a claim that has none; its members have run in `workdirs`.
 
     Raises AlexNetError.
@@ -227,13 +225,13 @@ def add_ensembles(
         member = variant_run(claim.variants[variant.of], proxy, 0)
         numbers = range(seed * variant.members, (seed + 1) * variant.members)
         folders = [workdirs / dataclasses.replace(member, seed=number).name for number in numbers]
-        split, found, labels = None, list[ensembles.Member](), np.zeros(0, np.int32)
+        split, members, labels = None, list[ensembles.Member](), np.zeros(0, np.int32)
         for folder in folders:
             one, labels, split = ensembles.member(folder, "latest", split, overrides)
-            found.append(one)
-        row = rows.ensemble_row(member, key, seed, variant, found, labels, folders[0], commit=commit)
+            members.append(one)
+        row = rows.ensemble_row(member, key, seed, variant, members, labels, folders[0], commit=commit)
         rows.add(root, row)
-        say(_told(row, "ensemble", 0.0, 0.0))
+        _print(_summary_line(row, "ensemble", 0.0, 0.0))
 
 
 def groups(runs: Sequence[Planned]) -> Iterator[list[Planned]]:
