@@ -7,9 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs, summary
-from alexnet_jax.allowed import check
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model.plain import shapes_of
+from alexnet_jax.schema import check
 from alexnet_jax.weights.formats import WeightFile
 
 

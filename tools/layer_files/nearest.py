@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs
-from alexnet_jax.allowed import BY_LAYER, check
+from alexnet_jax.schema import BY_LAYER, check
 from tools.layer_files.network import Network
 from tools.layer_files.rates import Rates, end_of
 
