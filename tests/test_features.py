@@ -1,6 +1,7 @@
 """Features of many pictures in one file, resumed after a kill, and exact neighbours among them."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,11 +41,6 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-@pytest.fixture
-def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "BLOCK", 4)
-
-
 def _load(path: Path) -> dict[str, Any]:
     with np.load(path) as file:
         return dict(file)
@@ -53,27 +49,26 @@ def _load(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------- written
 
 
-def test_the_file_has_the_features_of_each_picture_by_name(net: Classifier, paths: list[Path], tmp_path: Path) -> None:
-    warned: list[str] = []
-    rows = features.write(net, features.of_files(paths, net), "fc7", tmp_path / "f.npz", warn=warned.append)
-    found = _load(tmp_path / "f.npz")
-    good = [path for path in paths if path.name != "05.png"]
+@pytest.mark.parametrize("layer", ["fc7", "conv5"])
+def test_features_file_has_each_readable_picture(
+    layer: str, net: Classifier, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name, in order, with blocks of another size than the network's batches."""
+    monkeypatch.setattr(features, "BLOCK", 3)
+    messages: list[str] = []
+    rows = features.write(net, features.of_files(paths, net), layer, tmp_path / "f.npz", say=messages.append)
+    found, good = _load(tmp_path / "f.npz"), [path for path in paths if path.name != "05.png"]
     assert rows == len(good) == 19
     assert found["names"].tolist() == [str(path) for path in good]
     assert found["numbers"].tolist() == [i for i in range(20) if i != 5]
     assert found["features"].dtype == np.float32
-    np.testing.assert_allclose(found["features"], net.features(good, "fc7"), rtol=1e-5, atol=1e-5)
-    assert len(warned) == 1
-    assert "05.png is not a decodable image" in warned[0]
+    np.testing.assert_allclose(found["features"], net.features(good, layer), rtol=1e-5, atol=1e-5)
+    (message,) = messages
+    assert "05.png" in message
     assert not (tmp_path / "f.npz.parts").exists()
 
 
-def test_features_of_a_layer_with_space(net: Classifier, paths: list[Path], tmp_path: Path) -> None:
-    features.write(net, features.of_files(paths[:3], net), "conv5", tmp_path / "f.npz")
-    np.testing.assert_allclose(_load(tmp_path / "f.npz")["features"], net.features(paths[:3], "conv5"), atol=1e-5)
-
-
-def test_the_features_of_a_split_have_its_labels(net: Classifier, tmp_path: Path) -> None:
+def test_features_of_a_split_have_its_labels(net: Classifier, tmp_path: Path) -> None:
     split = sources.open_split("digits", "test", "")
     few = Split([split.source[i] for i in range(10)], "test", split.class_names)
     features.write(net, features.of_split(few, net, "digits"), "fc6", tmp_path / "f.npz")
@@ -84,72 +79,56 @@ def test_the_features_of_a_split_have_its_labels(net: Classifier, tmp_path: Path
     assert found.about["data"] == "digits"
 
 
-@pytest.mark.usefixtures("blocks_of_four")
-@pytest.mark.parametrize("at", range(5))
-def test_a_killed_command_resumes_to_the_bit(net: Classifier, paths: list[Path], tmp_path: Path, at: int) -> None:
-    """Killed after any block, with half of the next one on the disk already."""
+def _interrupted(net: Classifier, paths: list[Path], output: Path, *, at: int) -> None:
+    """`features.write` in blocks of four, with Ctrl-C before block `at`."""
+    blocks = features._blocks
+
+    def some(*arguments: Any) -> Iterator[features.Block]:
+        yield from itertools.islice(blocks(*arguments), at)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_blocks", some)
+        with pytest.raises(KeyboardInterrupt):
+            features.write(net, features.of_files(paths, net), "fc7", output)
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_interrupted_features_resume_to_the_bit(
+    net: Classifier, paths: list[Path], tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any block, with half of the next one on the disk already."""
+    monkeypatch.setattr(features, "BLOCK", 4)
     pictures = features.of_files(paths, net)
     features.write(net, pictures, "fc7", tmp_path / "whole.npz")
-
-    def killed(blocks: Iterator[features.Block], *_: int) -> Iterator[features.Block]:
-        for number, block in enumerate(blocks):
-            if number == at:
-                raise KeyboardInterrupt
-            yield block
-
-    with pytest.raises(KeyboardInterrupt):
-        features.write(net, pictures, "fc7", tmp_path / "f.npz", watch=killed)
-    parts = tmp_path / "f.npz.parts"
+    _interrupted(net, paths, tmp_path / "f.npz", at=at)
     for name in ("features", "names"):
-        with (parts / name).open("ab") as file:
+        with (tmp_path / "f.npz.parts" / name).open("ab") as file:
             file.write(b"half of a block")
-    resumed_at: list[int] = []
-
-    def watch(blocks: Iterator[features.Block], done: int, count: int) -> Iterator[features.Block]:
-        resumed_at.append(done)
-        return blocks
-
-    features.write(net, pictures, "fc7", tmp_path / "f.npz", watch=watch)
-    assert resumed_at == [4 * at]
+    messages: list[str] = []
+    features.write(net, pictures, "fc7", tmp_path / "f.npz", say=messages.append)
+    assert [f" {4 * at} of 20 " in message for message in messages[:1]] == [at > 0]
     ours, theirs = _load(tmp_path / "f.npz"), _load(tmp_path / "whole.npz")
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array, err_msg=name)
 
 
-@pytest.mark.usefixtures("blocks_of_four")
-def test_another_call_does_not_continue_what_a_killed_one_began(
-    net: Classifier, paths: list[Path], tmp_path: Path
+def test_features_do_not_continue_another_call(
+    net: Classifier, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(blocks: Iterator[features.Block], *_: int) -> Iterator[features.Block]:
-        yield next(blocks)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        features.write(net, features.of_files(paths, net), "fc7", tmp_path / "f.npz", watch=killed)
+    monkeypatch.setattr(features, "BLOCK", 4)
+    _interrupted(net, paths, tmp_path / "f.npz", at=1)
     for other, layer in ((paths, "fc6"), (paths[1:], "fc7")):
-        with pytest.raises(AlexNetError, match=r"holds the beginning of other features: remove it"):
+        with pytest.raises(AlexNetError, match=r"f\.npz\.parts"):
             features.write(net, features.of_files(other, net), layer, tmp_path / "f.npz")
 
 
-def test_whatever_the_batch_the_features_are_equal(
-    net: Classifier, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("output", "layer", "named"), [("f.txt", "fc7", "output=.*f.txt"), ("f.npz", "fc9", "'fc9'")])
+def test_wrong_output_or_layer_is_refused(
+    net: Classifier, paths: list[Path], tmp_path: Path, output: str, layer: str, named: str
 ) -> None:
-    for block in (3, 128):
-        monkeypatch.setattr(features, "BLOCK", block)
-        features.write(net, features.of_files(paths, net), "fc7", tmp_path / f"{block}.npz")
-    ours, theirs = (_load(tmp_path / f"{block}.npz")["features"] for block in (3, 128))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("output", "layer", "said"),
-    [("f.txt", "fc7", r"must be a file whose name ends in \.npz"), ("f.npz", "fc9", "layer='fc9' is not in this")],
-)
-def test_wrong_arguments(
-    net: Classifier, paths: list[Path], tmp_path: Path, output: str, layer: str, said: str
-) -> None:
-    with pytest.raises(AlexNetError, match=said):
+    with pytest.raises(AlexNetError, match=named):
         features.write(net, features.of_files(paths, net), layer, tmp_path / output)
     assert not list(tmp_path.iterdir())
 
@@ -184,25 +163,21 @@ def test_neighbours_are_those_of_brute_force_in_float64(
     assert distances[0, 0] == distances[1, 0] == 0
 
 
-def test_of_equal_distances_the_first_picture_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_of_equal_distance_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "_READ_BYTES", 2 * 4 * 3)
     found = _file(tmp_path, np.tile(np.float32([[1, 2, 3], [3, 2, 1]]), (4, 1)))
     assert features.nearest(np.float32([[1, 2, 3]]), found, top=5)[0].tolist() == [[0, 2, 4, 6, 1]]
 
 
-def test_a_picture_is_no_neighbour_of_its_own(tmp_path: Path) -> None:
+def test_neighbours_leave_out_the_picture_itself(tmp_path: Path) -> None:
     """Under its name, or as the end of a longer path; another one of the same name in another folder is."""
     found = _file(tmp_path, np.arange(8, dtype=np.float32)[:, None])
     nearest, _ = features.nearest(np.float32([[3], [3]]), found, top=2, without=["val/b/3.png", "val/a/3.png"])
     assert nearest.tolist() == [[2, 4], [3, 2]]
+    assert features.nearest(np.float32([[0]]), found, top=99)[0].shape == (1, 8)
 
 
-def test_fewer_pictures_than_asked_for(tmp_path: Path) -> None:
-    nearest, _ = features.nearest(np.float32([[0]]), _file(tmp_path, np.float32([[1], [2]])), top=6)
-    assert nearest.shape == (1, 2)
-
-
-def test_a_picture_is_not_shown_as_its_own_neighbour_where_there_are_no_others(
+def test_neighbours_command_lists_the_others_as_text_and_csv(
     net: Classifier, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     features.write(net, features.of_files(paths[:3], net), "fc7", tmp_path / "f.npz")
@@ -219,20 +194,20 @@ def test_a_picture_is_not_shown_as_its_own_neighbour_where_there_are_no_others(
     ]
 
 
-def test_features_of_another_shape_or_a_damaged_file(tmp_path: Path) -> None:
+def test_damaged_features_are_refused(tmp_path: Path) -> None:
     found = _file(tmp_path, np.zeros((9, 5), np.float32))
-    with pytest.raises(AlexNetError, match=r"holds features of the shape \(5,\), not of \(4,\)"):
+    with pytest.raises(AlexNetError, match=r"f\.npz .*\(5,\)"):
         features.nearest(np.zeros((1, 4)), found, top=1)
     content = (tmp_path / "f.npz").read_bytes()
     for cut in (0, 100, len(content) // 2):
         (tmp_path / "f.npz").write_bytes(content[:cut])
-        with pytest.raises(AlexNetError, match="is not a whole file of features"):
+        with pytest.raises(AlexNetError, match=r"f\.npz"):
             features.read(tmp_path / "f.npz")
-    with pytest.raises(AlexNetError, match="cannot be read"):
+    with pytest.raises(AlexNetError, match=r"nowhere\.npz"):
         features.read(tmp_path / "nowhere.npz")
 
 
-def test_the_figure_shows_the_neighbours_in_order(net: Classifier, paths: list[Path], tmp_path: Path) -> None:
+def test_neighbours_figure_is_in_order(net: Classifier, paths: list[Path], tmp_path: Path) -> None:
     good = [path for path in paths if path.name != "05.png"]
     features.write(net, features.of_files(good, net), "fc7", tmp_path / "f.npz")
     found = features.read(tmp_path / "f.npz")
