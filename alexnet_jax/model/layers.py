@@ -117,10 +117,10 @@ def channel_norm(
     channel = np.arange(wide.shape[-1])[:, None]
     band = ((channel >= low[None]) & (channel < low[None] + size)).astype(np.float32)
 
-    def window_sum(x: jax.Array, transposed: bool) -> jax.Array:
+    def window_sum(x: jax.Array) -> jax.Array:
         # A band matrix: a matmul, where shifts along the channels are what neither a CPU's vector
         # unit nor a TPU's lanes do well.
-        return jnp.matmul(x, band.T if transposed else band, precision=lax.Precision.HIGHEST)
+        return jnp.matmul(x, band, precision=lax.Precision.HIGHEST)
 
     return _response_norm(x, wide, window_sum, alpha / size if alpha_over_size else alpha, beta, k).astype(dtype)
 
@@ -153,49 +153,35 @@ def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
     the network of its numbers has it after conv2's LRN (layers-145.cfg, rnorm2).
     """
 
-    def window_sum(x: jax.Array, transposed: bool) -> jax.Array:
-        before, after = size // 2, size - 1 - size // 2
-        edges = (after, before) if transposed else (before, after)
+    def window_sum(x: jax.Array) -> jax.Array:
+        edges = (size // 2, size - 1 - size // 2)
         for axis in (1, 2):
-            x = lax.reduce_window(
-                x, 0.0, lax.add, _along(axis, size), (1,) * 4, [edges if a == axis else (0, 0) for a in range(4)]
-            )
+            padding = [edges if a == axis else (0, 0) for a in range(4)]
+            x = lax.reduce_window(x, 0.0, lax.add, _along(axis, size), (1,) * 4, padding)
         return x
 
     wide = x.astype(jnp.float32)
     return _response_norm(wide, wide, window_sum, alpha / size**2, beta, k).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _response_norm(
-    x: jax.Array,
-    wide: jax.Array,
-    window_sum: Callable[[jax.Array, bool], jax.Array],
-    scale: float,
-    beta: float,
-    k: float,
+    x: jax.Array, wide: jax.Array, window_sum: Callable[[jax.Array], jax.Array], scale: float, beta: float, k: float
 ) -> jax.Array:
     """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
-    Its derivative is written out because the one that autodiff finds costs as much as conv2:
+    Its derivative is written out because the one that autodiff finds costs as much as conv2. In reverse it is
     dx = g d^-beta, dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
     """
-    return _response_norm_forward(x, wide, window_sum, scale, beta, k)[0]
+    return x * _negative_power(k + scale * window_sum(wide * wide), beta)
 
 
-def _response_norm_forward(x, wide, window_sum, scale, beta, k):  # type: ignore[no-untyped-def]
-    d = k + scale * window_sum(wide * wide, False)
+@_response_norm.defjvp
+def _response_norm_jvp(window_sum, scale, beta, k, primals, tangents):  # type: ignore[no-untyped-def]
+    (x, wide), (dx, dwide) = primals, tangents
+    d = k + scale * window_sum(wide * wide)
     power = _negative_power(d, beta)
-    return x * power, (x, wide, d, power)
-
-
-def _response_norm_backward(window_sum, scale, beta, k, saved, g):  # type: ignore[no-untyped-def]
-    x, wide, d, power = saved
-    g_power = g * power
-    return g_power, (-2.0 * beta * scale) * wide * window_sum(g_power * x / d, True)
-
-
-_response_norm.defvjp(_response_norm_forward, _response_norm_backward)
+    return x * power, (dx + x * (window_sum(((-2.0 * beta * scale) * wide) * dwide) / d)) * power
 
 
 def _negative_power(d: jax.Array, beta: float) -> jax.Array:

@@ -18,8 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import custom_vmap
 from jax.experimental import mesh_utils
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.errors import AlexNetError
@@ -44,80 +45,93 @@ def gather_towers(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array
     with ten crops, 42.57 % against 42.34 % with one. It rounds the same where towers share a
     device, and nothing where there is one tower.
     """
-    size = jax.lax.axis_size(TOWER)
     with jax.named_scope(f"exchange_{layer}"):
-        if size == 1 or dtype == "float32":
-            return jax.lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
-        return _gather_rounded(x, size, dtype)
-
-
-def _gather_rounded(x: jax.Array, towers: int, dtype: str) -> jax.Array:
-    """The `all_gather` of `towers` that carries `dtype`, there and back.
-
-    Towers that share a device are computed here as one array, since JAX knows no named axis of a `vmap` in the gradient
-    of an operation that has one of its own.
-    """
-
-    def collective(x: jax.Array) -> jax.Array:
-        return _gather(x, TOWER, x.ndim - 1, dtype)
-
-    gather = custom_vmap(collective)
-
-    @gather.def_vmap
-    def _(size: int, batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
-        x = x if batched[0] else jnp.stack([x] * size)
-        # Over a tower on a device of its own there is a vmap of size 1.
-        together = size == towers
-        return _gather_here(x, dtype) if together else jax.vmap(collective)(x), True
-
-    return gather(x)
-
-
-def _gather_here(x: jax.Array, dtype: str) -> jax.Array:
-    """`_gather` where all towers are here: [T, ..., C] -> [T, ..., T * C]."""
-
-    def forward(x: jax.Array) -> tuple[jax.Array, None]:
-        everyone = jnp.concatenate(list(_widened(_narrowed(x, dtype), dtype, x.dtype)), axis=-1)
-        return jnp.stack([everyone] * len(x)), None
-
-    def backward(_: None, g: jax.Array) -> tuple[jax.Array]:
-        from_each = jnp.stack(jnp.split(_widened(_narrowed(g, dtype), dtype, jnp.float32), len(g), -1))
-        return (from_each.sum(axis=1).astype(g.dtype),)
-
-    together = jax.custom_vjp(lambda x: forward(x)[0])
-    together.defvjp(forward, backward)
-    return together(x)
+        return _gather(x, TOWER, x.ndim - 1, "float32" if jax.lax.axis_size(TOWER) == 1 else dtype)
 
 
 def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
     """`all_gather` along `axis`, which carries `dtype` there and back; x and the result are of one type."""
     if dtype == "float32":
         return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+    mesh, size = jax.sharding.get_abstract_mesh(), jax.lax.axis_size(axis_name)
+    if axis_name in mesh.manual_axes and mesh.shape[axis_name] == size:
+        gathered: jax.Array = _GATHER.bind(x, axis_name=axis_name, axis=axis, dtype=dtype, size=size)
+        return gathered
+    # The axis of a vmap: nothing travels, and what would is rounded. A copy for each, so that each gradient is, too.
+    copies = _round(jnp.stack([x.astype(jnp.float32)] * size), dtype).astype(x.dtype)
+    return jnp.concatenate(list(jax.lax.all_to_all(copies, axis_name, split_axis=0, concat_axis=0)), axis=axis)
+
+
+def _all_to_all(x: jax.Array, axis_name: str, *, split: int, concat: int, dtype: str) -> jax.Array:
+    """`all_to_all` over a mesh axis, which carries `dtype` there and back; x and the result are of one type."""
+    if dtype == "float32":
+        return jax.lax.all_to_all(x, axis_name, split_axis=split, concat_axis=concat, tiled=True)
     size = jax.lax.axis_size(axis_name)
-
-    def forward(x: jax.Array) -> tuple[jax.Array, None]:
-        bits = jax.lax.all_gather(_narrowed(x, dtype), axis_name, axis=axis, tiled=True)
-        return _widened(bits, dtype, x.dtype), None
-
-    def backward(_: None, g: jax.Array) -> tuple[jax.Array]:
-        # What a reduce-scatter sends, but summed in float32, in the same order everywhere.
-        for_each = jnp.stack(jnp.split(g, size, axis))
-        from_each = jax.lax.all_to_all(_narrowed(for_each, dtype), axis_name, split_axis=0, concat_axis=0, tiled=True)
-        return (_widened(from_each, dtype, jnp.float32).sum(axis=0).astype(g.dtype),)
-
-    gather = jax.custom_vjp(lambda x: forward(x)[0])
-    gather.defvjp(forward, backward)
-    return gather(x)
+    swapped: jax.Array = _ALL_TO_ALL.bind(x, axis_name=axis_name, split=split, concat=concat, dtype=dtype, size=size)
+    return swapped
 
 
-def _narrowed(x: jax.Array, dtype: str) -> jax.Array:
-    """The bits of x rounded to `dtype`, as integers: XLA:CPU would carry bfloat16 as float32."""
+# As bfloat16 XLA:CPU would carry float32, so its bits travel, as integers. Those have no derivatives in JAX; the two
+# primitives around them have, linear as they are, and every other transformation.
+
+
+def _gather_bits(x: jax.Array, *, axis_name: str, axis: int, dtype: str, size: int) -> jax.Array:
+    return _from_bits(jax.lax.all_gather(_to_bits(x, dtype), axis_name, axis=axis, tiled=True), dtype, x.dtype)
+
+
+def _gather_transpose(g: jax.Array, _: Any, *, axis_name: str, axis: int, dtype: str, size: int) -> list[jax.Array]:
+    """What a reduce-scatter sends, but summed in float32, in the same order everywhere."""
+    from_each = _all_to_all(jnp.stack(jnp.split(g, size, axis)), axis_name, split=0, concat=0, dtype=dtype)
+    return [from_each.astype(jnp.float32).sum(axis=0).astype(g.dtype)]
+
+
+def _all_to_all_bits(x: jax.Array, *, axis_name: str, split: int, concat: int, dtype: str, size: int) -> jax.Array:
+    bits = jax.lax.all_to_all(_to_bits(x, dtype), axis_name, split_axis=split, concat_axis=concat, tiled=True)
+    return _from_bits(bits, dtype, x.dtype)
+
+
+def _all_to_all_transpose(g: jax.Array, _: Any, *, split: int, concat: int, **options: Any) -> list[jax.Array]:
+    return [_ALL_TO_ALL.bind(g, split=concat, concat=split, **options)]
+
+
+def _primitive(run: Callable[..., jax.Array], transpose: Callable[..., list[jax.Array]], axes: tuple[str, ...]) -> Any:
+    """`run`, a linear collective of one array along the `axes` among its options, as a primitive."""
+    primitive = Primitive(run.__name__.strip("_"))
+
+    def abstract(x: Any, *, size: int, **options: Any) -> Any:
+        shape = list(x.shape)
+        if "split" in axes:
+            shape[options["split"]] //= size
+        shape[options[axes[-1]]] *= size
+        return x.update(shape=tuple(shape))
+
+    def batched(operands: Any, dims: Any, **options: Any) -> Any:
+        further = options | {axis: options[axis] + 1 for axis in axes}
+        return primitive.bind(jnp.moveaxis(operands[0], dims[0], 0), **further), 0
+
+    primitive.def_impl(run)
+    primitive.def_abstract_eval(abstract)
+    ad.deflinear2(primitive, transpose)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False))
+    return primitive
+
+
+_GATHER = _primitive(_gather_bits, _gather_transpose, ("axis",))
+_ALL_TO_ALL = _primitive(_all_to_all_bits, _all_to_all_transpose, ("split", "concat"))
+
+
+def _round(x: jax.Array, dtype: str) -> jax.Array:
+    """x rounded to `dtype`, and so its gradient. XLA may drop a conversion there and back, but not this."""
     bits = jnp.finfo(dtype)
-    # XLA may drop a conversion there and back, but no explicit rounding.
-    return jax.lax.bitcast_convert_type(jax.lax.reduce_precision(x, bits.nexp, bits.nmant).astype(dtype), jnp.uint16)
+    return jax.lax.reduce_precision(x, bits.nexp, bits.nmant)
 
 
-def _widened(bits: jax.Array, dtype: str, wanted: Any) -> jax.Array:
+def _to_bits(x: jax.Array, dtype: str) -> jax.Array:
+    return jax.lax.bitcast_convert_type(_round(x, dtype).astype(dtype), jnp.uint16)
+
+
+def _from_bits(bits: jax.Array, dtype: str, wanted: Any) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, dtype).astype(wanted)
 
 
@@ -144,16 +158,8 @@ def gather_units(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
 
 def units_to_examples(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array:
     """[N * b, u] -> [b, N * u], for a whole layer, or the loss, after a split layer."""
-
-    def swap(x: jax.Array, split: int) -> jax.Array:
-        carried = x if dtype == "float32" else _narrowed(x, dtype)
-        carried = jax.lax.all_to_all(carried, DATA, split_axis=split, concat_axis=1 - split, tiled=True)
-        return carried if dtype == "float32" else _widened(carried, dtype, x.dtype)
-
-    there_and_back = jax.custom_vjp(lambda x: swap(x, 0))
-    there_and_back.defvjp(lambda x: (swap(x, 0), None), lambda _, g: (swap(g, 1),))
     with jax.named_scope(f"split_{layer}"):
-        return there_and_back(x)
+        return _all_to_all(x, DATA, split=0, concat=1, dtype=dtype)
 
 
 def own_units(x: jax.Array, split_over: int) -> jax.Array:

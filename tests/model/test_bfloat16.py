@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import builder
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.model import alexnet as models, cpu_products as products, layers, placement, towers
+from alexnet_jax.train import speed
 
 ROUNDING = 2.0**-8  # of bfloat16: half of the distance from 1 to the next number
 
@@ -60,24 +61,24 @@ def test_convolutions_are_those_of_float64(
         g = _narrow(2, *wanted.shape)
         dx, dkernel = pullback(jnp.asarray(np.asarray(g, np.float64)))
     monkeypatch.setattr(layers.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
-    conv = jax.vmap(functools.partial(products.tower_conv, stride=stride, padding=padding))
-    value, pullback = jax.vjp(conv, x[None], kernel[None])
-    got = (value, *pullback(g[None].astype(jnp.float32)))
+    conv = functools.partial(products.tower_conv, stride=stride, padding=padding)
+    value, pullback = jax.vjp(conv, x, kernel)
+    got = (value, *pullback(g.astype(jnp.float32)))
     assert [part.dtype for part in got] == [jnp.float32, jnp.bfloat16, jnp.float32]
-    _close(got[0][0], wanted, 1e-5 if platform == "cpu" else ROUNDING)  # the bias comes before the rounding
-    _close(got[1][0], dx, ROUNDING)
-    _close(got[2][0], dkernel, 1e-5 if platform == "cpu" else ROUNDING)
+    _close(got[0], wanted, 1e-5 if platform == "cpu" else ROUNDING)  # the bias comes before the rounding
+    _close(got[1], dx, ROUNDING)
+    _close(got[2], dkernel, 1e-5 if platform == "cpu" else ROUNDING)
 
 
 def test_matmuls_have_float32_sums() -> None:
     x, kernel, g = _narrow(0, 6, 40), _narrow(1, 40, 8).astype(jnp.float32), _narrow(2, 6, 8)
-    value, pullback = jax.vjp(jax.vmap(products.tower_matmul), x[None], kernel[None])
-    dx, dkernel = pullback(g[None].astype(jnp.float32))
+    value, pullback = jax.vjp(products.tower_matmul, x, kernel)
+    dx, dkernel = pullback(g.astype(jnp.float32))
     assert (value.dtype, dx.dtype, dkernel.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
     x64, kernel64, g64 = (np.asarray(part, np.float64) for part in (x, kernel, g))
-    _close(value[0], x64 @ kernel64, 1e-6)
-    _close(dkernel[0], x64.T @ g64, 1e-6)
-    _close(dx[0], g64 @ kernel64.T, ROUNDING)
+    _close(value, x64 @ kernel64, 1e-6)
+    _close(dkernel, x64.T @ g64, 1e-6)
+    _close(dx, g64 @ kernel64.T, ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_the_full_networks_gradients_are_those_of_float32_but_for_rounding() -> 
 def test_auto_is_bfloat16_where_a_cpu_has_units_for_it(
     asked: str, features: set[str], wanted: str, small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "_cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(speed, "_cpu_features", lambda: frozenset(features))
     small_config.precision = asked
     network = builder.model(small_config, 10)
     assert (network.compute_dtype, network.exchange_dtype) == (wanted, wanted)
