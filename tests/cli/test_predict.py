@@ -129,30 +129,23 @@ def test_what_cannot_be_read_is_said_and_the_others_are_predicted(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        ("--weights=W/net.npz", "arguments are required: PICTURE: see alexnet predict --help"),
-        ("P/b.jpg", "one of the arguments --workdir --weights is required"),
-        ("P/b.jpg --weights=W/net.npz --workdir=W/run", "not allowed with argument --weights"),
-        ("P/b.jpg --weights=W/net.npz --csv --json", "not allowed with argument --csv"),
-        ("P/b.jpg --weights=W/net.npz --top=0", "argument --top: 0 is not a whole number"),
-        ("P/b.jpg --weights=W/net.npz --views=ten", "argument --views: invalid choice"),
-        ("P/b.jpg --weights=W/none.npz", "There is no W/none.npz: give the workdir of a run"),
-        ("P/b.jpg --weights=W/net.npz --checkpoint=best", "without checkpoints: leave --checkpoint='best' out"),
-        ("P/b.jpg --weights=W/net.npz --recipe=half", "--recipe='half'"),
-        ("P/b.jpg --workdir=W/run --recipe=half", "which knows its recipe: leave --recipe='half' out"),
-        ("P/b.jpg --weights=W/net.npz --classes=W/none", "W/none cannot be read: No such file"),
-        ("P/none.jpg P/.hidden.jpg --weights=W/net.npz", "None of the pictures could be read"),
-        ("P/empty --weights=W/net.npz", "The folder P/empty holds no pictures"),
+        ("P/b.jpg --weights=W/net.npz --workdir=W/run", "--weights"),
+        ("P/b.jpg --weights=W/net.npz --csv --json", "--csv"),
+        ("P/b.jpg --weights=W/none.npz", "W/none.npz"),
+        ("P/b.jpg --weights=W/net.npz --checkpoint=best", "checkpoint='best'"),
+        ("P/b.jpg --weights=W/net.npz --recipe=half", "recipe='half'"),
+        ("P/b.jpg --workdir=W/run --recipe=half", "recipe='half'"),
+        ("P/b.jpg --weights=W/net.npz --classes=W/none", "W/none"),
+        ("P/empty --weights=W/net.npz", "P/empty"),
     ],
 )
-def test_wrong_command_lines(arguments: str, message: str, network: Path, pictures: Path) -> None:
+def test_wrong_command_line_names_option_or_file(arguments: str, named: str, network: Path, pictures: Path) -> None:
     (pictures / "empty").mkdir()
     (pictures / "empty" / ".hidden").touch()
     line = [part.replace("P/", f"{pictures}/").replace("W/", f"{network}/") for part in arguments.split()]
     with pytest.raises(SystemExit) as end:
         program.main(["predict", *line])
-    said = str(end.value).replace(str(pictures), "P").replace(str(network), "W")
-    assert said.startswith("error: ")
-    assert message in said
-    assert "\n" not in said
+    assert re.fullmatch("error: .*", str(end.value))
+    assert named in str(end.value).replace(str(pictures), "P").replace(str(network), "W")
