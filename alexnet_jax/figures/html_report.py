@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from alexnet_jax import config as configs, files, summary
-from alexnet_jax.answers import Answers
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evaluate import Predictions
 from alexnet_jax.figures import drawing
 from alexnet_jax.figures.blueprint import architecture
 from alexnet_jax.figures.history import curves, history
@@ -64,30 +64,30 @@ figcaption { font-size: .82rem; line-height: 1.35; overflow-wrap: anywhere }
 """
 
 
-def write(workdir: Path, output: Path, net: Classifier, answers: Answers | None) -> None:
-    """Writes the HTML report of the run in `workdir`; without `answers` it has no evaluation by class.
+def write(workdir: Path, output: Path, net: Classifier, predictions: Predictions | None) -> None:
+    """Writes the HTML report of the run in `workdir`; without `predictions` it has no evaluation by class.
 
     Raises AlexNetError.
     """
     if output.suffix != ".html" or output.is_dir():
         raise AlexNetError(f"output={output} must be a file whose name ends in .html.")
-    page = _page(workdir, net, answers)
+    page = _page(workdir, net, predictions)
     files.make_folder(output.absolute().parent)
     files.write_text(output, page.encode("utf-8", "backslashreplace").decode())
 
 
-def _page(workdir: Path, net: Classifier, answers: Answers | None) -> str:
+def _page(workdir: Path, net: Classifier, predictions: Predictions | None) -> str:
     config, (training, evaluations) = configs.load(workdir), history(workdir)
     last: dict[str, Any] = (evaluations or [{}])[-1]
-    if answers is not None:
-        last = {"eval_split": f"{config.data.name} {answers.split.name}"} | answers.evaluation
+    if predictions is not None:
+        last = {"eval_split": f"{config.data.name} {predictions.split.name}"} | predictions.evaluation
     starts = provenance.starts(workdir)
     title = f"{config.data.name}: a run of AlexNet"
     sections = [
         _head(title, workdir, training, last, net),
         _section("What was run", _facts(workdir, net, training, starts, last)),
         _section("Curves", _drawn(lambda: curves([workdir]), "Loss, top-1, learning rate and images per second")),
-        *(_evaluation(answers) if answers is not None else []),
+        *(_evaluation(predictions) if predictions is not None else []),
         _section("What conv1 learned", _kernels(net)),
         _section("The network", _network(net)),
         _section("What next", _commands(workdir, starts)),
@@ -154,8 +154,8 @@ def _facts(
     return _table(("", ""), rows, "facts")
 
 
-def _evaluation(answers: Answers) -> list[str]:
-    e = answers.evaluation
+def _evaluation(predictions: Predictions) -> list[str]:
+    e = predictions.evaluation
     rows = sorted(e["eval_by_class"].items(), key=lambda item: (item[1]["top1"], item[0]))
     rows = [(name, row) for name, row in rows if row["images"]]
     cells = [
@@ -170,23 +170,25 @@ def _evaluation(answers: Answers) -> list[str]:
     head = ("class", "images", "top-1", "top-5", "precision")
     found = [
         _section("By class", words + _table(head, [*cells, mean]) + left),
-        _section("Confusion", _drawn(lambda: confusion(answers), "Classes against predictions")),
+        _section("Confusion", _drawn(lambda: confusion(predictions), "Classes against predictions")),
     ]
-    return [*found, _section("The worst mistakes", _mistakes(answers))]
+    return [*found, _section("The worst mistakes", _mistakes(predictions))]
 
 
-def _mistakes(answers: Answers) -> str:
-    names = answers.split.class_names
-    wrong = [i for i in answers.worst()[:_MISTAKES].tolist() if answers.best[i, 0] != answers.labels[i]]
+def _mistakes(predictions: Predictions) -> str:
+    names = predictions.split.class_names
+    is_wrong = predictions.top_classes[:, 0] != predictions.labels
+    wrong = [i for i in predictions.worst()[:_MISTAKES].tolist() if is_wrong[i]]
     if not wrong:
         return "<p>There are none.</p>"
     parts = []
     for i in wrong:
-        record = answers.split.source[i]
-        label, called = names[int(answers.labels[i])], names[int(answers.best[i, 0])]
+        record = predictions.split.source[i]
+        label, called = names[int(predictions.labels[i])], names[int(predictions.top_classes[i, 0])]
+        own = predictions.label_probability[i]
         caption = (
-            f"<b>{escape(label)}</b>, called {escape(called)} ({100 * answers.odds[i, 0]:.1f} %)<br>"
-            f'<span class="soft">{escape(str(record["key"]))}; of its class {100 * answers.right[i]:.2g} %</span>'
+            f"<b>{escape(label)}</b>, called {escape(called)} ({100 * predictions.top_probabilities[i, 0]:.1f} %)<br>"
+            f'<span class="soft">{escape(str(record["key"]))}; of its class {100 * own:.2g} %</span>'
         )
         image = _jpeg(center_square(record["image"], _SIDE))
         parts.append(f'<figure><img src="{image}" alt=""><figcaption>{caption}</figcaption></figure>')

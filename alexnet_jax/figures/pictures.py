@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_jax.answers import Answers
 from alexnet_jax.data import augment, pictures as picture_files
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evaluate import Predictions
 from alexnet_jax.features import FeatureFile
 from alexnet_jax.figures import drawing
 from alexnet_jax.figures.intermediates import prediction_bars
@@ -23,12 +23,12 @@ _PIXELS = 224  # of a picture as it is shown
 _NAMED = 25  # classes up to which the matrix has their names and numbers
 
 
-def confusion(answers: Answers) -> "Figure":
+def confusion(found: Predictions) -> "Figure":
     """The matrix of classes against predictions, in percent of each class, and the pairs confused most often."""
-    counts, names = answers.confusion(), answers.split.class_names
+    counts, names = found.confusion(), found.split.class_names
     share = 100.0 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     named = len(names) <= _NAMED
-    pairs = answers.most_confused(10)
+    pairs = found.most_confused(10)
     with drawing.style():
         height = 5.6 if len(names) > 5 else 4.0
         figure = drawing.new(height + 0.19 * len(pairs) + 0.3)
@@ -58,17 +58,17 @@ def _pairs_text(pairs: list[tuple[str, str, int]]) -> str:
     return "\n".join(["Most often:", *short])
 
 
-def predictions(answers: Answers, chosen: Sequence[int] | None = None) -> "Figure":
+def predictions(found: Predictions, chosen: Sequence[int] | None = None) -> "Figure":
     """Pictures with their five most probable classes, as figure 4 (left) of the paper: the label is green.
 
     `chosen` are numbers of images of the split; without it eight from all over the split.
     """
-    count = len(answers.labels)
+    count = len(found.labels)
     if chosen is None:
         chosen = np.unique(np.linspace(0, count - 1, 8).round().astype(int)).tolist()
     if not chosen or not all(0 <= i < count for i in chosen):
         raise AlexNetError(f"chosen={list(chosen)!r} must be numbers of images, 0 to {count - 1:,}.")
-    names, columns = answers.split.class_names, min(4, len(chosen))
+    names, columns = found.split.class_names, min(4, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     with drawing.style():
         figure = drawing.new(rows * 2.75)
@@ -77,13 +77,15 @@ def predictions(answers: Answers, chosen: Sequence[int] | None = None) -> "Figur
             axes.axis("off")
         for place, i in enumerate(chosen):
             picture, under = (panels[2 * (place // columns) + part, place % columns] for part in (0, 1))
-            label = names[int(answers.labels[i])]
-            picture.imshow(center_square(answers.split.source[int(i)]["image"]))
+            label = names[int(found.labels[i])]
+            picture.imshow(center_square(found.split.source[int(i)]["image"]))
             picture.set_title(drawing.short(label, 18), fontsize=9, fontweight="bold")
-            top = zip((names[k] for k in answers.best[i].tolist()), answers.odds[i].tolist(), strict=True)
+            top = zip(
+                (names[k] for k in found.top_classes[i].tolist()), found.top_probabilities[i].tolist(), strict=True
+            )
             under.axis("on")
             prediction_bars(under, list(top), label)
-            for text, k in zip(under.texts, answers.best[i].tolist(), strict=True):  # in a narrow column
+            for text, k in zip(under.texts, found.top_classes[i].tolist(), strict=True):  # in a narrow column
                 text.set(text=drawing.short(names[k], 16), fontsize=8)
     return figure
 
