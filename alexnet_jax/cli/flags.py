@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs
+from alexnet_jax import config as configs, schema
 from alexnet_jax.errors import AlexNetError
 
 HELP = (
@@ -30,5 +30,5 @@ def take_recipe(
     text = values.config if ":" in values.config or not data else f"{values.config}:{data}"
     config = configs.find_recipe(text)
     _, rest = configs.override(config, rest)
-    configs.schema.check(config)
+    schema.check(config)
     return values.config, config, rest

@@ -35,7 +35,7 @@ CASES = [case for cases in WRONG.values() for case in cases]
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of the command lines gets as far as a step."""
-    monkeypatch.setattr("alexnet_jax.train.metrics.SummaryWriter", _NoBoard)
+    monkeypatch.setattr("tensorboardX.SummaryWriter", _NoBoard)
     monkeypatch.setattr(loop.Run, "loop", lambda *_: pytest.fail("it trains"))
 
 
@@ -188,7 +188,7 @@ def test_threads_are_quiet_only_under_a_sentence(
     error: Exception | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> str:
-        thread = threading.Thread(target=lambda: {}["of a thread"])
+        thread = threading.Thread(target=lambda: dict[str, int]()["of a thread"])
         thread.start()
         thread.join()
         if error:
