@@ -21,6 +21,7 @@ from alexnet_jax.data.feed import Images
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
 from alexnet_jax.model import placement
+from alexnet_jax.model.plain import to_arrays
 from alexnet_jax.model.preprocess import Input
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.metrics import METRICS
@@ -88,46 +89,47 @@ def _assert_equal_in_onnx(net: Classifier, images: Array, pixels: str = "float32
 
 # ---------------------------------------------------------------- ONNX
 
-_RECIPES = ("alexnet", "caffe_alexnet", "torchvision", "alexnet_bn", "alexnet_wn", "alexnet_pool_lrn_relu", "avg_pool")
+_RECIPES = (
+    "alexnet", "caffe_alexnet", "torchvision", "alexnet_bn", "alexnet_wn", "avg_pool", "half", "no_communication",
+    "tanh", "conv6", "alexnet_paper_text",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(("classes", "pixels"), [(10, "float32"), (7, "uint8")])
-@pytest.mark.parametrize("recipe", [*_RECIPES, "half", "no_communication", "tanh", "conv6", "alexnet_paper_text"])
-def test_onnxruntime_gives_the_logits_of_every_kind_of_network(recipe: str, classes: int, pixels: str) -> None:
+@pytest.mark.parametrize("recipe", _RECIPES)
+def test_onnx_gives_the_logits_of_a_recipe(recipe: str) -> None:
     """Seven classes on two towers: the last unit of fc8 is left out."""
-    _assert_equal_in_onnx(_classifier(_small(recipe), classes), _images(PIXELS), pixels)
+    pixels = "uint8" if _RECIPES.index(recipe) % 2 else "float32"
+    _assert_equal_in_onnx(_classifier(_small(recipe), 7), _images(PIXELS), pixels)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"exchange": ()},
         {"norm.across_towers": True, "norm.alpha": 0.3, "norm.k": 0.7, "norm.beta": 0.6},
         {"norm.alpha": 0.3, "norm.alpha_over_size": False, "norm.size": 3},
         {"spatial_norm.alpha": 2.0, "spatial_norm.beta": 0.6, "spatial_norm.k": 0.7},
         {"spatial_norm.alpha": 2.0, "spatial_norm.size": 4},
         {"pool.size": 2, "pool.stride": 2, "pool.ceil": True, "pool.kind": "avg"},
         {"conv1.padding": (2, 5)},  # 16, 8 and 4 pixels: the last window of each pool is cut off
-        {"pool.size": 1, "pool.stride": 2, "pool.ceil": True},
         {"pool.size": 3, "pool.stride": 2, "pool.ceil": False, "pool.kind": "avg"},
         {"conv1.padding": (2, 5), "conv2.post_ops": "relu avg_pool", "conv5.post_ops": "relu avg_pool"},
         {"conv1.padding": (2, 5), "conv2.stride": 2, "conv2.padding": (0, 3), "conv3.padding": (2, 2)},
     ],
     ids=str,
 )
-def test_onnx_has_what_no_recipe_asks_for(changes: dict[str, Any]) -> None:
+def test_onnx_gives_the_logits_of_other_settings(changes: dict[str, Any]) -> None:
     """Windows cut off at every edge, asymmetric padding, a last layer without exchange, norms that matter much."""
     _assert_equal_in_onnx(_classifier(_small("alexnet", **changes), 7), _images(PIXELS))
 
 
-def test_one_class_on_two_towers_without_exchange() -> None:
+def test_onnx_of_one_class_on_two_towers() -> None:
     """The second tower has no class: nothing is left of its fc8."""
     net = _classifier(_small("alexnet", exchange=()), 1)
     found = _by_onnxruntime(onnx_graph.to_onnx(net, pixels="uint8").SerializeToString(), _images(PIXELS))
     assert onnx_graph.relative_difference(found, np.asarray(net.apply(net.variables, _images(PIXELS)))) < 1e-5
 
 
-def test_mean_image_std_and_bgr_are_in_the_graph() -> None:
+def test_onnx_has_mean_image_std_and_bgr() -> None:
     config = _small("caffe_alexnet")
     config.data.std = (50.0, 60.0, 70.0)
     mean = np.random.default_rng(2).uniform(80, 160, (PIXELS, PIXELS, 3)).astype(np.float32)
@@ -135,10 +137,9 @@ def test_mean_image_std_and_bgr_are_in_the_graph() -> None:
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs of shared/data are not there")
-@pytest.mark.parametrize(
-    ("recipe", "classes"), [("alexnet", 1000), ("caffe_alexnet", 999), ("torchvision", 10), ("alexnet_bn", 1000)]
-)
-def test_onnxruntime_gives_the_logits_of_photographs_at_full_size(recipe: str, classes: int) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "classes"), [("alexnet", 1000), ("caffe_alexnet", 999), ("alexnet_bn", 1000)])
+def test_onnx_gives_the_logits_of_photographs_at_full_size(recipe: str, classes: int) -> None:
     from alexnet_jax.data import augment
 
     config = configs.load_recipe(f"{recipe}:imagenet2012")
@@ -149,7 +150,7 @@ def test_onnxruntime_gives_the_logits_of_photographs_at_full_size(recipe: str, c
     _assert_equal_in_onnx(_classifier(config, classes), images[:, :side, :side], "uint8")
 
 
-def test_an_onnx_file_says_what_it_is() -> None:
+def test_onnx_file_names_inputs_classes_and_layers() -> None:
     import onnx
 
     net = _classifier(_small("alexnet"), 10)
@@ -166,7 +167,7 @@ def test_an_onnx_file_says_what_it_is() -> None:
     assert {"conv1_out", "norm1", "pool1", "relu1", "spatial_norm2", "relu7", "logits"} <= results
 
 
-def test_every_result_of_the_graph_is_that_of_the_layer_of_its_name() -> None:
+def test_onnx_results_are_those_of_the_layers_of_their_names() -> None:
     """NCHW, all towers: what `features` gives."""
     import onnx
     import onnxruntime
@@ -185,13 +186,13 @@ def test_every_result_of_the_graph_is_that_of_the_layer_of_its_name() -> None:
         assert onnx_graph.relative_difference(found, wanted) < 1e-5, name
 
 
-def test_an_even_norm_is_refused() -> None:
+def test_onnx_of_an_even_norm_is_refused() -> None:
     net = _classifier(_small("alexnet", **{"norm.size": 4}), 10)
-    with pytest.raises(AlexNetError, match=r"config\.model\.norm\.size=4 is even"):
+    with pytest.raises(AlexNetError, match=r"config\.model\.norm\.size=4"):
         onnx_graph.to_onnx(net, pixels="uint8")
 
 
-def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "_add_spatial_norm", lambda graph, norm, name: graph.then("Identity", name))
     net = _classifier(_small("alexnet", **{"spatial_norm.alpha": 2.0}), 10)
     with pytest.raises(AlexNetError, match="nothing was written"):
@@ -199,15 +200,15 @@ def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_without_onnxruntime_it_says_that_nothing_was_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_without_onnxruntime_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = onnx_graph.write(_classifier(_small("alexnet"), 10), tmp_path / "net.onnx", pixels="uint8")
-    assert said.endswith("not compared: onnxruntime is not installed")
+    assert "not compared" in said
     assert (tmp_path / "net.onnx").is_file()
 
 
 @pytest.mark.skipif(not ORIGINALS.exists(), reason="the photographs of shared/data are not there")
-def test_code_of_the_page_sees_what_predict_sees(
+def test_code_of_the_docs_preprocesses_as_predict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """docs/export.md, on photographs that are not square: the same pixels but for the interpolation."""
@@ -247,11 +248,9 @@ assert not any(name.split(".")[0] in ("alexnet_jax", "flax") for name in sys.mod
 
 @pytest.mark.parametrize(
     ("recipe", "pixels", "classes"),
-    [("alexnet", "uint8", 7), ("caffe_alexnet", "float32", 10), ("alexnet_bn", "uint8", 10)],
+    [("alexnet", "uint8", 7), ("caffe_alexnet", "float32", 10)],
 )
-def test_a_fresh_process_runs_the_program_with_jax_alone(
-    recipe: str, pixels: str, classes: int, tmp_path: Path
-) -> None:
+def test_stablehlo_runs_in_a_process_with_jax_alone(recipe: str, pixels: str, classes: int, tmp_path: Path) -> None:
     net, images = _classifier(_small(recipe), classes), _images(PIXELS).astype(pixels)
     said = stablehlo.write(net, tmp_path / "net.stablehlo", pixels=pixels, today=datetime.date(2026, 8, 31))
     assert "until 2027-02-28 at the latest" in said
@@ -269,17 +268,15 @@ def test_a_fresh_process_runs_the_program_with_jax_alone(
 # ---------------------------------------------------------------- a folder for the Hub
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a small network at step 3, evaluated then and earlier, started twice by the same command."""
-    from alexnet_jax import builder
     from alexnet_jax.configs.alexnet import get_config
 
     config = get_config()
     config.update_from_flattened_dict(SMALL)
     config.train.steps = 3
-    workdir = tmp_path / "run"
-    workdir.mkdir()
+    workdir = tmp_path_factory.mktemp("run")
     opened = builder.train_setup(ConfigDict(config.to_dict()).lock(), workdir)
     configs.save(opened.config, opened.split.class_names, workdir)
     checkpoints = Checkpoints(workdir)
@@ -311,21 +308,14 @@ def _front_matter(card: str) -> dict[str, Any]:
     return found
 
 
-def test_the_model_card_tells_of_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_card_tells_of_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program.main(["export", "--format=hf", f"--workdir={run}", f"--output={tmp_path / 'folder'}", "--license=mit"])
     assert f"hf upload OWNER/NAME {tmp_path / 'folder'}" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [
-        "README.md",
-        "config.json",
-        "model.safetensors",
-    ]
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
     card = (tmp_path / "folder" / "README.md").read_text()
     front = _front_matter(card)
-    assert (front["library_name"], front["license"], front["pipeline_tag"]) == (
-        "alexnet_jax",
-        "mit",
-        "image-classification",
-    )
+    assert (front["library_name"], front["license"]) == ("alexnet_jax", "mit")
     assert {"alexnet", "jax"} <= set(front["tags"])
     assert "| center crop | 65.25 % | 90.00 % | 0.7000 |\n| 10 views | 67.50 % | 91.00 % | 0.6250 |" in card
     assert "299 images of `digits test`" in card
@@ -336,12 +326,11 @@ def test_the_model_card_tells_of_the_run(run: Path, tmp_path: Path, capsys: pyte
         assert private not in card
 
 
-def test_the_card_of_a_file_says_what_is_not_known(tmp_path: Path) -> None:
+def test_model_card_of_a_file_says_what_is_not_known(tmp_path: Path) -> None:
     net = _classifier(_small("half"), 10)
     hub_folder.write(net, tmp_path / "folder", license="apache-2.0")
     card = (tmp_path / "folder" / "README.md").read_text()
-    assert "Not known: this step was not evaluated." in card
-    assert "the weights came without the history of their run" in card
+    assert card.count("Not known: ") == 2
     assert _front_matter(card)["license"] == "apache-2.0"
 
 
@@ -361,7 +350,7 @@ def _hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[Any, ...]]:
     return asked
 
 
-def test_a_folder_and_the_hub_give_the_network_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_folder_and_hub_give_the_network_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mean = np.random.default_rng(2).uniform(80, 160, (PIXELS, PIXELS, 3)).astype(np.float32)
     net, images = _classifier(_small("alexnet"), 7, mean), _images(PIXELS)
     hub_folder.write(net, tmp_path / "folder", license="apache-2.0")
@@ -373,9 +362,8 @@ def test_a_folder_and_the_hub_give_the_network_back(tmp_path: Path, monkeypatch:
     assert asked == [("owner/name", None), ("owner/name", "refs/pr/1"), ("owner/name", "v1")]
 
 
-def test_a_workdir_with_an_exported_file_in_it_is_still_a_run(run: Path) -> None:
-    other = _classifier(_small("half"), 3)
-    other.save(run / hub.MODEL)
+def test_workdir_with_an_exported_file_in_it_is_still_a_run(run: Path) -> None:
+    _classifier(_small("half"), 3).save(run / hub.MODEL)
     assert len(alexnet.load(run).class_names) == 10
 
 
@@ -388,28 +376,27 @@ def _not_found(kind: str) -> Exception:
     return found
 
 
-def test_what_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for answer, said in (
-        (_not_found("RepositoryNotFoundError"), r"^The Hugging Face Hub has no model owner/name, or does not show"),
-        (_not_found("RevisionNotFoundError"), r"^The model owner/name of the Hugging Face Hub has no revision 'v2'\.$"),
-        (ConnectionError("no route\nto host"), r"^hf://owner/name cannot be downloaded \(no route\): check the"),
-        (tmp_path, r"^The model owner/name of the Hugging Face Hub has no model\.safetensors"),
-    ):  # fmt: skip
+def test_network_that_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer, named in (
+        (_not_found("RepositoryNotFoundError"), "owner/name"),
+        (_not_found("RevisionNotFoundError"), "'v2'"),
+        (ConnectionError("no route\nto host"), r"hf://owner/name .*no route\)"),
+        (tmp_path, r"owner/name .*model\.safetensors"),
+    ):
         _hub(monkeypatch, answer)
-        with pytest.raises(AlexNetError, match=said):
+        with pytest.raises(AlexNetError, match=named) as raised:
             alexnet.load("hf://owner/name@v2")
+        assert "\n" not in str(raised.value)
     for address in ("hf://owner", "hf://owner/name/more", "hf://", "hf://owner/name@"):
-        with pytest.raises(AlexNetError, match="write hf://OWNER/NAME or hf://OWNER/NAME@REVISION"):
+        with pytest.raises(AlexNetError, match="hf://OWNER/NAME@REVISION"):
             alexnet.load(address)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(
-        AlexNetError, match=r"hf://owner/name needs the package huggingface_hub: pip install 'alexnet_jax\["
-    ):
+    with pytest.raises(AlexNetError, match=r"alexnet_jax\[hub\]"):
         alexnet.load("hf://owner/name")
 
 
 @pytest.mark.parametrize(("recipe", "classes"), [("alexnet", 7), ("caffe_alexnet", 10)])
-def test_numpy_alone_computes_the_network_of_a_folder(recipe: str, classes: int, tmp_path: Path) -> None:
+def test_numpy_alone_computes_an_exported_folder(recipe: str, classes: int, tmp_path: Path) -> None:
     """With the lines of the model card, and nothing else of this project."""
     changes = {"norm.alpha": 0.3, "spatial_norm.alpha": 2.0}
     net, images = _classifier(_small(recipe, **changes), classes), _images(PIXELS, 2)
@@ -429,7 +416,7 @@ def test_numpy_alone_computes_the_network_of_a_folder(recipe: str, classes: int,
 
 
 @pytest.mark.parametrize("form", ["onnx", "stablehlo", "npz", "safetensors"])
-def test_the_command_writes_each_format_of_a_run(
+def test_export_command_writes_each_format(
     form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, images = tmp_path / "new" / f"net.{form}", _images(PIXELS)
@@ -447,30 +434,30 @@ def test_the_command_writes_each_format_of_a_run(
     assert onnx_graph.relative_difference(found, wanted) < 1e-5
 
 
-def test_the_command_reads_a_file_that_does_not_say_what_it_is(tmp_path: Path) -> None:
-    from alexnet_jax.weights import pretrained as weights
-
-    net, images = _classifier(configs.load_recipe("torchvision:imagenet2012"), 3), _images(224, 1)
-    np.savez(tmp_path / "net.npz", **weights.to_arrays(net.tower, jax.device_get(net.variables)))
+def test_export_command_reads_a_foreign_file(tmp_path: Path) -> None:
+    """Of which the options say the recipe, the classes and the channels."""
+    (tmp_path / "small.py").write_text(
+        "from alexnet_jax.configs import alexnet\n"
+        "def get_config(data_name='imagenet2012'):\n    config = alexnet.get_config(data_name)\n"
+        f"    config.update_from_flattened_dict({SMALL!r})\n    return config\n"
+    )
+    recipe = str(tmp_path / "small.py")
+    net, images = alexnet.build(recipe, classes=("a", "b", "c")), _images(PIXELS)
+    np.savez(tmp_path / "net.npz", **to_arrays(net.tower, jax.device_get(net.variables)))
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
-    names = [
-        f"--input={tmp_path}/net.npz",
-        "--recipe=torchvision",
-        f"--classes={tmp_path}/classes.txt",
-        "--channels=rgb",
-    ]
-    program.main(["export", "--format=onnx", *names, f"--output={tmp_path}/net.onnx"])
-    found = _by_onnxruntime((tmp_path / "net.onnx").read_bytes(), images.astype(np.float32))
-    assert onnx_graph.relative_difference(found, np.asarray(net.apply(net.variables, images))) < 1e-5
+    options = [f"--recipe={recipe}", f"--classes={tmp_path}/classes.txt", "--channels=rgb"]
+    output = tmp_path / "out.safetensors"
+    program.main(["export", "--format=safetensors", f"--input={tmp_path}/net.npz", *options, f"--output={output}"])
+    found = alexnet.load(output)
+    assert found.class_names == net.class_names
+    np.testing.assert_array_equal(found.logits(images), net.logits(images))
 
 
 @pytest.mark.parametrize(("form", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
-def test_without_its_package_a_format_is_one_sentence(
+def test_export_without_its_package_says_what_to_install(
     form: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SystemExit) as stop:
         program.main(["export", f"--format={form}", "--workdir=any", f"--output={tmp_path}/net.{form}"])
-    assert stop.value.code == (
-        f"error: alexnet export --format={form} needs the package {package}: pip install 'alexnet_jax[export]'."
-    )
+    assert f"needs the package {package}: pip install 'alexnet_jax[export]'" in str(stop.value.code)
