@@ -17,22 +17,16 @@ LOST = 75  # EX_TEMPFAIL of sysexits.h: a process is gone or hangs; started agai
 SIGNALED = 128  # + the signal's number: it was stopped, and resumes
 
 _HOOK_SECONDS = 5.0
-patience = 0.0  # seconds until this process would know that another one is gone
 hooks: list[Callable[[int, str], object]] = []  # each is called with (status, message) before the process ends
+hint: Callable[[], str] | None = None  # what follows "interrupted: ": what is saved, how to resume
+patience = 0.0  # seconds until a process of several knows that another one is gone; 0 for a single one
 _exiting = threading.Lock()
-_hint: Callable[[], str] | None = None
 _screen = 2  # the file descriptor of the terminal: another one once `redirect_native_output` was called
 _native_log = ""
 
 
-def set_hint(hint: Callable[[], str]) -> None:
-    """`hint()` follows "interrupted: " where a signal ends the process: what is saved, how to resume."""
-    global _hint  # noqa: PLW0603
-    _hint = hint
-
-
-def exit_now(message: str = "", *, status: int) -> NoReturn:
-    """Prints the message, or "interrupted" with the hint, and ends the process with `status`.
+def exit_now(message: str | None = "", *, status: int) -> NoReturn:
+    """Prints the message, or "interrupted" and the hint for "", nothing for None, and ends the process with `status`.
 
     Not through the interpreter's own shutdown: it would wait for Orbax's threads, and crash under XLA's.
     """
@@ -41,33 +35,22 @@ def exit_now(message: str = "", *, status: int) -> NoReturn:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-    message = message or (f"interrupted: {_hint()}" if _hint else "interrupted")
-    if status == LOST and _has_native_output():
-        message += f" What its libraries wrote is in {_native_log}."
-    # The line comes first: whatever follows may take its time. On a terminal it goes below the progress bar and ^C.
-    write(f"{chr(10) if os.isatty(_screen) and not message.startswith('error') else ''}{message}\n")
-    for hook in reversed(hooks):
+    if message == "":
+        below = "\n" if os.isatty(_screen) else ""  # the progress bar and ^C
+        message = f"{below}interrupted{f': {hint()}' if hint else ''}"
+    if status != LOST:
+        with contextlib.suppress(OSError):
+            os.unlink(_native_log)
+    elif _native_log:
+        message = f"{message} What its libraries wrote is in {_native_log}."
+    if message is not None:  # before whatever follows, which may take its time
+        write(f"{message}\n")
+    for hook in hooks:
         thread = threading.Thread(target=_quietly, args=(hook, status, message), daemon=True)
         thread.start()
         thread.join(_HOOK_SECONDS)
-    if status != LOST:
-        drop_native_output()
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-    if "alexnet_jax.files" in sys.modules:
-        _quietly(sys.modules["alexnet_jax.files"].drop_unfinished)
-    if "multiprocessing" in sys.modules:
-        for child in sys.modules["multiprocessing"].active_children():
-            _quietly(child.kill)
-    os._exit(status)
-
-
-def finish(status: int) -> NoReturn:
-    """Ends a process that is through, whatever threads still run in it."""
-    drop_native_output()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            _quietly(stream.flush)
+    _quietly(lambda: sys.stdout.flush())  # noqa: PLW0108 (it may be None)
+    _quietly(lambda: sys.modules["alexnet_jax.files"].drop_unfinished())  # noqa: PLW0108 (it may not be imported)
     os._exit(status)
 
 
@@ -80,9 +63,6 @@ def write(text: str) -> None:
     """Writes to the terminal past Python's buffers, from any thread and in the middle of anything."""
     with contextlib.suppress(OSError):  # the terminal is gone: that is what SIGHUP says
         os.write(_screen, text.encode("utf-8", "backslashreplace"))
-
-
-# ---------------------------------------------------------------- what C++ writes, and its abort()
 
 
 def redirect_native_output(log: str) -> None:
@@ -104,19 +84,6 @@ def redirect_native_output(log: str) -> None:
         os.dup2(handle, number)
         _screen = kept
     os.close(handle)
-
-
-def drop_native_output() -> None:
-    """Removes the log of `redirect_native_output`."""
-    with contextlib.suppress(OSError):
-        os.unlink(_native_log)
-
-
-def _has_native_output() -> bool:
-    """Whether C++ wrote more than Gloo's greetings and the note that the runtime may go on without a process."""
-    with contextlib.suppress(OSError), open(_native_log, errors="replace") as file:
-        return any(line.strip() and not line.startswith("[Gloo]") and "recoverable task" not in line for line in file)
-    return False
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -489,14 +489,18 @@ def nowhere(case: Case, how: str) -> None:
 
 
 def worker(case: Case, number: int) -> None:
-    """As soon as the worker is there, in a run that resumes: it has not read ahead all that the run needs."""
-    case.stopped()
-    process = case.start("--config.data.workers=1", "--hang_timeout=3")
-    while not (pids := _workers(process)):
-        if process.poll() is not None:
-            raise Wrong(f"it ended before it had a worker: {case.tail()}")
-    for pid in pids:
+    """The run stands still meanwhile, and begins anew if it had read ahead all that it needs to its end."""
+    late = True
+    while late:
+        shutil.rmtree(case.workdir, ignore_errors=True)
+        process = case.start("--config.data.workers=1", "--hang_timeout=3")
+        case.until(process, line=r"step 5/")
+        _signal(process, signal.SIGSTOP)
+        if late := bool(re.search(r"step (20|25|30)/", case.out.read_text())):
+            _end_all(process)
+    for pid in _workers(process):
         os.kill(pid, number)
+    _signal(process, signal.SIGCONT)
     case.end(process, LOST, within=60)
     case.finish()
 
@@ -599,7 +603,7 @@ def never_comes(case: Case, which: int) -> None:
 
     with socket.create_server(("localhost", 0)) as server:
         place[1] = f"--coordinator=localhost:{server.getsockname()[1]}"
-    case.fails("process 1 of 2 did not come|did not reach process 0", *place, "--start_timeout=3")
+    case.fails("process 1 of 2 had come|did not reach process 0", *place, "--start_timeout=3")
 
 
 def port_taken(case: Case) -> None:

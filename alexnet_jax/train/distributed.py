@@ -7,7 +7,6 @@ heartbeats. A thread asks it twice a second; a training step exchanges nothing o
 import contextlib
 import json
 import os
-import re
 import socket
 import threading
 import time
@@ -21,7 +20,7 @@ from alexnet_jax import exits, files, signals
 from alexnet_jax.errors import AlexNetError
 
 _TICK = 0.5  # seconds
-_FOREVER_MS = 24 * 3600 * 1000  # a barrier waits for a process that compiles or evaluates; one that is gone ends it
+_DAY_MS = 24 * 3600 * 1000  # a barrier waits for a process that compiles or evaluates
 
 
 class ProcessGroup:
@@ -48,37 +47,26 @@ class ProcessGroup:
 
     # ------------------------------------------------------------ meeting
 
-    def barrier(self, what: str, *, timeout: float | None = None) -> None:
-        """Waits until every process has come here. Raises AlexNetError, naming who has not, after `timeout` seconds."""
-        if self._client is None:
-            return
-        self._barriers += 1
-        try:
-            milliseconds = _FOREVER_MS if timeout is None else int(1000 * timeout)
-            self._client.wait_at_barrier(f"{self._barriers} {what}", milliseconds)
-        except jax.errors.JaxRuntimeError as error:
-            missing = sorted(
-                {int(number) for number in re.findall(r"task:(\d+)", str(error).partition("timed out task")[2])}
-            )
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise  # a process is gone: the thread, or the runtime, says which
-            names = ", ".join(f"process {number}" for number in missing) or "a process"
-            raise AlexNetError(f"After {timeout:.0f} s {names} of {self.count} did not come to {what}.") from error
+    def barrier(self, what: str) -> None:
+        """Waits until every process has come here; one that is gone ends the run."""
+        if self._client is not None:
+            self._barriers += 1  # a name serves once
+            self._client.wait_at_barrier(f"{self._barriers} {what}", _DAY_MS)
 
-    def gather(self, what: str, value: Any, *, timeout: float | None = None) -> list[Any]:
-        """What each process brought, by process; a JSON value. Raises AlexNetError as `barrier` does."""
+    def gather(self, what: str, value: Any) -> list[Any]:
+        """What each process brought, by process; a JSON value."""
         if self._client is None:
             return [value]
         folder = f"gather/{self._barriers} {what}/"
         self._client.key_value_set(f"{folder}{self.index}", json.dumps(value))
-        self.barrier(what, timeout=timeout)
+        self.barrier(what)
         values = {int(key.rpartition("/")[2]): json.loads(text) for key, text in self._client.key_value_dir_get(folder)}
-        self.barrier(f"{what}, read by all", timeout=timeout)  # before one of them may end the run for what it read
+        self.barrier(f"{what}, read by all")  # before one of them may end the run for what it read
         return [values[process] for process in sorted(values)]
 
-    def compare(self, facts: dict[str, Any], *, timeout: float | None = None) -> None:
+    def compare(self, facts: dict[str, Any]) -> None:
         """Raises AlexNetError on every process where one has other `facts` than process 0: it names both values."""
-        ours, *others = self.gather("the comparison", facts, timeout=timeout)
+        ours, *others = self.gather("the comparison", facts)
         for process, theirs in enumerate(others, 1):
             for name in sorted(theirs.keys() | ours.keys()):
                 if theirs.get(name) != ours.get(name):
@@ -133,24 +121,19 @@ class ProcessGroup:
         self.barrier("the end")
         self._over.set()
         exits.hooks.remove(self._say_goodbye)
-        # Not jax.distributed.shutdown(): the thread may still be asking, and the process ends by `exits.finish`.
-        if not self.main:
-            self._set(f"end/gone/{self.index}", "")
-        else:
-            self._wait_until_others_are_gone()
+        # Not jax.distributed.shutdown(): the thread may still be asking, and the process ends by `exits.exit_now`.
+        self._leave(60.0)
 
     # ------------------------------------------------------------ the thread
 
     def _watch(self) -> None:
         while not self._over.wait(_TICK):
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: the runtime aborts at once
-                told = dict(self._client.key_value_dir_get("end/"))
-                if "end/left" in told and not self._exiting:
-                    self._follow(*json.loads(told["end/left"]))
-                self._agree_to_stop(told)
+                self._agree_to_stop()
                 # It returns when all that live have asked, so each asks to its end; the lost are missing.
                 live = self._client.get_live_nodes(list(range(self.count)))
                 lost = [process for process in range(self.count) if process not in live]
+                self._follow()
                 if lost and not self._exiting and not self._over.is_set():
                     exits.exit_now(
                         f"error: process {lost[0]} of {self.count} is gone or hangs, and the run cannot continue "
@@ -159,41 +142,41 @@ class ProcessGroup:
                         status=exits.LOST,
                     )
 
-    def _agree_to_stop(self, told: dict[str, str]) -> None:
+    def _follow(self) -> None:
+        """Another process ended before its time: so does this one, for the same reason."""
+        found = dict(self._client.key_value_dir_get("left/"))
+        if found and not self._exiting:
+            process, status, message = json.loads(found["left/first"])
+            reason = f"error: process {process}: {message.removeprefix('error: ')}"
+            exits.exit_now("" if status > exits.SIGNALED else reason, status=status)
+
+    def _agree_to_stop(self) -> None:
         """All stop after the same call: the last one that any of them had made when it heard of the signal."""
-        number = int(told.get("end/signal", signals.requested()))
-        if not number:
-            return
-        if self._calls_heard < 0:
-            self._set("end/signal", str(number))
+        found = dict(self._client.key_value_dir_get("stop/"))
+        number = int(found.get("stop/signal", signals.requested()))
+        if number and self._calls_heard < 0:
+            self._set("stop/signal", str(number))
             with self._lock:
                 self._calls_heard = self._calls
-            self._set(f"end/calls/{self.index}", str(self._calls_heard))
-        calls = self._client.key_value_dir_get("end/calls/")
+            self._set(f"stop/calls/{self.index}", str(self._calls_heard))
+        calls = [int(value) for key, value in found.items() if key != "stop/signal"]
         if len(calls) == self.count:
-            self._signal, self._stop_after = number, max(int(value) for _, value in calls)
+            self._signal, self._stop_after = number, max(calls)
             self._agreed.set()
-
-    def _follow(self, process: int, status: int, message: str) -> None:
-        """Another process ended before its time: so does this one, for the same reason."""
-        if status > exits.SIGNALED:
-            message = ""  # what is saved is told in this process's own words
-        elif message.startswith("error: ") and not re.match("error: [Pp]rocess", message):
-            message = f"error: process {process}: {message.removeprefix('error: ')}"
-        exits.exit_now(message, status=status)
 
     def _say_goodbye(self, status: int, message: str) -> None:
         self._exiting = True
-        self._set("end/left", json.dumps([self.index, status, message]))
-        if not self.main:
-            self._set(f"end/gone/{self.index}", "")
-        elif status != exits.LOST:  # its end aborts the others: they go first
-            self._wait_until_others_are_gone()
+        self._set("left/first", json.dumps([self.index, status, message]))
+        self._leave(5.0)
 
-    def _wait_until_others_are_gone(self) -> None:
-        end = time.monotonic() + exits._HOOK_SECONDS
-        while len(self._client.key_value_dir_get("end/gone/")) < self.count - 1 and time.monotonic() < end:
-            time.sleep(0.05)
+    def _leave(self, seconds: float) -> None:
+        """Process 0, whose end aborts the others, waits for them; they wait until it has heard of them."""
+        self._set(f"gone/{self.index}", "")
+        awaited = {f"gone/{other}" for other in range(self.count) if other != self.index and self.index * other == 0}
+        end = time.monotonic() + seconds
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone already
+            while awaited - dict(self._client.key_value_dir_get("gone/")).keys() and time.monotonic() < end:
+                time.sleep(0.05)
 
     def _set(self, key: str, value: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is set already: the first one counts
@@ -239,7 +222,7 @@ def join(
     from orbax.checkpoint import multihost  # its public way to JAX's client
 
     group = ProcessGroup(index, count, multihost.get_jax_distributed_client())
-    group.compare({"num_processes": count} | facts, timeout=start_timeout)
+    group.compare({"num_processes": count} | facts)
     return group
 
 

@@ -37,7 +37,7 @@ def main() -> None:
         _run(group, event, last)
     group.close()
     print(f"through, stopped by {signals.requested()}", flush=True)
-    exits.finish(0)
+    exits.exit_now(None, status=0)
 
 
 def _run(group: distributed.ProcessGroup, event: str, last: bool) -> None:
