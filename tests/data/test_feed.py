@@ -57,7 +57,7 @@ def _assert_same(got: list[data.Batch], wanted: list[data.Batch]) -> None:
 # ---------------------------------------------------------------- training batches
 
 
-def test_a_training_batch_is_what_it_says() -> None:
+def test_train_batch_has_crops_of_its_labels() -> None:
     """Crops of the records of their labels, in the shapes and dtypes of the docstring."""
     (batch,) = _train(batches=1)
     assert {name: (part.shape, part.dtype) for name, part in batch.items()} == {
@@ -72,19 +72,13 @@ def test_a_training_batch_is_what_it_says() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 7])
-def test_starting_at_a_step_is_skipping_to_it(step: int) -> None:
+def test_feed_from_a_step_equals_skipping_to_it(step: int) -> None:
     """A feed that begins at step k, in or after the first epoch, goes on as the one from 0 does."""
     _assert_same(_train(step=step, batches=4), _train(batches=step + 4)[step:])
 
 
-@pytest.mark.parametrize(("threads", "prefetch"), [(2, 1), (4, 8), (0, 0)])
-def test_threads_do_not_change_what_comes(threads: int, prefetch: int) -> None:
-    """Neither the threads that read nor the batches made ahead have a part in any batch."""
-    _assert_same(_train(batches=6, threads=threads, prefetch=prefetch), _train(batches=6))
-
-
 @pytest.mark.parametrize("count", [2, 4])
-def test_shares_put_together_are_the_whole_batch(count: int) -> None:
+def test_shares_are_the_whole_batch(count: int) -> None:
     """Every process's examples, each at its `place`, are the global batch that one process makes."""
     whole = _train(batches=6)
     merged = [{name: np.full_like(part, 99) for name, part in batch.items()} for batch in whole]
@@ -97,7 +91,7 @@ def test_shares_put_together_are_the_whole_batch(count: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [5, 4])
-def test_every_epoch_has_every_record_once_in_an_order_of_its_own(batch_size: int) -> None:
+def test_epoch_has_every_record_once_in_its_own_order(batch_size: int) -> None:
     """Also where an epoch ends inside a batch, none is lost or repeated."""
     labels = _labels(_train(batches=40 // batch_size, batch_size=batch_size))
     epochs = [labels[i : i + 10] for i in range(0, 40, 10)]
@@ -105,14 +99,14 @@ def test_every_epoch_has_every_record_once_in_an_order_of_its_own(batch_size: in
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_another_seed_is_another_order_and_other_crops() -> None:
+def test_seed_decides_order_and_crops() -> None:
     first, second = _train(batches=5, batch_size=2), _train(batches=5, batch_size=2, seed=1)  # one epoch
     assert _labels(first) != _labels(second)
     by_record = [dict(zip(_labels(epoch), map(tuple, _places(epoch)), strict=True)) for epoch in (first, second)]
     assert by_record[0] != by_record[1]
 
 
-def test_random_crops_differ_between_epochs_and_repeat_with_the_seed() -> None:
+def test_crops_differ_between_epochs() -> None:
     """One image is cropped elsewhere in each epoch, but at the same places when the run is made again."""
     runs = [_places(_train(1, batches=10)) for _ in range(2)]  # one record: 40 epochs
     assert runs[0] == runs[1]
@@ -132,14 +126,14 @@ def _jpegs(records: int) -> data.Split:
     return data.Split(rows, "train", tuple("abcdefg"))
 
 
-def _fifty(split: data.Split, *, step: int = 0, processes: int = 1, **feed: int) -> list[data.Batch]:
-    """Batches `step` to 50, put together from the shares of several processes."""
+def _batches(split: data.Split, *, step: int = 0, processes: int = 1, **feed: int) -> list[data.Batch]:
+    """Batches `step` to 15, put together from the shares of several processes."""
     shares = [
         data.train_batches(split, IMAGES, data.Feed(**feed), batch_size=8, seed=3, step=step, share=(index, processes))
         for index in range(processes)
     ]
     merged = []
-    for parts in itertools.islice(zip(*shares, strict=True), 50 - step):
+    for parts in itertools.islice(zip(*shares, strict=True), 15 - step):
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         order = np.argsort(whole["place"])
         merged.append({name: part[order] for name, part in whole.items()})
@@ -150,19 +144,17 @@ def _fifty(split: data.Split, *, step: int = 0, processes: int = 1, **feed: int)
     ("first", "then"),
     [
         ({"threads": 3, "processes": 2}, {"threads": 0, "processes": 4}),
-        ({"threads": 2, "processes": 4}, {"threads": 1, "workers": 2}),
-        ({"threads": 1, "workers": 1, "processes": 2}, {"threads": 5, "prefetch_batches": 1}),
-        ({"threads": 2, "workers": 2}, {"threads": 4, "workers": 1, "processes": 2}),
+        ({"threads": 2, "workers": 2}, {"threads": 5, "workers": 1, "prefetch_batches": 1, "processes": 2}),
     ],
 )
-def test_fifty_batches_are_the_same_however_they_are_computed(first: dict[str, int], then: dict[str, int]) -> None:
-    """Processes, workers and threads, and others of each after stopping at step 27: the same to the bit."""
-    split = _jpegs(90)
-    got = _fifty(split, **first)[:27] + _fifty(split, step=27, **then)
-    _assert_same(got, _fifty(split, threads=1))
+def test_batches_do_not_depend_on_threads_workers_or_processes(first: dict[str, int], then: dict[str, int]) -> None:
+    """And others of each after stopping at step 7, in the second epoch: the same to the bit."""
+    split = _jpegs(30)
+    got = _batches(split, **first)[:7] + _batches(split, step=7, **then)
+    _assert_same(got, _batches(split, threads=1))
 
 
-def test_what_comes_does_not_change_with_the_versions_of_python_and_numpy() -> None:
+def test_batches_have_their_golden_digest() -> None:
     """The order of the records and the places of the crops, for ever: a run goes on after an update."""
     digest = hashlib.sha256()
     for batch in _train(10, batches=50, seed=5):
@@ -178,14 +170,14 @@ def test_what_comes_does_not_change_with_the_versions_of_python_and_numpy() -> N
         (64, (0, 0), (64, 0)), (64, (4, -1), (4, 0)), (2, (3, 2), (3, 2)), (8, (0, 2), (4, 2)),
     ],
 )  # fmt: skip
-def test_threads_and_workers_are_chosen_by_the_cores(
+def test_parallelism_follows_the_cores(
     cores: int, asked: tuple[int, int], given: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert data.parallelism(*asked) == given
 
 
-def test_each_process_reads_only_its_share() -> None:
+def test_process_reads_only_its_share() -> None:
     """Of 90 records the second of four processes reads those of its places, and no other."""
     split, read = _jpegs(90), list[int]()
 
@@ -233,7 +225,7 @@ def _with_faults(
 
 
 @pytest.mark.parametrize("threads", [0, 3])
-def test_a_bad_record_is_replaced_by_the_next_good_one_and_named_once(threads: int) -> None:
+def test_bad_record_is_replaced_by_the_next_good_one(threads: int) -> None:
     """All else stays as it was; three in a row all take the one after them, the last record the first."""
     faults = {4: {"image": b""}, 5: {"image": b"<html>"}, 6: OSError("the disk is gone"), 19: {"image": b"\xff\xd8"}}
     split, feed, said = _with_faults(20, faults, limit=4, threads=threads)
@@ -258,10 +250,10 @@ def test_a_bad_record_is_replaced_by_the_next_good_one_and_named_once(threads: i
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_more_bad_records_than_allowed_end_the_run_with_their_list(workers: int) -> None:
-    faults = {number: {"image": b"x"} for number in range(3, 9)}
+def test_too_many_bad_records_end_the_feed(workers: int) -> None:
+    faults = {number: {"image": b"x"} for number in range(20)}
     split, feed, said = _with_faults(20, faults, limit=2, workers=workers)
-    with pytest.raises(AlexNetError, match=r"train has more bad records than .*=2: (\d does not.*){3}Repair or remove"):
+    with pytest.raises(AlexNetError, match=r"train .*config\.data\.max_bad_records=2: (\d+ does not.*){3}"):
         list(itertools.islice(data.train_batches(split, IMAGES, feed, batch_size=4, seed=0, step=0, share=(0, 1)), 10))
     assert len(said) == 3
 
@@ -277,26 +269,19 @@ def test_killed_worker_raises_lost_error() -> None:
     assert lost.value.status == 75  # docs/faults.md: start it again
 
 
-def test_a_data_set_with_nothing_good_in_it_ends_too() -> None:
-    split, feed, _ = _with_faults(5, {number: {"image": b"x"} for number in range(5)}, limit=3)
-    with pytest.raises(AlexNetError, match=r"more bad records than config\.data\.max_bad_records=3"):
-        list(itertools.islice(data.train_batches(split, IMAGES, feed, batch_size=4, seed=0, step=0, share=(0, 1)), 10))
-
-
-@pytest.mark.parametrize("label", [-1, 7])
-@pytest.mark.parametrize("mode", ["train", "evaluation"])
-def test_a_label_that_is_no_class_ends_the_run_at_once(label: int, mode: str) -> None:
+@pytest.mark.parametrize(("label", "mode"), [(-1, "train"), (7, "evaluation")])
+def test_label_without_a_class_ends_the_feed(label: int, mode: str) -> None:
     split, feed, _ = _with_faults(8, {3: {"label": label}}, limit=100)
     batches = (
         data.train_batches(split, IMAGES, feed, batch_size=8, seed=0, step=0, share=(0, 1))
         if mode == "train"
         else data.eval_batches(split, IMAGES, feed, batch_size=8, share=(0, 1))
     )
-    with pytest.raises(AlexNetError, match=rf"record 3 of train has the label {label}, but .* 7 classes, 0 to 6"):
+    with pytest.raises(AlexNetError, match=rf"record 3 of train .* {label}, .* 7 classes"):
         next(batches)
 
 
-def test_an_evaluation_counts_a_bad_record_with_a_black_image() -> None:
+def test_evaluation_counts_a_bad_record_as_black() -> None:
     """None is left out: as many labels as ever, in order."""
     split, feed, said = _with_faults(10, {2: {"image": b"x"}, 9: {"image": b""}}, limit=2)
     batches = list(data.eval_batches(split, IMAGES, feed, batch_size=4, share=(0, 1)))
@@ -309,7 +294,7 @@ def test_an_evaluation_counts_a_bad_record_with_a_black_image() -> None:
 # ---------------------------------------------------------------- evaluation batches
 
 
-@pytest.mark.parametrize("records", [1, 7, 8, 10])
+@pytest.mark.parametrize("records", [1, 8, 10])
 @pytest.mark.parametrize("count", [1, 2])
 def test_evaluation_has_every_record_once_in_order(records: int, count: int) -> None:
     """Shares put together are the split, center cropped, and black images of label -1 up to a full batch."""
@@ -335,7 +320,7 @@ def _encoded(kind: str, image: np.ndarray) -> bytes:
     return bytes(cv2.imencode(kind, image[:, :, ::-1] if image.ndim == 3 else image)[1].tobytes())
 
 
-def test_decoding_into_kept_memory_is_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_into_kept_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was decoded before, in a thread that is another one's neighbor, and beyond what is kept."""
     rng = np.random.default_rng(0)
     shapes = [(40, 60), (300, 200), (8, 8), (200, 300), (64, 64)]
@@ -352,7 +337,7 @@ def test_decoding_into_kept_memory_is_decoding(monkeypatch: pytest.MonkeyPatch) 
                 np.testing.assert_array_equal(one, other)
 
 
-def test_decode_gives_rgb_of_every_kind_of_image() -> None:
+def test_decode_gives_rgb() -> None:
     """Gray and RGB arrays, and encoded images: three channels, red first, PNG to the bit."""
     rgb = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
     np.testing.assert_array_equal(augment.decode(rgb), rgb)
@@ -364,16 +349,13 @@ def test_decode_gives_rgb_of_every_kind_of_image() -> None:
     assert decoded.shape == red.shape
     assert decoded.dtype == np.uint8
     assert np.abs(decoded.astype(int) - red).max() < 5
-
-
-@pytest.mark.parametrize("data", [b"<html>404 Not Found</html>", b""])
-def test_bytes_that_are_no_image_are_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a whole image"):
-        augment.decode(data)
+    for wrong in (b"<html>404 Not Found</html>", b""):
+        with pytest.raises(ValueError, match="not a whole image"):
+            augment.decode(wrong)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resize_brings_the_short_side(channels: int) -> None:
+def test_resize_of_the_short_side(channels: int) -> None:
     """The shape keeps its proportions, larger, smaller or as it was, and one color stays that color."""
     wanted = {
         (10, 30, 20): (15, 10), (10, 20, 30): (10, 15), (10, 20, 20): (10, 10), (10, 10, 17): (10, 17),
@@ -386,7 +368,7 @@ def test_resize_brings_the_short_side(channels: int) -> None:
         assert np.all(resized == 77)
 
 
-def test_a_crop_is_the_center_or_anywhere_inside() -> None:
+def test_crop_is_the_center_or_anywhere_inside() -> None:
     """Without a generator the center; with one all places come, corners too, and each as often."""
     image = np.stack([*np.mgrid[:7, :6], np.zeros((7, 6))], -1).astype(np.uint8)
     np.testing.assert_array_equal(augment.crop_resized(image, 6, 4, None), image[1:5, 1:5])
@@ -402,7 +384,7 @@ def test_a_crop_is_the_center_or_anywhere_inside() -> None:
 # ---------------------------------------------------------------- sources
 
 
-def test_digits_are_two_splits_of_all_there_are() -> None:
+def test_digits_are_two_disjoint_splits() -> None:
     """1,498 to train on and 299 others, every class in both, gray 0..255."""
     train, test = (sources.open_split("digits", name, "") for name in ("train", "test"))
     assert (len(train.source), len(test.source)) == (1498, 299)
@@ -420,7 +402,7 @@ def test_digits_are_two_splits_of_all_there_are() -> None:
     assert len(distinct) == 1797, "an image is in both splits"
 
 
-def test_synthetic_data_has_the_shape_of_imagenet() -> None:
+def test_synthetic_data_have_the_shape_of_imagenet() -> None:
     """1,281,167 photographs' worth of JPEGs about 110 KB and 500 pixels long, of 1000 classes, and never a file."""
     train, validation = (sources.open_split("synthetic", name, "") for name in ("train", ""))
     assert (len(train.source), len(validation.source), len(train.class_names)) == (1_281_167, 1_000, 1000)
@@ -438,7 +420,7 @@ def tfds_dir() -> str:
     return str(TFDS_DIR)
 
 
-def test_a_prepared_tfds_split(tfds_dir: str) -> None:
+def test_tfds_split_is_read(tfds_dir: str) -> None:
     """CIFAR-10 as TFDS wrote it: its size, its classes, and batches of it."""
     split = sources.open_split("cifar10", "train", tfds_dir)
     assert len(split.source) == 50_000
@@ -453,36 +435,31 @@ def test_a_prepared_tfds_split(tfds_dir: str) -> None:
     assert len(sources.open_split("cifar10", "test[:50]", tfds_dir).source) == 50
 
 
-def test_a_split_that_is_not_there_is_answered_with_those_that_are(tfds_dir: str) -> None:
-    with pytest.raises(AlexNetError, match=r"no split 'validation' but train, test: .*data\.eval_split"):
+def test_tfds_split_that_is_not_there_is_refused(tfds_dir: str) -> None:
+    with pytest.raises(AlexNetError, match=r"'validation' .*train, test.*config\.data\.eval_split"):
         sources.open_split("cifar10", "validation", tfds_dir)
-
-
-def test_a_data_set_that_is_not_prepared_is_answered_with_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(AlexNetError, match=r"cifar10.* is not prepared under .*download_and_prepare\(\)") as error:
-        sources.open_split("cifar10", "train", str(tmp_path))
-    assert str(tmp_path) in str(error.value)
-    assert not list(tmp_path.iterdir()), "asking prepares nothing"
 
 
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("digits", "validation", "'validation': digits has train and test"),
-        ("no_such_set", "train", "no data set 'no_such_set'.*digits, synthetic, imagenet2012, cifar10"),
-        ("my_cats_pack256", "train", r"no data set .my_cats_pack256..*prepare tfds my_cats --data_dir=.* --pack=256"),
+        ("digits", "validation", "'validation': digits"),
+        ("no_such_set", "train", "'no_such_set'.*alexnet prepare folder"),
+        ("my_cats_pack256", "train", r"'my_cats_pack256'.*prepare tfds my_cats --data_dir=.* --pack=256"),
         ("imagenet2012_pack64_long", "train", r"prepare imagenet2012 --from=.* --pack=64 --keep_long_side"),
-        ("imagenet2012", "train", r"imagenet2012.* is not prepared under .*prepare imagenet2012 --from=FOLDER"),
-        ("ag_news_subset", "train", "ag_news_subset is not an image classification set: its features are label, title"),
+        ("imagenet2012", "train", r"imagenet2012.*prepare imagenet2012 --from="),
+        ("cifar10", "train", r"cifar10.*download_and_prepare\(\)"),
+        ("ag_news_subset", "train", "ag_news_subset .*label, title"),
     ],
 )
-def test_what_there_is_no_data_for(name: str, split: str, message: str, tmp_path: Path) -> None:
+def test_missing_data_say_what_to_run(name: str, split: str, message: str, tmp_path: Path) -> None:
     """Each mistake in name or split is one sentence that says what can be had."""
     with pytest.raises(AlexNetError, match=message):
         sources.open_split(name, split, str(tmp_path))
+    assert not list(tmp_path.iterdir()), "asking prepares nothing"
 
 
-def test_the_crops_of_2012_are_33_by_33_within_the_center_square() -> None:
+def test_crops_of_2012_are_33_by_33_in_the_center_square() -> None:
     """All places of 224 in 256 and no other, drawn alike; three of them by hand, in a wide image."""
     rows, columns = np.mgrid[:256, :400]
     image = np.stack([rows % 256, columns % 256, columns // 256], -1).astype(np.uint8)
@@ -497,7 +474,7 @@ def test_the_crops_of_2012_are_33_by_33_within_the_center_square() -> None:
         np.testing.assert_array_equal(crop, image[corner[0] : corner[0] + 224, corner[1] : corner[1] + 224])
 
 
-def test_without_random_crops_training_sees_the_center_of_the_same_images() -> None:
+def test_without_random_crops_the_center_of_the_same_images() -> None:
     """Of 16 x 16 pixels the 8 x 8 in the middle; order, labels and places stay. The flip is drawn on the device."""
     drawn, center = (
         list(
@@ -515,7 +492,7 @@ def test_without_random_crops_training_sees_the_center_of_the_same_images() -> N
         np.testing.assert_array_equal(one["place"], other["place"])
 
 
-def test_a_chunk_of_images_has_one_crop() -> None:
+def test_chunk_of_images_shares_a_crop() -> None:
     """With chunks of 4 there are two places in a batch of 8; for one process or two."""
     split, chunked = _split(16), data.Images(16, 8, square=True, chunk=4)
 
