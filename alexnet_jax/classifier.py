@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import answers, builder, config as configs, evaluate as evaluation, progress, weight_file
+from alexnet_jax import builder, config as configs, evaluate as evaluation, progress, weight_file
 from alexnet_jax.data import datasets, feed, pictures, sources
 from alexnet_jax.data.feed import Split
 from alexnet_jax.data.pictures import Picture
@@ -183,7 +183,7 @@ class Classifier:
 
     def answers(
         self, data: str, *, split: str = "", data_dir: str | Path = "", views: str = "center"
-    ) -> answers.Answers:
+    ) -> evaluation.Predictions:
         """What the network says of each image, and `evaluate`'s result of it as `.evaluation`; arguments as there."""
         return _answers(self, _split_of(self, data, split, data_dir), _views(self.config, views))
 
@@ -278,7 +278,7 @@ def _make_step(net: Classifier, what: str, views: Views) -> Callable[..., Any]:
     return towers.sharded(step, mesh=net.mesh, in_specs=specs, out_specs=BATCH_SHARDED)
 
 
-def _answers(net: Classifier, split: Split, views: Views) -> answers.Answers:
+def _answers(net: Classifier, split: Split, views: Views) -> evaluation.Predictions:
     c, size = net.config.data, _BATCH * net.mesh.shape[DATA]
     step = evaluation.make_eval_step(net.tower, net.mesh, inputs=net.inputs, views=views)
     # Threads alone: worker processes would start a script again that has no main guard.
@@ -291,9 +291,9 @@ def _answers(net: Classifier, split: Split, views: Views) -> answers.Answers:
         share=towers.feed_share(net.mesh),
     )
     batches = progress.watched(batches, total=-(-len(split.source) // size), what="evaluating")
-    collector = answers.Collector()
-    result = evaluation.evaluate(step, net.variables, batches, net.mesh, net.class_names, each=collector)
-    return collector.answers(split, result)
+    per_image: list[evaluation.PerImage] = []
+    result = evaluation.evaluate(step, net.variables, batches, net.mesh, net.class_names, each=per_image.append)
+    return evaluation.Predictions.of(split, result, per_image)
 
 
 def _split_of(net: Classifier, data: str, split: str, data_dir: str | Path) -> Split:

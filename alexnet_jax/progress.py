@@ -1,7 +1,9 @@
-"""Progress: one kind of bar for everything that takes long, on a terminal and in a notebook; nowhere else."""
+"""Progress bars for everything that takes long, on a terminal and in a notebook, and lines that fit beside them."""
 
 import importlib.util
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -9,18 +11,19 @@ T = TypeVar("T")
 
 _DELAY = 1.0  # seconds before a bar appears: what is done by then needs none
 _FORMAT = "{percentage:3.0f}%|{bar}| {desc}{unit} {n_fmt}/{total_fmt}, {remaining} left{postfix}"
-_OF_TIME = "{percentage:3.0f}%|{bar}| {desc}{remaining} left"
 
 
-def bar(*, total: float, what: str = "", unit: str = "", done: int = 0, file: Any = None, delay: float = _DELAY) -> Any:
+def bar(
+    *, total: int, what: str = "", unit: str = "batch", done: int = 0, file: Any = None, delay: float = _DELAY
+) -> Any:
     """A tqdm bar with the time that is left, gone when it is closed; of a terminal it takes one line, however narrow.
 
-    `what` is shown before `unit`, which is counted; without a unit there is no count. `file` is sys.stderr by default.
+    `what` is shown before `unit`, which is counted. `file` is sys.stderr by default.
     """
-    kind, options = _kind()
-    return kind(
+    tqdm, options = _tqdm()
+    return tqdm(
         total=total, initial=done, desc=f"{what}, " if what else "", unit=unit, file=file, delay=delay, leave=False,
-        bar_format=_FORMAT if unit else _OF_TIME, **options,
+        bar_format=_FORMAT, **options,
     )  # fmt: skip
 
 
@@ -39,19 +42,30 @@ def write(line: str, file: Any = None) -> None:
     tqdm.write(line, file=file)
 
 
-def _kind() -> tuple[Any, dict[str, Any]]:
-    """(the class of bars for where this runs, what it takes to show itself there)."""
-    if _in_notebook():
-        if importlib.util.find_spec("ipywidgets"):
-            from tqdm.notebook import tqdm as of_widgets
+def wrap(text: str) -> str:
+    """Broken between words to the width of the terminal, the rest of a line indented; as it is without a terminal."""
+    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
-            return of_widgets, {"disable": False}
+
+def _tqdm() -> tuple[Any, dict[str, Any]]:
+    """The class of bars for where this runs, and its options."""
+    if not _in_notebook():
         from tqdm import tqdm
 
-        return tqdm, {"disable": False, "ncols": 79, "mininterval": 0.5}
+        return tqdm, {"disable": None, "dynamic_ncols": True}  # None: only on a terminal
+    if importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm
+
+        return tqdm, {"disable": False}
     from tqdm import tqdm
 
-    return tqdm, {"disable": None, "dynamic_ncols": True}  # None: not where nobody sees it
+    return tqdm, {"disable": False, "ncols": 79, "mininterval": 0.5}
 
 
 def _in_notebook() -> bool:

@@ -1,4 +1,4 @@
-"""Views, ensembles and the probe."""
+"""Evaluation: views, counts by class, predictions image by image; ensembles; the probe; a mean image."""
 
 import csv
 import json
@@ -13,14 +13,14 @@ from conftest import SMALL
 from ml_collections import ConfigDict
 from sklearn import metrics
 
-from alexnet_jax import answers, builder, config as configs, evaluate
-from alexnet_jax.cli import ensemble
+from alexnet_jax import builder, config as configs, ensembles as ensemble, evaluate
 from alexnet_jax.data import statistics as pixel_statistics
 from alexnet_jax.data.feed import Split
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, preprocess, probe, towers
 from alexnet_jax.model.preprocess import Input
-from alexnet_jax.train import evaluation, loop, metrics as report
+from alexnet_jax.train import loop
+from alexnet_jax.train.metrics import format_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
@@ -28,7 +28,7 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
 # ---------------------------------------------------------------- views
 
 
-def test_the_ten_views_of_2012() -> None:
+def test_views_are_the_ten_of_2012() -> None:
     """The center and the four corners of 224 in 256 pixels, and all of them mirrored."""
     places = [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)]
     assert preprocess.views_of(256, 224, flip=True) == tuple((*p, m) for m in (False, True) for p in places)
@@ -37,7 +37,7 @@ def test_the_ten_views_of_2012() -> None:
     assert preprocess.views_of(224, 224, flip=False) == ((0, 0, False),)
 
 
-def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> None:
+def test_probabilities_are_averaged_over_views(small_config: ConfigDict) -> None:
     """By hand: each view cut out in NumPy, its softmax, their mean; the center is the first of them."""
     network = builder.model(small_config, 10)
     variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
@@ -47,7 +47,7 @@ def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> 
     inputs, views = Input(67, np.asarray([100.0, 90.0, 80.0])), preprocess.views_of(75, 67, flip=True)
     program = models.logits_fn(network)
     step = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)
-    sums, each = jax.device_get(step(variables, towers.to_devices({"image": images, "label": labels}, mesh)))
+    counts, each = jax.device_get(step(variables, towers.to_devices({"image": images, "label": labels}, mesh)))
     one = jax.jit(towers.over_towers(program))
     by_hand = []
     for top, left, mirror in views:
@@ -58,19 +58,19 @@ def test_probabilities_are_averaged_over_the_views(small_config: ConfigDict) -> 
     assert np.abs(by_hand[0] - by_hand[1]).max() > 1e-3, "the views look alike"
     for prefix, wanted in (("", by_hand[0]), ("views_", np.mean(by_hand, axis=0))):
         right = wanted[np.arange(3), labels[:3]]
-        assert sums[f"{prefix}loss"] == pytest.approx(-np.log(right).sum(), rel=1e-4)
+        assert counts[f"{prefix}loss"] == pytest.approx(-np.log(right).sum(), rel=1e-4)
         for k in (1, 5):
             hits = (wanted[:3] > right[:, None]).sum(1) < k
-            assert sums[f"{prefix}top{k}"].sum() == hits.sum()
-    assert sums["images"].sum() == 3
-    np.testing.assert_array_equal(each["best"][:3], np.argsort(-by_hand[0][:3], kind="stable")[:, :5])
-    np.testing.assert_allclose(each["odds"][:3], -np.sort(-by_hand[0][:3])[:, :5], rtol=1e-4)
-    np.testing.assert_allclose(each["right"][:3], by_hand[0][np.arange(3), labels[:3]], rtol=1e-4)
-    np.testing.assert_array_equal(sums["answered"], np.bincount(each["best"][:3, 0], minlength=10))
+            assert counts[f"{prefix}top{k}"].sum() == hits.sum()
+    assert counts["images"].sum() == 3
+    np.testing.assert_array_equal(each["top_classes"][:3], np.argsort(-by_hand[0][:3], kind="stable")[:, :5])
+    np.testing.assert_allclose(each["top_probabilities"][:3], -np.sort(-by_hand[0][:3])[:, :5], rtol=1e-4)
+    np.testing.assert_allclose(each["label_probability"][:3], by_hand[0][np.arange(3), labels[:3]], rtol=1e-4)
+    np.testing.assert_array_equal(counts["predicted"], np.bincount(each["top_classes"][:3, 0], minlength=10))
 
 
 @pytest.mark.parametrize("recipe", ["alexnet_bn", "one_weird_trick"])
-def test_the_hybrid_placement_counts_as_one_device_does(recipe: str) -> None:
+def test_hybrid_placement_counts_as_one_device(recipe: str) -> None:
     """Two towers and one, padding in the last place: the same hits of the same classes, and probabilities."""
     config = configs.load_recipe(f"{recipe}:digits").copy_and_resolve_references()
     config.update_from_flattened_dict(SMALL)
@@ -88,9 +88,9 @@ def test_the_hybrid_placement_counts_as_one_device_does(recipe: str) -> None:
             out_shardings=placement.shardings(network, shapes, mesh),
         )()
         on_device = towers.to_devices(batch, mesh)
-        sums, _ = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)(variables, on_device)
+        counts, _ = evaluate.make_eval_step(network, mesh, inputs=inputs, views=views)(variables, on_device)
         step = evaluate.make_probabilities_step(network, mesh, inputs=inputs, views=views)
-        results.append(jax.device_get((sums, step(variables, on_device))))
+        results.append(jax.device_get((counts, step(variables, on_device))))
     (one, odds), (four, same_odds) = results
     assert one["images"].sum() == 7
     for name, value in one.items():
@@ -102,8 +102,8 @@ def test_the_hybrid_placement_counts_as_one_device_does(recipe: str) -> None:
 # ---------------------------------------------------------------- by class, and image by image
 
 
-def _answers(images: int, classes: int) -> answers.Answers:
-    """Answers that are right half of the time; the last class but one has no images, the last is never an answer."""
+def _predictions(images: int, classes: int) -> evaluate.Predictions:
+    """Half of them right; the last class but one has no images, the last is never predicted."""
     rng = np.random.default_rng(0)
     labels = rng.choice([k for k in range(classes) if k != classes - 2], images).astype(np.int32)
     odds = rng.dirichlet(np.full(classes, 0.2), images).astype(np.float32)
@@ -117,23 +117,27 @@ def _answers(images: int, classes: int) -> answers.Answers:
     is_right = best[:, 0] == labels
     counts = {
         "images": np.bincount(labels, minlength=classes),
-        "answered": np.bincount(best[:, 0], minlength=classes),
+        "predicted": np.bincount(best[:, 0], minlength=classes),
         "top1": np.bincount(labels[is_right], minlength=classes),
         "top5": np.bincount(labels[(best == labels[:, None]).any(1)], minlength=classes),
         "loss": np.zeros(()),
     }
-    step: Any = lambda *_: (counts, {  # noqa: E731
-        "best": best, "odds": np.take_along_axis(odds, best, 1), "right": odds[np.arange(images), labels],
-    })  # fmt: skip
-    collector, mesh = answers.Collector(), towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:1])
-    entry = evaluate.evaluate(step, {}, [{"label": labels}], mesh, names, each=collector)
-    return collector.answers(split, entry)
+    of_images = {
+        "top_classes": best,
+        "top_probabilities": np.take_along_axis(odds, best, 1),
+        "label_probability": odds[np.arange(images), labels],
+    }
+    step: Any = lambda *_: (counts, of_images)  # noqa: E731
+    per_image: list[evaluate.PerImage] = []
+    mesh = towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:1])
+    entry = evaluate.evaluate(step, {}, [{"label": labels}], mesh, names, each=per_image.append)
+    return evaluate.Predictions.of(split, entry, per_image)
 
 
-def test_precision_and_recall_are_those_of_scikit_learn() -> None:
-    """Of a class without images, and of one that is never the answer, too."""
-    found = _answers(300, 8)
-    labels, given = found.labels, found.best[:, 0]
+def test_precision_and_recall_equal_scikit_learn() -> None:
+    """Of a class without images, and of one that is never predicted, too."""
+    found = _predictions(300, 8)
+    labels, given = found.labels, found.top_classes[:, 0]
     numbers = metrics.precision_recall_fscore_support(labels, given, labels=range(8), zero_division=0.0)
     by_class = found.evaluation["eval_by_class"]
     assert [row["images"] for row in by_class.values()] == numbers[3].tolist()
@@ -142,16 +146,16 @@ def test_precision_and_recall_are_those_of_scikit_learn() -> None:
     present = numbers[3] > 0
     assert found.evaluation["eval_precision"] == pytest.approx(100 * numbers[0][present].mean())
     assert found.evaluation["eval_recall"] == pytest.approx(100 * numbers[1][present].mean())
-    assert "class 6" not in report.describe_classes(found.evaluation)
+    assert "class 6" not in format_classes(found.evaluation)
     np.testing.assert_array_equal(found.confusion(), metrics.confusion_matrix(labels, given, labels=range(8)))
     label, called, count = found.most_confused(1)[0]
     off = found.confusion() * (1 - np.eye(8, dtype=int))
     assert count == off.max() == off[int(label[-1]), int(called[-1])]
 
 
-def test_the_worst_mistakes_come_first(tmp_path: Path) -> None:
+def test_csv_has_worst_mistakes_first(tmp_path: Path) -> None:
     """Mistakes before what is right, each by the probability of the label."""
-    found = _answers(300, 8)
+    found = _predictions(300, 8)
     found.write_csv(tmp_path / "p.csv")
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -181,13 +185,13 @@ def _members(count: int, images: int, classes: int) -> tuple[list[ensemble.Membe
     return members, labels
 
 
-def test_errors_are_those_of_a_count_by_hand() -> None:
+def test_ensemble_errors_by_hand() -> None:
     probabilities = np.asarray([[0.5, 0.2, 0.3], [0.2, 0.4, 0.4], [0.1, 0.1, 0.8]])
     assert ensemble.errors(probabilities, np.asarray([0, 2, 2])) == (pytest.approx(100 / 3), 0.0)
     assert ensemble.errors(np.tile(np.arange(8.0), (4, 1)), np.asarray([7, 3, 2, 6])) == (75.0, 25.0)
 
 
-def test_an_ensemble_is_better_than_its_members_and_weights_find_the_best() -> None:
+def test_ensemble_is_better_than_its_members() -> None:
     """Averaging helps on independent errors; tuning does not do worse on the images it was tuned on."""
     members, labels = _members(3, 2000, 20)
     single = [ensemble.errors(m.center, labels) for m in members]
@@ -200,7 +204,7 @@ def test_an_ensemble_is_better_than_its_members_and_weights_find_the_best() -> N
     assert all(abs(w / 0.05 - round(w / 0.05)) < 1e-9 for w in found)
 
 
-def test_tuned_weights_are_reported_on_other_images() -> None:
+def test_ensemble_weights_are_reported_on_other_images() -> None:
     """Every second image tunes, the others are shown; changing the first ones' labels leaves the shown errors."""
     members, labels = _members(2, 200, 10)
     text = ensemble.report(members, labels, tune=True)
@@ -214,7 +218,7 @@ def test_tuned_weights_are_reported_on_other_images() -> None:
     assert "2 averaged" in ensemble.report(members, labels, tune=False)
 
 
-def test_two_checkpoints_as_one_network(
+def test_ensemble_of_a_checkpoint_with_itself(
     small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint with itself is itself, as `--mode=eval` reports it; its probabilities are of every image once."""
@@ -223,7 +227,7 @@ def test_two_checkpoints_as_one_network(
     small_config.train.steps, small_config.data.resize_pixels = 2, 75
     small_config.data.flip = True
     loop.train(small_config, tmp_path / "run", command="", eval_command="")
-    entry = evaluation.evaluate_checkpoint(tmp_path / "run", which="latest")
+    entry = evaluate.evaluate_checkpoint(tmp_path / "run", which="latest")
     member, labels, split = ensemble.member(tmp_path / "run", "latest", None, ())
     assert len(labels) == entry["eval_images"] == 299
     for kind, prefix in ((member.center, ""), (member.views, "views_")):
@@ -246,7 +250,7 @@ def _start(config: ConfigDict, images: Any) -> list[probe.Stage]:
     return probe.stages(network, variables, images, inputs)
 
 
-def test_the_figures_of_the_probe_by_hand(small_config: ConfigDict) -> None:
+def test_probe_figures_by_hand(small_config: ConfigDict) -> None:
     """Deviation between images, root mean square within, dead units, and what the norm divides by."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 67, 67, 3), np.uint8)
@@ -264,7 +268,7 @@ def test_the_figures_of_the_probe_by_hand(small_config: ConfigDict) -> None:
     assert found["conv1_out"].dead is None
 
 
-def test_a_network_that_cannot_tell_images_apart_is_warned_of(small_config: ConfigDict) -> None:
+def test_probe_warns_where_images_look_alike(small_config: ConfigDict) -> None:
     """Weights too small under large biases; the sentence names the place and the loss it will sit at."""
     images = np.random.default_rng(0).integers(0, 256, (8, 67, 67, 3), np.uint8)
     assert probe.warning(_start(small_config, images), 10) is None
@@ -277,7 +281,7 @@ def test_a_network_that_cannot_tell_images_apart_is_warned_of(small_config: Conf
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs of shared/data are not there")
-def test_the_probe_tells_the_initializations_apart_on_photographs() -> None:
+def test_probe_orders_initializations_on_photographs() -> None:
     """The five of the 2012 source, the paper's text and Caffe, in their order, and which are warned of.
 
     Computed elsewhere on synthetic images, std over mean at fc7: .108, .0089, .037, .0037, .00018.
@@ -316,7 +320,7 @@ def _with_statistics(folder: Path, pixels: int) -> Split:
     return Split([], "train", ("a", "b"), folder)
 
 
-def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_mean_image_center_is_subtracted_from_every_crop(small_config: ConfigDict, tmp_path: Path) -> None:
     """As the 2012 source does it, wherever the crop was taken; a run keeps its mean image for its evaluation."""
     split = _with_statistics(tmp_path, 71)
     small_config.data.mean_image, small_config.data.resize_pixels = True, 71
@@ -332,7 +336,7 @@ def test_the_center_of_the_mean_image_is_subtracted_from_every_crop(small_config
         builder.inputs(small_config)
 
 
-def test_the_mean_image_is_as_large_as_the_images(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_mean_image_is_scaled_to_the_images(small_config: ConfigDict, tmp_path: Path) -> None:
     """Stored at twice the size of the images: every pixel is the mean of four, and then the center is taken."""
     split = _with_statistics(tmp_path, 72)
     small_config.data.mean_image, small_config.data.resize_pixels, small_config.data.crop_pixels = True, 36, 32
@@ -340,7 +344,7 @@ def test_the_mean_image_is_as_large_as_the_images(small_config: ConfigDict, tmp_
     np.testing.assert_allclose(builder.inputs(small_config, folder=split.folder).mean, halved[2:34, 2:34], rtol=1e-6)
 
 
-def test_ones_own_principal_components(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_color_noise_uses_stored_components(small_config: ConfigDict, tmp_path: Path) -> None:
     """With () the noise has the components that `prepare statistics` found, and the config says which."""
     split = _with_statistics(tmp_path, 71)
     small_config.data.color_std = small_config.data.color_vectors = ()

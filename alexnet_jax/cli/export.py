@@ -7,7 +7,7 @@ from alexnet_jax import files
 from alexnet_jax.cli import app, networks
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
-from alexnet_jax.train.metrics import fitted
+from alexnet_jax.progress import wrap
 
 _GRAPHS = ("onnx", "stablehlo")
 _FORMATS = (*_GRAPHS, "npz", "safetensors", "hf")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     else:
         net.save(options.output)
         said = f"{options.output}: {net!r}"
-    print(fitted(said))
+    print(wrap(said))
 
 
 def _check(options: argparse.Namespace) -> None:

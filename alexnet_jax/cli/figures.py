@@ -8,9 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax import builder, features, figures, summary
-from alexnet_jax.answers import Answers
 from alexnet_jax.cli import app, networks
 from alexnet_jax.cli.flags import HELP, take_recipe
+from alexnet_jax.evaluate import Predictions
 from alexnet_jax.figures import drawing
 
 
@@ -92,7 +92,7 @@ def _architecture(recipe: str, config: ConfigDict) -> str:
     return figures.architecture(model, config.data.crop_pixels, title=f"AlexNet: {recipe}")
 
 
-def _answers(options: argparse.Namespace) -> Answers:
+def _answers(options: argparse.Namespace) -> Predictions:
     net = networks.open_network(options)
     name, split, data_dir = networks.data_of(options, net)
     return net.answers(name, split=split, data_dir=data_dir)

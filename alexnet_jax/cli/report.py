@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 
 from alexnet_jax import extras
-from alexnet_jax.answers import Answers
 from alexnet_jax.classifier import Classifier, load_run
 from alexnet_jax.cli import app, devices
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evaluate import Predictions
 from alexnet_jax.figures import html_report
+from alexnet_jax.progress import wrap
 from alexnet_jax.train.loop import Run
-from alexnet_jax.train.metrics import fitted
 
 FILE = "report.html"
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     net = load_run(options.workdir, options.checkpoint)
     output = options.output or options.workdir / FILE
     try:
-        answers: Answers | None = _answers(net, options.data_dir, options.views)
+        answers: Predictions | None = _answers(net, options.data_dir, options.views)
     except AlexNetError as error:
         print(f"without the evaluation by class: {error}", file=sys.stderr)
         answers = None
@@ -49,12 +49,12 @@ def after(run: Run) -> None:
         html_report.write(run.workdir, output, net, answers)
     except Exception as error:  # whatever it is, such as no memory left: the run is done and saved
         why = str(error) if isinstance(error, AlexNetError) else f"{type(error).__name__}: {error}"
-        print(fitted(f"report   none: {why.splitlines()[0]}"))
+        print(wrap(f"report   none: {why.splitlines()[0]}"))
         return
     print(f"report   {output}")
 
 
-def _answers(net: Classifier, data_dir: str = "", views: str = "center") -> Answers:
+def _answers(net: Classifier, data_dir: str = "", views: str = "center") -> Predictions:
     """To the split that the run is evaluated on. Raises AlexNetError where it is not here."""
     c = net.config.data
     return net.answers(c.name, split=c.eval_split, data_dir=data_dir, views=views)

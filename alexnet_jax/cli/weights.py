@@ -7,7 +7,7 @@ from alexnet_jax.classifier import load_run
 from alexnet_jax.cli import app, devices
 from alexnet_jax.cli.flags import HELP, take_recipe
 from alexnet_jax.model.plain import factors
-from alexnet_jax.train.metrics import fitted
+from alexnet_jax.progress import wrap
 from alexnet_jax.weights import checkpoint
 from alexnet_jax.weights.identify import identify
 from alexnet_jax.weights.load import open_file
@@ -29,13 +29,13 @@ def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     if options.command == "export":
         devices.settle()
-        print(fitted(export_weights(options.workdir, options.checkpoint, options.output)))
+        print(wrap(export_weights(options.workdir, options.checkpoint, options.output)))
     elif config:
         devices.settle()
         said = checkpoint.to_run(
             options.input, config, options.workdir, classes=options.classes, channels=options.channels
         )
-        print(fitted(said))
+        print(wrap(said))
     else:
         print(identify(open_file(options.input)))
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,9 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import builder, config as configs, exits, files, signals
-from alexnet_jax.answers import Answers, Collector
 from alexnet_jax.data import feed, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.evaluate import PerImage, Predictions, evaluator
 from alexnet_jax.model import towers
 from alexnet_jax.train import (
     checksums as sums,
@@ -22,13 +23,10 @@ from alexnet_jax.train import (
     skipped_batches as skips,
     speed,
     start,
-    trackers,
 )
 from alexnet_jax.train.checkpoint import Checkpoints
-from alexnet_jax.train.clock import Clock
 from alexnet_jax.train.distributed import ProcessGroup
-from alexnet_jax.train.evaluation import evaluator
-from alexnet_jax.train.metrics import Report, describe
+from alexnet_jax.train.metrics import MetricsWriter, Tracker, format_evaluation
 from alexnet_jax.train.step import TrainState
 from alexnet_jax.train.watchdog import Watchdog
 
@@ -49,11 +47,12 @@ def train(
     eval_command: str,
     group: ProcessGroup | None = None,
     watchdog: Watchdog | None = None,
+    open_trackers: Callable[[], list[Tracker]] = list,
 ) -> "Run":
     """Trains to the end, or raises Stopped or AlexNetError with everything good saved.
 
     `command` and `eval_command` are what a person is told to type to resume and to evaluate. `group` are the processes
-    of the run.
+    of the run, `open_trackers` is called in process 0 before the first line.
     """
     group, watchdog = group or ProcessGroup(), watchdog or Watchdog()
     watchdog.phase("opening the data")
@@ -65,7 +64,9 @@ def train(
     group.check_shared(workdir)
     while True:
         try:
-            return _train(setup, workdir, group, watchdog, command=command, eval_command=eval_command)
+            return _train(
+                setup, workdir, group, watchdog, command=command, eval_command=eval_command, open_trackers=open_trackers
+            )
         except Diverged as error:
             if len(skips.read(workdir, error.step)) >= setup.plan.rollbacks or error.good is None:
                 raise
@@ -82,6 +83,7 @@ def _train(
     *,
     command: str,
     eval_command: str,
+    open_trackers: Callable[[], list[Tracker]],
 ) -> "Run":
     """From the newest whole checkpoint, or from the start, to the end."""
     repairs: list[str] = []
@@ -103,9 +105,9 @@ def _train(
             files.write(workdir / pixel_statistics.MEAN_IMAGE, lambda path: np.save(path, setup.inputs.mean))
         provenance.add_start(workdir, step=latest or 0, command=command)
     checkpoints = Checkpoints(workdir, keep=setup.plan.keep)
-    exits.set_hint(lambda: f"{_last_saved(checkpoints.folder)}; to resume: {command}")
-    tracked = trackers.opened(setup.config.log.track.split(), workdir, setup.config) if group.main else []
-    with Report(workdir, main=group.main, first_step=latest or 0, trackers=tracked) as report:
+    exits.hint = lambda: f"{_last_saved(checkpoints.folder)}; to resume: {command}"
+    tracked = open_trackers() if group.main else []
+    with MetricsWriter(workdir, main=group.main, first_step=latest or 0, trackers=tracked) as report:
         where = [f"tracked  {tracker.where}" for tracker in tracked]
         for line in (*start.introduction(setup, workdir, latest), *where, *repairs, *changed, *map(str, skipped)):
             report.say(line)
@@ -120,7 +122,7 @@ def _train(
             checkpoints.close()
             watchdog.phase("")
         last = checkpoints.folder / str(setup.plan.steps)
-        evaluated = describe(report.evaluated[setup.plan.steps])
+        evaluated = format_evaluation(report.evaluated[setup.plan.steps])
         report.say(f"done: {evaluated}; checkpoint {last}; evaluate it with: {eval_command}")
     return run
 
@@ -153,15 +155,15 @@ class Run:
     """A run from its first step after a start to its last: `loop` is what happens at a step."""
 
     def __init__(
-        self, setup: builder.TrainSetup, workdir: Path, checkpoints: Checkpoints, report: Report, first_step: int,
-        *, command: str, group: ProcessGroup, watchdog: Watchdog,
+        self, setup: builder.TrainSetup, workdir: Path, checkpoints: Checkpoints, report: MetricsWriter,
+        first_step: int, *, command: str, group: ProcessGroup, watchdog: Watchdog,
     ) -> None:  # fmt: skip
         self.setup, self.workdir, self.command, self.group, self.watchdog = setup, workdir, command, group, watchdog
         self.checkpoints, self.report, self.first_step = checkpoints, report, first_step
-        self.answers: Answers | None = None  # of the last evaluation, image by image; in one process
+        self.answers: Predictions | None = None  # of the last evaluation, image by image; in one process
         self._evaluate_split = evaluator(setup.evaluation, report)
         self._on_device: list[tuple[int, dict[str, jax.Array]]] = []  # metrics whose losses were not checked yet
-        self._clock = Clock()
+        self._clock = speed.Clock()
         self._peak = speed.Peak(0.0, "")
         self._saved = first_step
 
@@ -219,7 +221,7 @@ class Run:
         self.report.say(f"compiling the step ...{f' ({last:.1f} s the last time)' if last else ''}")
         self.watchdog.phase("compiling")
         self._clock.restart(0)
-        with memory.shortage_named("compiling the step"), self.report.waiting("compiling the step", last):
+        with memory.shortage_named("compiling the step"):
             compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
         self.report.say(f"compiled in {self._clock.seconds_per_step(1):.1f} s")
         multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
@@ -293,12 +295,12 @@ class Run:
                 self.watchdog.phase("evaluating", f" at step {step}")
 
             self.watchdog.phase("compiling")
-            last, collector = step == setup.plan.steps, Collector()
-            each = collector if last and jax.process_count() == 1 else None
+            last, per_image = step == setup.plan.steps, list[PerImage]()
+            each = per_image.append if last and jax.process_count() == 1 else None
             entry = {"step": step}
             entry |= self._evaluate_split(state.variables, state.average, last=last, check=check, each=each)
             self.report.evaluation(entry)
-            self.answers = collector.answers(setup.evaluation.split, entry) if each else None
+            self.answers = Predictions.of(setup.evaluation.split, entry, per_image) if each else None
         if setup.plateau:
             plateau = setup.plateau.after(state.opt_state.plateau, step=step, error=100.0 - entry["eval_top1"])
             on_devices = towers.on_every_device(plateau, setup.mesh)

@@ -1,15 +1,19 @@
 """How fast a run is, against what its devices can do, and how much memory it uses."""
 
+import contextlib
 import dataclasses
+import functools
+import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.model import alexnet as models, table
+from alexnet_jax.model import alexnet as models, placement
 
 # TFLOP/s of one device in dense products, float32 and bfloat16, from the vendors' data sheets: NVIDIA's for A100, H100,
 # H200, L4, V100 and T4 (float32 without TF32; V100 and T4 have no bfloat16), Google's system pages for TPU v4 to v6e,
@@ -31,10 +35,28 @@ _SIZE, _SECONDS = 2048, 0.5  # of the matmuls that are timed where the device is
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """What one device can do at most: `teraflops` per second, and where the number is from, in words."""
+    """The most that one device can do: `teraflops` per second, and the source of that number."""
 
     teraflops: float
     source: str
+
+
+def native_dtype() -> str:
+    """What the devices here are fastest in: "float32" or "bfloat16"."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return "bfloat16" if "amx_bf16" in _cpu_features() else "float32"
+    # GPUs before NVIDIA's Ampere compute bfloat16 as float32.
+    generation, dot, _ = str(getattr(device, "compute_capability", "")).partition(".")  # "7.5"; of AMD's "gfx942"
+    return "float32" if dot and int(generation) < 8 else "bfloat16"
+
+
+@functools.cache
+def _cpu_features() -> frozenset[str]:
+    """The flags that the kernel lists for this CPU; none where it lists none."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def peak(dtype: str) -> Peak:
@@ -61,11 +83,15 @@ def _measured(device: Any, dtype: str) -> float:
 
 
 def flops_per_image(model: models.AlexNet, image_pixels: int) -> int:
-    """Of a training step: forward, and backward to the weights and to the inputs, 2 for each multiply-add.
+    """FLOPs of a training step: forward, and backward to the weights and to the inputs, 2 for each multiply-add.
 
-    The image needs no gradient. Products alone count, which are all but a percent, and none of them twice.
+    The image needs no gradient. Only convolutions and matrix products count, which are all but a percent.
     """
-    macs = [row.macs for row in table.rows(model, image_pixels) if row.macs]
+    params, shapes = placement.variables(model, image_pixels)["params"], placement.shapes(model, image_pixels)
+    macs = [
+        math.prod(params[layer.name]["kernel"].shape) * math.prod(shapes[f"{layer.name}_out"][:-1])
+        for layer in model.stack
+    ]
     return 2 * (3 * sum(macs) - macs[0])
 
 
@@ -86,3 +112,36 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     line = next((line for line in status.read_text().splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
     return int(line.split()[1]) * 1024
+
+
+class Clock:
+    """Seconds of training from a step on, without those of evaluations and saves, and how many waited for data."""
+
+    def __init__(self) -> None:
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Counts anew from `step`."""
+        self._since, self._step, self._waited = time.perf_counter(), step, 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside is not counted."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What runs inside counts as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def share_waited(self) -> float:
+        """The share of the time, 0 to 1, spent waiting for data."""
+        return min(1.0, self._waited / (time.perf_counter() - self._since))
+
+    def seconds_per_step(self, step: int) -> float:
+        """The mean over the steps since `restart`."""
+        return (time.perf_counter() - self._since) / max(1, step - self._step)

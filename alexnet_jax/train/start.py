@@ -1,118 +1,112 @@
-"""How a run starts: what it says of itself first, and the state of its first step."""
+"""How a run starts: its first lines, and the state before its first step."""
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
 
-from alexnet_jax import builder
-from alexnet_jax.data import sources
+from alexnet_jax import builder, config as configs
+from alexnet_jax.data import feed, sources
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, probe, towers
 from alexnet_jax.model.towers import DATA, TOWER
 from alexnet_jax.train import memory
 from alexnet_jax.train.checkpoint import Checkpoints, restore_network
-from alexnet_jax.train.metrics import Report, some_of
-from alexnet_jax.train.resume import Resume, differs_in
+from alexnet_jax.train.metrics import format_names
 from alexnet_jax.train.step import TrainState
 
+Say = Callable[[str], None]
 
-def introduction(opened: builder.TrainSetup, where: Resume, workdir: Path) -> list[str]:
-    """What this run is, for its first lines: nobody trains a toy by accident."""
-    c, mesh, model, plan = opened.config, opened.mesh, opened.model, opened.plan
-    rows, tower, device = mesh.shape[DATA], mesh.shape[TOWER], mesh.devices.flat[0]
-    pixels, devices = c.data.crop_pixels, f"{rows * tower} {device.platform} device(s) ({device.device_kind})"
+
+def introduction(setup: builder.TrainSetup, workdir: Path, latest: int | None) -> list[str]:
+    """What this run is, which resumes after step `latest` or is new: nobody trains a toy by accident."""
+    mesh, model, plan, split, pixels = setup.mesh, setup.model, setup.plan, setup.split, setup.inputs.crop_pixels
+    rows, tower, device, evaluation = mesh.shape[DATA], mesh.shape[TOWER], mesh.devices.flat[0], setup.evaluation
+    devices = f"{rows * tower} {device.platform} device(s) ({device.device_kind})"
     parameters = models.count_parameters(model, placement.variables(model, pixels)["params"])
-    resumed = "" if where.is_new else f", resumed after step {where.first_step:,}"
-    return [
-        f"data     {c.data.name}: {len(opened.split.source):,} images of {opened.split.name}, "
-        f"{len(opened.evaluation.split.source):,} of {opened.evaluation.split.name} for evaluation",
-        f"classes  {model.classes:,}: {some_of(opened.split.class_names)}",
-        f"feed     {_feed_in_words(opened)}",
+    resumed = "" if latest is None else f", resumed after step {latest:,}"
+    lines = [
+        f"data     {evaluation.data_name}: {len(split.source):,} images of {split.name}, "
+        f"{len(evaluation.split.source):,} of {evaluation.split.name} for evaluation",
+        f"classes  {model.classes:,}: {format_names(split.class_names)}",
+        f"feed     {_describe_feed(setup)}",
         f"network  {model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
         f"mesh     data {rows} x tower {tower} on {devices}: {placement.in_a_line(model, mesh)}",
         *(f"{'' if number else 'map':9}{line}" for number, line in enumerate(placement.map_of(mesh))),
         f"steps    {plan.steps:,} of {plan.batch_size} images ({plan.epoch(plan.steps):.1f} epochs){resumed}",
         f"workdir  {workdir}",
-        *([_HUGE_PAGES] if _lacks_huge_pages(device.platform) else []),
     ]
+    if device.platform == "cpu" and sys.platform == "linux" and "hugetlb" not in os.environ.get("GLIBC_TUNABLES", ""):
+        lines.append("hint     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes steps on a CPU faster")
+    if setup.cache and (cached := sources.read_ahead(split.folder, free=memory.free_of_machine())):
+        lines.append(f"cache    {cached}")
+    return lines
 
 
-_HUGE_PAGES = "hint     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes steps on a CPU faster"
+def _describe_feed(setup: builder.TrainSetup) -> str:
+    threads, most = f"{setup.feed.threads} thread(s)", setup.feed.batches_in_memory
+    size = most * setup.plan.batch_size // towers.feed_share(setup.mesh)[1] * setup.inputs.crop_pixels**2 * 3 / 1e6
+    where = f"{setup.feed.workers} worker(s) of {threads}" if setup.feed.workers else threads
+    return f"{where} per process, at most {most} batches ({size:,.0f} MB) in its memory"
 
 
-def _lacks_huge_pages(platform: str) -> bool:
-    return platform == "cpu" and sys.platform == "linux" and "hugetlb" not in os.environ.get("GLIBC_TUNABLES", "")
-
-
-def _feed_in_words(opened: builder.TrainSetup) -> str:
-    mine, pixels = opened.feed, opened.inputs.crop_pixels
-    share = opened.plan.batch_size // towers.feed_share(opened.mesh)[1]
-    size = mine.batches_in_memory * share * pixels**2 * 3 / 1e6
-    where = f"{mine.workers} worker(s) of {mine.threads} thread(s)" if mine.workers else f"{mine.threads} thread(s)"
-    return f"{where} per process, at most {mine.batches_in_memory} batches ({size:,.0f} MB) in its memory"
-
-
-def read_ahead(opened: builder.TrainSetup) -> list[str]:
-    """Starts to read the data set into memory where config.data.cache says so; a line about it."""
-    if not opened.config.data.cache:
-        return []
-    said = sources.read_ahead(opened.split.folder, free=memory.free_of_machine())
-    return [f"cache    {said}"] if said else []
-
-
-def first_state(opened: builder.TrainSetup, where: Resume, checkpoints: Checkpoints, report: Report) -> TrainState:
-    """The state that the loop starts from: new, new with the weights of another run, or restored."""
-    shapes = opened.shapes()
-    if not where.is_new:
-        state = checkpoints.restore(where.first_step, placement.on_mesh(opened.model, shapes, opened.mesh))
-        assert isinstance(state, TrainState)
-        return state
+def first_state(setup: builder.TrainSetup, checkpoints: Checkpoints, latest: int | None, say: Say) -> TrainState:
+    """The state of checkpoint `latest`; without one a new state, with the weights of another run where asked for."""
+    shapes = setup.shapes()
+    if latest is not None:
+        restored = checkpoints.restore(latest, placement.on_mesh(setup.model, shapes, setup.mesh))
+        assert isinstance(restored, TrainState)
+        return restored
     # It runs once: a CPU takes 8 s to compile it at XLA's usual effort, 3 s at this one.
     quick = {"xla_backend_optimization_level": 1}
-    shardings = placement.shardings(opened.model, shapes, opened.mesh)
-    state = jax.jit(opened.new_state, out_shardings=shardings, compiler_options=quick)()
-    assert isinstance(state, TrainState)
-    if opened.config.init_from:
-        state = _with_weights_of(Path(opened.config.init_from), opened, state, report)
-    everywhere = NamedSharding(opened.mesh, towers.REPLICATED)  # so that XLA need not find a way to split the probe
+    shardings = placement.shardings(setup.model, shapes, setup.mesh)
+    state: TrainState = jax.jit(setup.new_state, out_shardings=shardings, compiler_options=quick)()
+    if setup.init_from:
+        state = _with_weights_of(Path(setup.init_from), setup, state, say)
+    everywhere = NamedSharding(setup.mesh, towers.REPLICATED)  # so that XLA need not find a way to split the probe
     variables = jax.jit(lambda variables: variables, out_shardings=everywhere)(state.variables)
-    found = probe.stages(opened.model, variables, opened.some_images(probe.IMAGES), opened.inputs)
-    report.say(f"probe    {probe.in_a_line(found)}")
-    if warning := probe.warning(found, opened.model.classes):
-        report.say(f"warning  {warning}")
+    found = _probed(setup, variables)
+    say(f"probe    {probe.in_a_line(found)}")
+    if warning := probe.warning(found, setup.model.classes):
+        say(f"warning  {warning}")
     return state
 
 
-def _with_weights_of(workdir: Path, opened: builder.TrainSetup, state: TrainState, report: Report) -> TrainState:
+def describe_probe(setup: builder.TrainSetup) -> str:
+    """The probe of a new state, as a table (--mode=probe)."""
+    return probe.describe(_probed(setup, jax.jit(setup.new_state)().variables), setup.model.classes)
+
+
+def _probed(setup: builder.TrainSetup, variables: Any) -> list[probe.Stage]:
+    images = feed.some_images(setup.split, setup.images, probe.IMAGES)  # the same ones in every process
+    return probe.stages(setup.model, variables, images, setup.inputs)
+
+
+def _with_weights_of(workdir: Path, setup: builder.TrainSetup, state: TrainState, say: Say) -> TrainState:
     """The state with the latest weights of another run; the last layer stays new for other classes."""
-    hybrid = f"mesh.hybrid={opened.config.mesh.hybrid}"  # they lie as these do
-    theirs = restore_network(workdir, mesh=opened.mesh, overrides=(hybrid,))
-    if fields := differs_in(opened.config, theirs.config):
-        report.say(f"differs  config.{', config.'.join(fields)}: not as in {workdir}, whose weights these are")
-    last = opened.model.stack[-1].name
-    same = theirs.class_names == opened.split.class_names
+    hybrid = f"mesh.hybrid={setup.model.hybrid}"  # they lie as these do
+    theirs = restore_network(workdir, mesh=setup.mesh, overrides=(hybrid,))
+    if fields := [name for name, *_ in configs.differences(setup.config, theirs.config, configs.Role.NETWORK)]:
+        say(f"differs  config.{', config.'.join(fields)}: not as in {workdir}, whose weights these are")
+    last, classes = setup.model.stack[-1].name, theirs.class_names
+    same = classes == setup.split.class_names
     params = {name: leaves for name, leaves in theirs.variables["params"].items() if same or name != last}
-    _check_shapes(workdir, state.params, params)
-    head = (
-        f"with its {len(theirs.class_names):,} classes"
-        if same
-        else f"a new {last} for {opened.model.classes:,} classes"
-    )
-    report.say(f"weights  step {theirs.step:,} of {workdir}, {head}")
+    for name, leaves in params.items():
+        ours, found = _shapes(state.params.get(name, {})), _shapes(leaves)
+        if ours != found:
+            raise AlexNetError(
+                f"config.init_from={workdir} is of another network: its {name} is {found}, and this one's is "
+                f"{ours or 'missing'}. Use the same recipe for both."
+            )
+    head = f"with its {len(classes):,} classes" if same else f"a new {last} for {setup.model.classes:,} classes"
+    say(f"weights  step {theirs.step:,} of {workdir}, {head}")
     statistics = theirs.variables.get("batch_stats", state.statistics)
     return state.replace(params=state.params | params, statistics=statistics)
 
 
-def _check_shapes(workdir: Path, ours: Any, theirs: Any) -> None:
-    for name, leaves in theirs.items():
-        wanted = {part: leaf.shape for part, leaf in ours.get(name, {}).items()}
-        found = {part: leaf.shape for part, leaf in leaves.items()}
-        if wanted != found:
-            raise AlexNetError(
-                f"config.init_from={workdir} is of another network: its {name} is {found}, and this one's is "
-                f"{wanted or 'missing'}. Use the same recipe for both."
-            )
+def _shapes(leaves: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in leaves.items()}

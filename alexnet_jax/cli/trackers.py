@@ -1,22 +1,21 @@
 """Trackers that a run reports to besides its own files: Weights & Biases and Trackio.
 
 The run has one id, kept in its workdir, so that a resumed run continues there. Nothing depends on them:
-metrics.jsonl has everything, and a tracker that fails is told of once and left out. Without a network, or without a
+metrics.jsonl has everything, and a tracker that fails is warned of once and left out. Without a network, or without a
 login, Weights & Biases writes into the workdir, from where `wandb sync` sends it; Trackio is local by itself.
 """
 
 import contextlib
-import dataclasses
 import io
 import os
 import secrets
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs, extras, files
+from alexnet_jax.train.metrics import Tracker
 
 ID = "tracked_as.txt"
 PROJECT = "alexnet_jax"
@@ -24,18 +23,9 @@ PROJECT = "alexnet_jax"
 _END_SECONDS = 30  # for what is still to be sent at the end of a run; the rest stays in the workdir
 
 
-@dataclasses.dataclass(frozen=True)
-class Tracker:
-    """`log(metrics, step)` and `close()` of a tracker, and a line that says where its run is."""
-
-    name: str
-    log: Callable[[dict[str, Any], int], Any]
-    close: Callable[[], Any]
-    where: str
-
-
-def opened(names: Sequence[str], workdir: Path, config: ConfigDict) -> list[Tracker]:
-    """The trackers of these names, with the run of this workdir begun or resumed. Raises AlexNetError."""
+def opened(config: ConfigDict, workdir: Path) -> list[Tracker]:
+    """The trackers of config.log.track, with the run of `workdir` begun or resumed. Raises AlexNetError."""
+    names = config.log.track.split()
     if not names:
         return []
     found = [extras.module(name, extra=name, what=f"config.log.track={name}") for name in names]
