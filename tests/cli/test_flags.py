@@ -50,10 +50,10 @@ def test_overrides_equal_those_of_config_flags(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("F").write_text("--config.train.seed=3\n--noconfig.data.flip\n")
-    text, config, rest = take_recipe([*argv, "--other", "argument"])
+    text, config, rest = take_recipe(["argument", *argv, "--other"])
     assert config.to_dict() == _plain(argv).to_dict()
     assert config.to_dict() != configs.load_recipe("alexnet:imagenet2012").to_dict()
-    assert (text, rest) == (RECIPE.removeprefix("--config="), ["--other", "argument"])
+    assert (text, rest) == (RECIPE.removeprefix("--config="), ["argument", "--other"])
 
 
 def test_recipe_by_name_equals_its_file() -> None:
