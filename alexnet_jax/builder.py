@@ -1,7 +1,6 @@
 """From the config to objects: the one module that reads the config's sections. Below it values are passed."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax.allowed import check_batches
 from alexnet_jax.data import feed, sources, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import alexnet as models, probe, towers
+from alexnet_jax.model import alexnet as models, towers
 from alexnet_jax.model.preprocess import Augmentation, Input, Views, views_of
-from alexnet_jax.train import memory, optimizer as optimizers
+from alexnet_jax.train import memory, optimizer as optimizers, speed
 from alexnet_jax.train.step import StepSettings, TrainState, make_state, make_train_step
 
 # ---------------------------------------------------------------- the network and its devices
@@ -59,22 +57,7 @@ def model(config: ConfigDict, classes: int) -> models.AlexNet:
 
 def compute_dtype(config: ConfigDict) -> str:
     """What the devices here compute in under config.precision: "float32" or "bfloat16"."""
-    if config.precision != "auto":
-        return str(config.precision)
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return "bfloat16" if "amx_bf16" in _cpu_features() else "float32"
-    # GPUs before NVIDIA's Ampere compute bfloat16 as float32.
-    generation, dot, _ = str(getattr(device, "compute_capability", "")).partition(".")  # "7.5"; of AMD's "gfx942"
-    return "float32" if dot and int(generation) < 8 else "bfloat16"
-
-
-@functools.cache
-def _cpu_features() -> frozenset[str]:
-    """The flags that the kernel lists for this CPU; none where it lists none."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+    return speed.native_dtype() if config.precision == "auto" else str(config.precision)
 
 
 def mesh(config: ConfigDict) -> Mesh:
@@ -151,8 +134,7 @@ def make_feed(config: ConfigDict, say: Callable[[str], None] = print) -> feed.Fe
 
 def views(config: ConfigDict) -> Views:
     """The views of a test image, the center first."""
-    c = config.data
-    return views_of(c.resize_pixels, c.crop_pixels, flip=c.flip)
+    return views_of(config.data.resize_pixels, config.data.crop_pixels, flip=config.data.flip)
 
 
 # ---------------------------------------------------------------- steps and learning rates
@@ -168,6 +150,8 @@ class Plan:
     eval_every_epochs: int = 1
     log_every_steps: int = 1
     save_every_steps: int = 1
+    keep: int = 1  # checkpoints
+    rollbacks: int = 0  # the most that a run recovers from divergence
 
     def epoch(self, step: int) -> float:
         """How many epochs `step` steps are."""
@@ -192,8 +176,13 @@ def plan(config: ConfigDict, *, images: int) -> Plan:
     c = config.train
     steps = c.steps or step_of_epoch(c.epochs, images=images, batch_size=c.batch_size)
     return Plan(
-        images, c.batch_size, steps, config.eval.every_epochs, config.log.every_steps, config.checkpoint.every_steps
-    )
+        images, c.batch_size, steps,
+        eval_every_epochs=config.eval.every_epochs,
+        log_every_steps=config.log.every_steps,
+        save_every_steps=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
+        rollbacks=c.rollbacks,
+    )  # fmt: skip
 
 
 def step_of_epoch(epoch: float, *, images: int, batch_size: int) -> int:
@@ -275,17 +264,13 @@ class Evaluation:
     batch_size: int
     side_pixels: int  # of the squares that all views are cropped from
     feed: feed.Feed
-    name: str  # of data set and split
+    data_name: str
 
     def batches(self, say: Callable[[str], None]) -> Iterator[feed.Batch]:
         """Every image of the split once, on the host, for this process; bad records are named to `say`."""
-        return feed.eval_batches(
-            self.split,
-            feed.Images(self.side_pixels, self.side_pixels),
-            dataclasses.replace(self.feed, say=say),
-            batch_size=self.batch_size,
-            share=towers.feed_share(self.mesh),
-        )
+        images, reader = feed.Images(self.side_pixels, self.side_pixels), dataclasses.replace(self.feed, say=say)
+        share = towers.feed_share(self.mesh)
+        return feed.eval_batches(self.split, images, reader, batch_size=self.batch_size, share=share)
 
 
 def evaluation(config: ConfigDict, *, classes: int, workdir: Path | None = None) -> Evaluation:
@@ -293,32 +278,44 @@ def evaluation(config: ConfigDict, *, classes: int, workdir: Path | None = None)
 
     A mean image is the one in `workdir`. Raises AlexNetError, also where the batches cannot fit into memory.
     """
-    grid = mesh(config)
-    check_batches(config, grid.shape[towers.DATA])
-    split, network = open_split(config, config.data.eval_split), model(config, classes)
-    _check_memory(config, network, training=False)
-    return _evaluation(config, network, grid, split, inputs(config, folder=split.folder, workdir=workdir))
+    c, grid, every = config.data, mesh(config), views(config)
+    check_batches(config, grid)
+    network, split = model(config, classes), open_split(config, c.eval_split)
+    preprocessing = inputs(config, folder=split.folder, workdir=workdir)
+    _check_memory(config, network, preprocessing, training=False)
+    return Evaluation(
+        network, grid, split, preprocessing,
+        views=every if config.eval.views == "all" else every[:1],
+        batch_size=config.eval.batch_size,
+        side_pixels=c.resize_pixels,
+        feed=make_feed(config),
+        data_name=c.name,
+    )  # fmt: skip
 
 
-def _evaluation(
-    config: ConfigDict, network: models.AlexNet, grid: Mesh, split: feed.Split, preprocessing: Input
-) -> Evaluation:
-    every = views(config) if config.eval.views == "all" else views(config)[:1]
-    name, size, side = f"{config.data.name} {split.name}", config.eval.batch_size, config.data.resize_pixels
-    return Evaluation(network, grid, split, preprocessing, every, size, side, make_feed(config), name)
+def check_batches(config: ConfigDict, grid: Mesh) -> None:
+    """Raises AlexNetError if a batch is not divisible by the rows of the mesh, or a device's share by its parts."""
+    rows, parts = grid.shape[towers.DATA], config.train.accumulate
+    for section in ("train", "eval"):
+        if (size := config[section].batch_size) % rows:
+            raise AlexNetError(
+                f"config.{section}.batch_size={size} is not divisible by {rows}, the size of the mesh axis data: "
+                f"use a multiple of {rows}."
+            )
+    if config.train.batch_size // rows % parts:
+        raise AlexNetError(
+            f"config.train.accumulate={parts} does not divide {config.train.batch_size // rows}, the images of a batch "
+            "that a device computes: use a divisor of it."
+        )
 
 
-def _check_memory(config: ConfigDict, network: models.AlexNet, *, training: bool) -> None:
+def _check_memory(config: ConfigDict, network: models.AlexNet, preprocessing: Input, *, training: bool) -> None:
     c, section = config.data, "train" if training else "eval"
     memory.check(
-        network,
+        network, preprocessing, field=f"config.{section}.batch_size", batch_size=config[section].batch_size,
+        side_pixels=c.crop_pixels if training else c.resize_pixels, prefetch_batches=c.prefetch_batches,
         training=training,
-        batch_size=config[section].batch_size,
-        field=f"config.{section}.batch_size",
-        image_pixels=c.crop_pixels,
-        side_pixels=c.crop_pixels if training else c.resize_pixels,
-        prefetch_batches=c.prefetch_batches,
-    )
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,6 +337,8 @@ class TrainSetup:
     feed: feed.Feed
     seed: int
     evaluation: Evaluation
+    init_from: str  # the workdir of the run whose weights are the first ones; "" for new ones
+    cache: bool  # whether the data set is read ahead into memory
 
     def new_state(self) -> TrainState:
         """The state at step 0, to be run under jit."""
@@ -352,10 +351,6 @@ class TrainSetup:
         """The shapes of the state."""
         return jax.eval_shape(self.new_state)
 
-    def some_images(self, count: int) -> np.ndarray:
-        """Up to `count` images from all over the training split, uint8 [n, crop, crop, 3]; the same in all processes."""
-        return feed.some_images(self.split, self.images, count)
-
     def train_step(self) -> Any:
         """The jitted step, not compiled yet."""
         return make_train_step(
@@ -365,14 +360,9 @@ class TrainSetup:
 
     def batches(self, first: int, say: Callable[[str], None] = print) -> Iterator[feed.Batch]:
         """The training batches from number `first` on, on the host; bad records are named to `say`."""
+        reader, share = dataclasses.replace(self.feed, say=say), towers.feed_share(self.mesh)
         return feed.train_batches(
-            self.split,
-            self.images,
-            dataclasses.replace(self.feed, say=say),
-            batch_size=self.plan.batch_size,
-            seed=self.seed,
-            step=first,
-            share=towers.feed_share(self.mesh),
+            self.split, self.images, reader, batch_size=self.plan.batch_size, seed=self.seed, step=first, share=share
         )
 
 
@@ -381,35 +371,22 @@ def train_setup(config: ConfigDict, workdir: Path | None = None) -> TrainSetup:
 
     Raises AlexNetError, also where the network and its batches cannot fit into memory.
     """
-    grid = mesh(config)
-    check_batches(config, grid.shape[towers.DATA])
     split = open_split(config, config.data.train_split)
-    eval_split = open_split(config, config.data.eval_split)
     config = with_statistics(config, split.folder)
-    network, images = model(config, len(split.class_names)), len(split.source)
-    _check_memory(config, network, training=True)
-    steps = plan(config, images=images)
-    update_rule, learning_rate = optimizer(config, images=images, steps=steps.steps)
-    preprocessing, c = inputs(config, folder=split.folder, workdir=workdir), config.data
+    evaluated, c = evaluation(config, classes=len(split.class_names), workdir=workdir), config.data
+    _check_memory(config, evaluated.model, evaluated.inputs, training=True)
+    steps = plan(config, images=len(split.source))
+    update_rule, learning_rate = optimizer(config, images=steps.images, steps=steps.steps)
     return TrainSetup(
-        config, network, grid, split, steps, update_rule, learning_rate,
+        config, evaluated.model, evaluated.mesh, split, steps, update_rule, learning_rate,
         plateau=plateau_rule(config),
         settings=step_settings(config),
-        inputs=preprocessing,
-        augmentation=augmentation(config, images=images),
+        inputs=evaluated.inputs,
+        augmentation=augmentation(config, images=steps.images),
         images=feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk, c.random_crop),
-        feed=make_feed(config),
+        feed=evaluated.feed,
         seed=config.train.seed,
-        evaluation=_evaluation(config, network, grid, eval_split, preprocessing),
+        evaluation=evaluated,
+        init_from=config.init_from,
+        cache=c.cache,
     )  # fmt: skip
-
-
-def probe_new_network(config: ConfigDict) -> str:
-    """The probe of a run of this config before its first step, in words (--mode=probe). Raises AlexNetError."""
-    split = open_split(config, config.data.train_split)
-    network, preprocessing = model(config, len(split.class_names)), inputs(config, folder=split.folder)
-    _check_memory(config, network, training=False)
-    key, _ = jax.random.split(jax.random.key(config.train.seed))  # as `step.make_state` does
-    variables = jax.jit(lambda: models.init_variables(network, key, config.data.crop_pixels))()
-    images = feed.some_images(split, feed.Images(config.data.resize_pixels, config.data.crop_pixels), probe.IMAGES)
-    return probe.describe(probe.stages(network, variables, images, preprocessing), network.classes)

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, exits, signals
+from alexnet_jax import config as configs, exits, schema, signals
 from alexnet_jax.cli import devices
 from alexnet_jax.cli.flags import HELP
 from alexnet_jax.errors import AlexNetError
@@ -101,12 +101,12 @@ def _override(config: ConfigDict, rest: list[str]) -> list[str]:
     overrides, rest = configs.override(config, rest)
     if positional := _FLAGS(["alexnet train", *rest])[1:]:
         raise AlexNetError(f"{positional[0]!r} is not an option: every option begins with --, see --help.")
-    configs.schema.check(config)
+    schema.check(config)
     return [f"{name}={value}" for name, value in overrides.items()]
 
 
 def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
-    from alexnet_jax.cli import cluster, report
+    from alexnet_jax.cli import cluster, report, trackers
     from alexnet_jax.train import loop
     from alexnet_jax.train.watchdog import Watchdog
 
@@ -119,20 +119,21 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
                 config, workdir,
                 command=f"{program()} {shlex.join(argv)}",
                 eval_command=f"{program()} --mode=eval --workdir={shlex.quote(str(workdir))}",
-                group=group, watchdog=watchdog,
+                group=group, watchdog=watchdog, open_trackers=lambda: trackers.opened(config, workdir),
             )  # fmt: skip
             report.after(run)
         except signals.Stopped as stop:
             status = 128 + stop.signal
     if group.count > 1:
-        exits.finish(status)
+        exits.exit_now(None, status=status)
     if status:
         sys.exit(status)
 
 
 def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
     from alexnet_jax.cli import cluster
-    from alexnet_jax.train import checksums as sums, evaluation
+    from alexnet_jax.evaluate import evaluate_checkpoint
+    from alexnet_jax.train import checksums as sums
     from alexnet_jax.train.watchdog import Watchdog
 
     if workdir is None:
@@ -144,7 +145,7 @@ def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
     joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint))
     with Watchdog(_FLAGS.hang_timeout) as watchdog, joined as group:
         devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
-        evaluation.evaluate_checkpoint(
+        evaluate_checkpoint(
             workdir,
             which=_FLAGS.checkpoint,
             overrides=overrides,
@@ -153,7 +154,7 @@ def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
             watchdog=watchdog,
         )
     if group.count > 1:
-        exits.finish(0)
+        exits.exit_now(None, status=0)
 
 
 def program() -> str:

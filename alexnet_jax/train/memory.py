@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,44 +13,48 @@ import jax
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import placement
 from alexnet_jax.model.alexnet import AlexNet, count_parameters
+from alexnet_jax.model.preprocess import Input
 
 _FLOAT = 4  # bytes
 
 
 def check(
     model: AlexNet,
+    inputs: Input,
     *,
-    batch_size: int,
     field: str,
-    image_pixels: int,
+    batch_size: int,
     side_pixels: int,
     prefetch_batches: int,
     training: bool,
 ) -> None:
     """Raises AlexNetError where a model and its batches need more memory, at the very least, than there is.
 
-    On the devices: the parameters (in training their gradients and momentum too), the images of a batch, and in
-    training the outputs of its layers, which the backward pass reads. On the host: the batches that are prefetched.
-    `field` of the config is the batch size; its images are `side_pixels` wide, those that the model reads
-    `image_pixels`.
+    On the devices: the parameters (in training their gradients and momentum too), the images of a batch, `side_pixels`
+    wide, and in training the outputs of its layers, which the backward pass reads. On the host: the batches that are
+    prefetched. `field` of the config is the batch size.
     """
-    copies = 3 if training else 1
-    weights = copies * _FLOAT * count_parameters(model, placement.variables(model, image_pixels)["params"])
-    images = batch_size * 3 * side_pixels**2
-    shapes = placement.shapes(model, image_pixels)
-    outputs = sum(math.prod(shape) for name, shape in shapes.items() if name.endswith("_out"))
-    batch = images + (batch_size * _FLOAT * model.towers * outputs if training else 0)
-    fewer = f"lower {field}={batch_size}, or give it smaller pictures"
-    _compare("the parameters", weights, _of_devices(), "give the layers fewer features, or smaller pictures")
-    _compare("the parameters and a batch", weights + batch, _of_devices(), fewer)
-    _compare(f"{prefetch_batches} batches of images", prefetch_batches * images, _of_hosts(), fewer)
-
-
-def _compare(what: str, needed: int, there: int, cure: str) -> None:
-    if needed > there:
-        raise AlexNetError(
-            f"There are {there / 1e9:,.1f} GB of memory, and {what} take at least {needed / 1e9:,.1f} GB: {cure}."
-        )
+    weights = _FLOAT * count_parameters(model, placement.variables(model, inputs.crop_pixels)["params"])
+    images = batch = batch_size * 3 * side_pixels**2
+    if training:
+        shapes = placement.shapes(model, inputs.crop_pixels)
+        outputs = sum(math.prod(shape) for name, shape in shapes.items() if name.endswith("_out"))
+        weights, batch = 3 * weights, batch + batch_size * _FLOAT * model.towers * outputs
+    for what, needed, there, remedy in (
+        ("the parameters", weights, _of_devices(), "give the layers fewer features"),
+        ("the parameters and a batch", weights + batch, _of_devices(), f"lower {field}={batch_size}"),
+        (
+            f"{prefetch_batches} batches of images",
+            prefetch_batches * images,
+            _of_hosts(),
+            f"lower config.data.prefetch_batches={prefetch_batches}",
+        ),
+    ):
+        if needed > there:
+            raise AlexNetError(
+                f"The memory is not enough: {what} take at least {needed / 1e9:,.1f} GB of {there / 1e9:,.1f} GB: "
+                f"{remedy}, or use smaller images."
+            )
 
 
 def _of_devices() -> int:
@@ -69,17 +72,17 @@ def _of_hosts() -> int:
 
 
 def check_step(compiled: Any, *, batch_size: int, multiple: int) -> str:
-    """What a compiled training step takes of each device, in words, beside what the device has left.
+    """The memory that a compiled training step takes of each device and that is left there, in words.
 
     The state and the batch are there already. Raises AlexNetError where it does not fit, with the batch, a `multiple`
     of the rows of the mesh, that would.
     """
-    found = compiled.memory_analysis()
-    if found is None:
-        return "not told by this device"
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return "unknown: this device does not say"
     together = jax.local_device_count() if jax.local_devices()[0].platform == "cpu" else 1
-    more = found.temp_size_in_bytes + max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
-    needed, left = together * (more + found.argument_size_in_bytes), _left()
+    more = analysis.temp_size_in_bytes + max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    needed, left = together * (more + analysis.argument_size_in_bytes), _left()
     if together * more > left:
         fits = int(batch_size * left / (together * more)) // multiple * multiple
         cure = f"config.train.batch_size={fits} would fit" if fits else "not even one image a device would fit"
@@ -96,7 +99,7 @@ def _left() -> int:
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    return min(free_of_machine(), *_free_of_limits())
+    return min([free_of_machine(), *_free_of_limits()])
 
 
 def free_of_machine() -> int:
@@ -107,20 +110,19 @@ def free_of_machine() -> int:
     return int(line.split()[1]) * 1024 if line else _of_hosts()
 
 
-def _free_of_limits() -> list[int]:
-    """What `ulimit` leaves to the process, one number for each limit."""
-    path, found = Path("/proc/self/statm"), [sys.maxsize]
+def _free_of_limits() -> Iterator[int]:
+    """The bytes that each `ulimit` leaves to the process."""
+    path = Path("/proc/self/statm")
     pages = path.read_text().split() if path.exists() else ["0"] * 7
     for limit, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
         most, _ = resource.getrlimit(limit)
         if most != resource.RLIM_INFINITY:
-            found.append(max(0, most - int(used) * os.sysconf("SC_PAGE_SIZE")))
-    return found
+            yield max(0, most - int(used) * os.sysconf("SC_PAGE_SIZE"))
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Raises AlexNetError, one sentence, where the memory ends inside."""
+def shortage_named(what: str) -> Iterator[None]:
+    """Raises AlexNetError, one sentence, where `what` runs out of memory inside."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import allowed, builder
+from alexnet_jax import builder, schema
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import placement, towers
@@ -91,12 +91,12 @@ def test_a_batch_that_cannot_be_cut_so_is_one_sentence() -> None:
     config = get_config()
     config.train.batch_size, config.train.accumulate = 12, 5
     with pytest.raises(AlexNetError, match=r"config\.train\.accumulate=5 does not divide 12, the images of a"):
-        allowed.check_batches(config, 1)
+        builder.check_batches(config, towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:1]))
     config.train.accumulate = 6
-    allowed.check_batches(config, 1)
+    builder.check_batches(config, towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:1]))
     config.eval.batch_size = 64
     with pytest.raises(AlexNetError, match=r"does not divide 3, the images"):
-        allowed.check_batches(config, 4)
+        builder.check_batches(config, towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:4]))
 
 
 # ---------------------------------------------------------------- LARS
@@ -143,7 +143,7 @@ def test_lars_does_not_go_with_the_hybrid_placement() -> None:
     config = get_config()
     config.mesh.hybrid, config.train.lars = True, 0.001
     with pytest.raises(AlexNetError, match=r"config\.train\.lars=0\.001 needs the norms of whole layers"):
-        allowed.check(config)
+        schema.check(config)
 
 
 # ---------------------------------------------------------------- schedules
@@ -238,7 +238,7 @@ def test_a_run_with_all_of_it_resumes_to_the_bit_and_evaluates_both(small_config
     again = restore_network(tmp_path / "resumed").average
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(average), jax.device_get(again))
     assert _apart(average, weights) > 1e-6
-    entry = evaluation.evaluate_checkpoint(tmp_path / "whole", which="latest:average")
+    entry = evaluate_checkpoint(tmp_path / "whole", which="latest:average")
     assert entry["eval_loss"] == pytest.approx(whole["eval_average_loss"], rel=1e-6)
 
 

@@ -47,9 +47,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[int]]
                 used.append(i)
                 yield batch
 
-        compiled = loop.Run._compiled
+        compiled = loop.Run._compile
 
-        def _compiled(run: loop.Run, state: Any, batch: Any) -> Any:
+        def _compile(run: loop.Run, state: Any, batch: Any) -> Any:
             step = compiled(run, state, batch)
 
             def poisoning(state: Any, batch: Any) -> Any:
@@ -61,7 +61,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[int]]
             return poisoning
 
         monkeypatch.setattr(builder.TrainSetup, "batches", counted)
-        monkeypatch.setattr(loop.Run, "_compiled", _compiled)
+        monkeypatch.setattr(loop.Run, "_compile", _compile)
         return used
 
     return poison

@@ -93,11 +93,11 @@ def test_a_step_that_does_not_fit_is_told_with_the_batch_that_would(monkeypatch:
 
 def test_an_error_of_memory_is_one_sentence_and_another_one_stays() -> None:
     wanted = r"^The memory was not enough for this run: use a smaller config\.train"
-    with pytest.raises(AlexNetError, match=wanted), memory.told("this run"):
+    with pytest.raises(AlexNetError, match=wanted), memory.shortage_named("this run"):
         raise MemoryError
-    with pytest.raises(AlexNetError, match="not enough for it"), memory.told("it"):
+    with pytest.raises(AlexNetError, match="not enough for it"), memory.shortage_named("it"):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.told("it"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.shortage_named("it"):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
