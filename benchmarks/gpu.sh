@@ -14,6 +14,7 @@ mkdir -p "$OUT/site"
 rm -rf "$OUT/site/alexnet_jax"
 cp -r alexnet_jax "$OUT/site/" # as a wheel has it
 cp -r configs "$OUT/site/alexnet_jax/configs"
+cp -r tools "$OUT/site/"
 SITE=$(cd "$OUT/site" && pwd)
 export PYTHONPATH="$SITE${PYTHONPATH:+:$PYTHONPATH}" JAX_COMPILATION_CACHE_DIR="$OUT/cache"
 
@@ -56,5 +57,5 @@ for batch in $BATCHES; do
     --json="$OUT/step-$batch.json" | tee -a "$page" || echo "batch $batch did not run to its end" | tee -a "$page"
 done
 echo -e "\n## The feed beside the step\n" | tee -a "$page"
-"$PYTHON" -m tools.bench_input alexnet:synthetic --config.train.batch_size="$first" | tee -a "$page"
+"$PYTHON" -P -m tools.bench_input --config=alexnet:synthetic --config.train.batch_size="$first" | tee -a "$page"
 echo -e "\nwritten: $page"

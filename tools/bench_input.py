@@ -1,4 +1,4 @@
-"""What the feed and the step of a recipe take, and which of them limits a run: python -m tools.bench_input."""
+"""python -m tools.bench_input: the speed of a recipe's feed and of its step, and which of the two limits a run."""
 
 import dataclasses
 import itertools
@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import builder, config as configs
+from alexnet_jax import builder
 from alexnet_jax.cli import app, devices
-from alexnet_jax.cli.overrides import split_overrides
-from alexnet_jax.data import augment, feed as data
+from alexnet_jax.cli.flags import HELP, take_recipe
+from alexnet_jax.data import augment, feed
 from alexnet_jax.model import placement, towers
 
 _SECONDS = 2.0  # for each stage
@@ -22,28 +22,27 @@ _SECONDS = 2.0  # for each stage
 
 def bench_input(config: ConfigDict) -> str:
     """The report, in images/s. Reads training records in the order of training; writes nothing."""
-    opened = builder.train_setup(config)
-    mesh, split, feed = opened.mesh, opened.split, opened.feed
-    images = data.Images(config.data.resize_pixels, config.data.crop_pixels)
+    setup = builder.train_setup(config)
+    mesh, split = setup.mesh, setup.split
     _, count = towers.feed_share(mesh)
 
     print(f"timing the feed of {config.data.name} ({len(split.source):,} images of {split.name}) ...", flush=True)
     per_batch = config.train.batch_size // count
-    microseconds = _stages(split, images)
-    alone = _rate(_without_threads(opened).batches(0), per_batch)
+    microseconds = _stages(split, setup.images)
+    alone = _rate(_without_threads(setup).batches(0), per_batch)
     microseconds["batch"] = max(0.0, 1e6 / alone - sum(microseconds.values()))
-    whole = _rate(opened.batches(0), per_batch, skip=feed.batches_in_memory)
-    batch = next(_without_threads(opened).batches(0))
+    whole = _rate(setup.batches(0), per_batch, skip=setup.feed.batches_in_memory)
+    batch = next(_without_threads(setup).batches(0))
     microseconds["transfer"] = _transfer(batch, mesh) / per_batch
     print("timing the step: compiling it ...", flush=True)
-    step = _step_rate(opened, batch) / count
-    cores = feed.threads * max(1, feed.workers)
+    step = _step_rate(setup, batch) / count
+    cores = setup.feed.threads * max(1, setup.feed.workers)
     return "\n".join(
         [*_table(microseconds, alone, whole, cores, step, mesh), "", *_verdict(microseconds, whole, cores, step)]
     )
 
 
-def _stages(split: data.Split, images: data.Images) -> dict[str, float]:
+def _stages(split: feed.Split, images: feed.Images) -> dict[str, float]:
     """Microseconds per image on one core for reading, decoding and cropping, each alone, over up to 300 records."""
     numbers = np.random.default_rng(0).permutation(len(split.source))[:300].tolist()
     out = np.zeros((images.crop_pixels, images.crop_pixels, 3), np.uint8)
@@ -73,7 +72,7 @@ def _microseconds(work: Callable[[Any], Any], items: list[Any]) -> float:
     return float(np.median(passes))
 
 
-def _rate(batches: Iterable[data.Batch], per_batch: int, *, skip: int = 1) -> float:
+def _rate(batches: Iterable[feed.Batch], per_batch: int, *, skip: int = 1) -> float:
     """Images/s, after `skip` batches that may have been computed ahead."""
     stream = iter(batches)
     for _ in itertools.islice(stream, skip):
@@ -87,27 +86,27 @@ def _rate(batches: Iterable[data.Batch], per_batch: int, *, skip: int = 1) -> fl
     return rate
 
 
-def _transfer(batch: data.Batch, mesh: Mesh) -> float:
+def _transfer(batch: feed.Batch, mesh: Mesh) -> float:
     return _microseconds(lambda b: jax.block_until_ready(towers.to_devices(b, mesh)), [batch])
 
 
-def _without_threads(opened: builder.TrainSetup) -> builder.TrainSetup:
-    return dataclasses.replace(opened, feed=data.Feed(threads=0, prefetch_batches=0))
+def _without_threads(setup: builder.TrainSetup) -> builder.TrainSetup:
+    return dataclasses.replace(setup, feed=feed.Feed(threads=0, prefetch_batches=0))
 
 
-def _step_rate(opened: builder.TrainSetup, batch: data.Batch) -> float:
+def _step_rate(setup: builder.TrainSetup, batch: feed.Batch) -> float:
     """Images/s of the training step alone, over all devices, on one batch that lies there already."""
-    shardings = placement.shardings(opened.model, opened.shapes(), opened.mesh)
-    state = jax.jit(opened.new_state, out_shardings=shardings)()
-    step = opened.train_step()
-    there = towers.to_devices(batch, opened.mesh)
+    shardings = placement.shardings(setup.model, setup.shapes(), setup.mesh)
+    state = jax.jit(setup.new_state, out_shardings=shardings)()
+    step = setup.train_step()
+    on_devices = towers.to_devices(batch, setup.mesh)
     seconds: list[float] = []
     while len(seconds) < 4 or sum(seconds[1:]) < _SECONDS:
         since = time.perf_counter()
-        state, metrics = step(state, there)
+        state, metrics = step(state, on_devices)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - since)
-    return opened.plan.batch_size / float(np.median(seconds[1:]))  # the first compiles
+    return setup.plan.batch_size / float(np.median(seconds[1:]))  # the first compiles
 
 
 def _table(
@@ -148,12 +147,14 @@ def _verdict(microseconds: dict[str, float], whole: float, cores: int, step: flo
 
 def main(argv: list[str]) -> None:
     """Times the feed of a recipe. Raises AlexNetError."""
-    parser = app.Parser(prog="python -m tools.bench_input", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]", help="default: %(default)s")
-    overrides, rest = split_overrides(argv)
-    options = parser.parse_args(rest)
+    _, config, rest = take_recipe(argv)
+    description = (
+        "The speed of a recipe's feed, stage by stage, and of its step, and which of the two limits a run. Run it from "
+        "the top of a checkout."
+    )
+    app.Parser(prog="python -m tools.bench_input", description=description, epilog=HELP).parse_args(rest)
     devices.settle()
-    print(bench_input(configs.load_recipe(options.recipe, overrides)))
+    print(bench_input(config))
 
 
 if __name__ == "__main__":

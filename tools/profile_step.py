@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from alexnet_jax import builder, config as configs, files
+from alexnet_jax import builder, files
 from alexnet_jax.cli import app, devices
-from alexnet_jax.cli.overrides import split_overrides
+from alexnet_jax.cli.flags import HELP, take_recipe
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
 from alexnet_jax.train import memory, speed
@@ -21,27 +21,27 @@ _DIRECTIONS = (("transpose(", "backward"), ("jvp(", "forward"))
 
 
 def profile(config: ConfigDict, workdir: Path) -> str:
-    """Traces a few training steps of new weights into WORKDIR/profile; the costliest operations, in words.
+    """Traces a few training steps of new weights into WORKDIR/profile; the costliest operations as text.
 
     A run that lives in `workdir` is not touched. Raises AlexNetError.
     """
-    opened = builder.train_setup(config, workdir)
+    setup = builder.train_setup(config, workdir)
     folder = workdir / "profile"
     files.make_folder(folder)
-    batch = towers.to_devices(next(opened.batches(0)), opened.mesh)
+    batch = towers.to_devices(next(setup.batches(0)), setup.mesh)
     print("compiling the step ...", flush=True)
-    shardings = placement.shardings(opened.model, opened.shapes(), opened.mesh)
+    shardings = placement.shardings(setup.model, setup.shapes(), setup.mesh)
     since = time.perf_counter()
-    with memory.told("compiling the step"):
-        state = jax.jit(opened.new_state, out_shardings=shardings)()
-        compiled = opened.train_step().lower(state, batch).compile()
+    with memory.shortage_named("compiling the step"):
+        state = jax.jit(setup.new_state, out_shardings=shardings)()
+        compiled = setup.train_step().lower(state, batch).compile()
     took = memory.check_step(
-        compiled, batch_size=opened.plan.batch_size, multiple=opened.mesh.shape[towers.DATA] * config.train.accumulate
+        compiled, batch_size=setup.plan.batch_size, multiple=setup.mesh.shape[towers.DATA] * config.train.accumulate
     )
     print(f"compiled in {time.perf_counter() - since:.1f} s; memory: {took}; tracing {_STEPS} steps ...", flush=True)
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # the steps are one call each
-    with memory.told("a step"), files.named(folder, "written"):
+    with memory.shortage_named("a step"), files.named(folder, "written"):
         for number in range(_WARM + _STEPS):
             if number == _WARM:
                 jax.profiler.start_trace(folder, profiler_options=options)
@@ -54,7 +54,7 @@ def profile(config: ConfigDict, workdir: Path) -> str:
     spent = busy(_events(trace))
     if not spent:
         raise AlexNetError(f"{trace} has no operations of the step: this device does not say what it does when.")
-    return "\n".join(_report(opened, compiled.as_text(), spent, seconds, trace))
+    return "\n".join(_report(setup, compiled.as_text(), spent, seconds, trace))
 
 
 def _events(trace: Path) -> Iterable[tuple[str, float, float]]:
@@ -103,36 +103,34 @@ def names_of(program: str, known: Callable[[str], bool]) -> dict[str, str]:
     for name, computation in calls.items():
         if name not in own and (sources := inside.get(computation)):
             own[name] = max(sources, key=sources.count)
-    return {name: _in_words(source, known) for name, source in own.items()}
+    return {name: _label(source, known) for name, source in own.items()}
 
 
-def _in_words(source: str, known: Callable[[str], bool]) -> str:
+def _label(source: str, known: Callable[[str], bool]) -> str:
     *way, operation = source.split("/")
     layer = next((part for part in reversed(way) if known(part)), "the rest")
     direction = next((f" {word}" for mark, word in _DIRECTIONS if any(mark in part for part in way)), "")
     return f"{layer}{direction}: {operation}"
 
 
-def _report(
-    opened: builder.TrainSetup, program: str, spent: dict[str, float], seconds: float, trace: Path
-) -> list[str]:
-    layers = opened.model.stack
+def _report(setup: builder.TrainSetup, program: str, spent: dict[str, float], seconds: float, trace: Path) -> list[str]:
+    layers = setup.model.stack
     scopes = {"images", "loss", "update"} | {layer.name for layer in layers}
     scopes |= {models.operation_name(word, layer.name) for layer in layers for word in layer.post_ops}
-    words = names_of(program, lambda part: part in scopes or part.startswith(("exchange_", "sum_", "split_")))
+    labels = names_of(program, lambda part: part in scopes or part.startswith(("exchange_", "sum_", "split_")))
     by_layer: dict[str, float] = {}
     for operation, ns in spent.items():
-        layer = words.get(operation, "the rest").partition(":")[0]
+        layer = labels.get(operation, "the rest").partition(":")[0]
         by_layer[layer] = by_layer.get(layer, 0.0) + ns
-    rate = opened.plan.batch_size / seconds
-    flops = rate * speed.flops_per_image(opened.model, opened.config.data.crop_pixels)
-    peak = speed.peak(opened.model.compute_dtype)
-    share = flops / (1e12 * peak.teraflops * opened.mesh.size)
+    rate = setup.plan.batch_size / seconds
+    flops = rate * speed.flops_per_image(setup.model, setup.config.data.crop_pixels)
+    peak = speed.peak(setup.model.compute_dtype)
+    share = flops / (1e12 * peak.teraflops * setup.mesh.size)
     return [
         f"a step    {1e3 * seconds:,.1f} ms, {rate:,.1f} images/s, {flops / 1e12:.3g} TFLOP/s, {100 * share:.0f} % of "
         f"peak ({peak.source})",
         "",
-        *_table("operations", spent, seconds, words),
+        *_table("operations", spent, seconds, labels),
         "",
         *_table("layers (operations that run side by side are counted one by one)", by_layer, seconds, {}),
         "",
@@ -141,27 +139,30 @@ def _report(
     ]  # fmt: skip
 
 
-def _table(what: str, spent: dict[str, float], seconds: float, words: dict[str, str]) -> list[str]:
+def _table(what: str, spent: dict[str, float], seconds: float, labels: dict[str, str]) -> list[str]:
     rows = sorted(spent.items(), key=lambda item: -item[1])[:_ROWS]
     width = max(len(name) for name, _ in rows)
     lines = [f"the {_ROWS} costliest {what}:", f"  {'':{width}}  {'ms a step':>10}  {'of it':>6}"]
     for name, ns in rows:
         mine = ns / 1e9 / _STEPS
         lines.append(
-            f"  {name:{width}}  {1e3 * mine:10,.1f}  {100 * mine / seconds:4.0f} %  {words.get(name, '')}".rstrip()
+            f"  {name:{width}}  {1e3 * mine:10,.1f}  {100 * mine / seconds:4.0f} %  {labels.get(name, '')}".rstrip()
         )
     return lines
 
 
 def main(argv: list[str]) -> None:
     """Profiles a recipe's step. Raises AlexNetError."""
-    parser = app.Parser(prog="python -m tools.profile_step", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]", help="default: %(default)s")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/profile"), help="of the trace (%(default)s)")
-    overrides, rest = split_overrides(argv)
+    _, config, rest = take_recipe(argv)
+    description = (
+        "Where the time of a recipe's training step goes: its costliest operations and layers, and a trace for XProf. "
+        "Run it from the top of a checkout."
+    )
+    parser = app.Parser(prog="python -m tools.profile_step", description=description, epilog=HELP)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/profile"), help="folder of the trace (%(default)s)")
     options = parser.parse_args(rest)
     devices.settle()
-    print(profile(configs.load_recipe(options.recipe, overrides), options.workdir))
+    print(profile(config, options.workdir))
 
 
 if __name__ == "__main__":

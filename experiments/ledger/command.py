@@ -59,7 +59,7 @@ def _run(ledger: pages.Ledger, named: list[claims.Claim], options: argparse.Name
         for run in missing:
             print(f"  {shlex.join(runner.command_of(run))}")
         return
-    exits.set_hint(lambda: "every run that has ended has its row, and the others resume with the same command")
+    exits.hint = lambda: "every run that has ended has its row, and the others resume with the same command"
     overrides = [f"data.data_dir={options.data_dir}"] if options.data_dir else []
     every = [with_seeds(claim, name) for claim in ledger.claims.values() for name in {*claim.seeds, *asked}]
     keep = {member for each in every for member in plans.members(*each, known)}

@@ -125,20 +125,20 @@ def reduced(config: ConfigDict, *, crop_pixels: int, width: float) -> tuple[str,
 
 
 def _fan_in(config: ConfigDict, pixels: int) -> dict[str, int]:
-    """How many inputs a unit of each layer sums over, of images of so many pixels. The live model gives the same."""
-    m, side, channels, found = config.model, pixels, 3, dict[str, int]()
+    """How many inputs a unit of each layer sums over, for images of so many pixels, as the live model has them."""
+    m, side, channels, fan_in = config.model, pixels, 3, dict[str, int]()
     for name in m.layers:
         layer = m[name]
-        seen = channels * (m.towers if found and name in m.exchange else 1)
+        inputs = channels * (m.towers if fan_in and name in m.exchange else 1)
         if "kernel_size" in layer:
-            found[name] = layer.kernel_size**2 * seen
+            fan_in[name] = layer.kernel_size**2 * inputs
             side = (side + sum(layer.padding) - layer.kernel_size) // layer.stride + 1
         else:
-            found[name], side = side**2 * seen, 1
+            fan_in[name], side = side**2 * inputs, 1
         for _ in (word for word in layer.post_ops.split() if word in ("pool", "avg_pool")):
             side = layers.pooled_length(side, m.pool.size, m.pool.stride, m.pool.ceil)
         channels = layer.features
-    return found
+    return fan_in
 
 
 def is_of(config: ConfigDict, run: Planned) -> bool:

@@ -19,22 +19,22 @@ _UNDECIDED = "#5d6d7e"
 _VERDICTS = {verdicts.AS_PREDICTED: drawing.GOOD, verdicts.REFUTED: drawing.BAD}
 
 
-def digest(found: list[Results]) -> str:
+def digest(every: list[Results]) -> str:
     """Of the rows that a plot is made from; it stands in the picture's file."""
-    mine = [row for results in found for rows in results.rows.values() for row in rows]
+    mine = [row for results in every for rows in results.rows.values() for row in rows]
     return hashlib.blake2b(json.dumps(mine, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def plot(found: list[Results]) -> "Figure":
+def plot(every: list[Results]) -> "Figure":
     """One column of three panels on each proxy: test (thick) and training accuracy (thin), seeds, differences."""
-    shown = max(len(results.rows) for results in found)
-    compared = max(len(results.claim.comparisons) for results in found)
+    shown = max(len(results.rows) for results in every)
+    compared = max(len(results.claim.comparisons) for results in every)
     heights = [2.2, 0.3 * shown, *([0.34 * compared] if compared else [])]
     with drawing.style():
-        width = drawing.WIDTH * (1 + 0.7 * (len(found) - 1))
+        width = drawing.WIDTH * (1 + 0.7 * (len(every) - 1))
         figure = drawing.new(sum(heights) + 0.75 * len(heights) + 0.3, width=width)
-        panels = figure.subplots(len(heights), len(found), squeeze=False, height_ratios=heights)
-        for column, results in enumerate(found):
+        panels = figure.subplots(len(heights), len(every), squeeze=False, height_ratios=heights)
+        for column, results in enumerate(every):
             _curves(panels[0, column], results)
             _seeds(panels[1, column], results)
             if compared:
@@ -80,16 +80,20 @@ def _seeds(panel: Any, results: Results) -> None:
     panel.set_xlabel("top-1 at the end, %, of each seed")
 
 
-def _differences(panel: Any, found: list[Difference]) -> None:
+def _differences(panel: Any, differences: list[Difference]) -> None:
     """The means and intervals over what was predicted (gray)."""
-    ends = [end for d in found if d.n > 1 for end in (d.low, d.high)] or [d.mean for d in found if d.n] or [0.0]
-    ends += [end for d in found for end in d.comparison.predicted if math.isfinite(end)]
-    ratio = found[0].comparison.ratio
+    ends = (
+        [end for d in differences if d.n > 1 for end in (d.low, d.high)]
+        or [d.mean for d in differences if d.n]
+        or [0.0]
+    )
+    ends += [end for d in differences for end in d.comparison.predicted if math.isfinite(end)]
+    ratio = differences[0].comparison.ratio
     zero = 1.0 if ratio else 0.0
     low, high = min([zero, *ends]), max([zero, *ends])
     margin = 0.12 * (high - low) or 1.0
     panel.set_xlim(low - margin, high + margin)
-    for place, d in enumerate(found):
+    for place, d in enumerate(differences):
         begin, end = d.comparison.predicted
         left, right = max(begin, low - margin), min(end, high + margin)
         if left < right:
@@ -100,7 +104,7 @@ def _differences(panel: Any, found: list[Difference]) -> None:
                 panel.plot([d.low, d.high], [place, place], color=color, linewidth=2)
             panel.plot([d.mean], [place], "o", color=color, markersize=5)
     panel.axvline(zero, color=_UNDECIDED, linewidth=0.8)
-    _named(panel, [d.comparison.what for d in found], [_VERDICTS.get(d.verdict, _UNDECIDED) for d in found])
+    _named(panel, [d.comparison.what for d in differences], [_VERDICTS.get(d.verdict, _UNDECIDED) for d in differences])
     panel.set_xlabel(f"difference, {'ratio' if ratio else 'points'}; gray is what was predicted")
 
 

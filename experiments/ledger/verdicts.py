@@ -1,4 +1,4 @@
-"""What the rows say of a prediction: the paired difference, its interval, and the verdict by a rule that stood before.
+"""Verdicts on predictions: the paired difference, its interval, and a rule that was set before any run.
 
 The interval is the 95 % interval of the mean difference over seeds, by Student's t. The verdict is "as predicted" where
 all of it lies in what was predicted, "refuted" where none of it does, and "undecided" otherwise. Five of a hundred such
@@ -66,7 +66,7 @@ class Results:
 def results(claim: Claim, proxy: Proxy, every: list[Row]) -> Results:
     """What the rows hold of a claim on a proxy; seeds beyond those that the claim asks for are left out."""
     asked = claim.seeds.get(proxy.name, math.inf)
-    found, wanted = dict[str, list[Row]](), dict[str, float]()
+    by_variant, wanted = dict[str, list[Row]](), dict[str, float]()
     for name, variant in claim.variants.items():
         if variant.of:
             key, wanted[name] = plans.ensemble_digest(variant, claim, proxy), asked
@@ -74,27 +74,27 @@ def results(claim: Claim, proxy: Proxy, every: list[Row]) -> Results:
             key = plans.variant_run(variant, proxy, 0).digest
             wanted[name] = max([asked, *(asked * v.members for v in claim.variants.values() if v.of == name)])
         mine = [row for row in every if row["digest"] == key and int(row["seed"]) < wanted[name]]
-        found[name] = sorted(mine, key=lambda row: int(row["seed"]))
-    return Results(claim, proxy, found, wanted)
+        by_variant[name] = sorted(mine, key=lambda row: int(row["seed"]))
+    return Results(claim, proxy, by_variant, wanted)
 
 
-def differences(found: Results) -> list[Difference]:
+def differences(of: Results) -> list[Difference]:
     """Every comparison of a claim, in order."""
-    return [_difference(comparison, found) for comparison in found.claim.comparisons]
+    return [_difference(comparison, of) for comparison in of.claim.comparisons]
 
 
-def _difference(comparison: Comparison, found: Results) -> Difference:
+def _difference(comparison: Comparison, of: Results) -> Difference:
     (a, of_a), (b, of_b) = comparison.first, comparison.second
-    first, second = found.values(a, of_a), found.values(b, of_b)
+    first, second = of.values(a, of_a), of.values(b, of_b)
     if comparison.constant is not None:
         second = dict.fromkeys(first, comparison.constant)
-    variant = found.claim.variants[a]
+    variant = of.claim.variants[a]
     if variant.of and variant.of == b:  # against the mean of its own members
         second = {seed: _mean_of_members(second, seed, variant.members) for seed in first}
     pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
     whole = [(x, y) for x, y in pairs if x is not None and y is not None]
     logs = [math.log(x / y) if comparison.ratio else x - y for x, y in whole]
-    missing, wanted = len(pairs) - len(whole), found.wanted[a]
+    missing, wanted = len(pairs) - len(whole), of.wanted[a]
     wanted = len(pairs) if math.isinf(wanted) else wanted  # a proxy that the claim asks for no number of seeds on
     if not logs:
         return Difference(comparison, 0, math.nan, math.nan, math.nan, missing, wanted)
@@ -105,8 +105,8 @@ def _difference(comparison: Comparison, found: Results) -> Difference:
 
 
 def _mean_of_members(values: dict[int, float | None], seed: int, members: int) -> float | None:
-    found = [values.get(member) for member in range(seed * members, (seed + 1) * members)]
-    return None if any(value is None for value in found) else statistics.fmean(v for v in found if v is not None)
+    theirs = [values.get(member) for member in range(seed * members, (seed + 1) * members)]
+    return None if any(value is None for value in theirs) else statistics.fmean(v for v in theirs if v is not None)
 
 
 def half_width(values: list[float]) -> float:
@@ -121,11 +121,11 @@ def smallest_seen(std: float, n: int) -> float:
     return float(stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1)) * std / math.sqrt(n)
 
 
-def samples(found: list[Results]) -> tuple[list[list[float]], list[list[float]]]:
+def samples(every: list[Results]) -> tuple[list[list[float]], list[list[float]]]:
     """Top-1 of each variant that has two seeds or more, those that claims share once, and the differences of pairs."""
-    runs = {rows_[0]["digest"]: rows_ for results in found for rows_ in results.rows.values() if rows_}
+    runs = {rows_[0]["digest"]: rows_ for results in every for rows_ in results.rows.values() if rows_}
     alone = [[float(row["top1"]) for row in mine if row["top1"]] for mine in runs.values()]
-    plain = [d for results in found for d in differences(results) if d.comparison.of_top1]
+    plain = [d for results in every for d in differences(results) if d.comparison.of_top1]
     return [sample for sample in alone if len(sample) > 1], [list(d.each) for d in plain if d.n > 1]
 
 

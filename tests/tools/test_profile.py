@@ -24,7 +24,7 @@ ENTRY %main (p: f32[2]) -> f32[2] {
 """
 
 
-def test_threads_side_by_side_are_counted_once() -> None:
+def test_busy_time_counts_parallel_threads_once() -> None:
     events = [("dot", 0.0, 10.0), ("dot", 4.0, 12.0), ("dot", 5.0, 6.0), ("dot", 20.0, 21.0), ("copy", 3.0, 4.0)]
     assert profile.busy(events) == {"dot": 13.0, "copy": 1.0}
 
@@ -42,7 +42,7 @@ def test_operations_have_the_names_of_the_source() -> None:
 
 # As an error, this warning of the reader's own types in jax 0.12 would end the process.
 @pytest.mark.filterwarnings("ignore:builtin type event:DeprecationWarning")
-def test_a_profile_names_the_layers_and_leaves_a_trace(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_profile_names_the_layers_and_leaves_a_trace(small_config: ConfigDict, tmp_path: Path) -> None:
     report = profile.profile(small_config, tmp_path)
     _, operations, layers, trace = report.split("\n\n")
     assert len(operations.splitlines()) == len(layers.splitlines()) == 12

@@ -5,22 +5,22 @@ import textwrap
 from pathlib import Path
 
 from alexnet_jax import files
-from alexnet_jax.cli import border
+from alexnet_jax.cli import app
 from alexnet_jax.errors import AlexNetError
 from tools.layer_files import network as networks
 from tools.layer_files.nearest import DATA, Difference, Nearest, Pair, nearest, recipe_text
 from tools.layer_files.rates import Rates, read_rates
-from tools.layer_files.reading import Missing, gathered, read
+from tools.layer_files.reading import Missing, merged, read
 
 _COLUMNS = 80
 
 
 def main(argv: list[str]) -> None:
     """Prints the recipe of two layer files, and writes it with --output. Raises AlexNetError."""
-    parser = border.Parser(
+    parser = app.Parser(
         prog="python -m tools.layer_files",
         description="Reads cuda-convnet's layer files and prints the recipe that they are: the nearest by name, and "
-        "every field that differs, as a flag of `alexnet train`.",
+        "every field that differs, as a flag of `alexnet train`. Run it from the top of a checkout.",
         epilog="A file of parameters holds the rates as they were last set by hand: see docs/from-cfg.md.",
     )
     parser.add_argument("layers", type=Path, metavar="LAYERS.cfg", help="the layers, such as layers-145.cfg")
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     layers, params = read(options.layers), read(options.params)
     network = networks.read_network(layers, params)
     rates = read_rates(network.layers, params, network.missing)
-    missing, found = gathered(network.missing), nearest(network, rates)
+    missing, match = merged(network.missing), nearest(network, rates)
     if options.output and missing:
         raise AlexNetError(
             f"output={options.output} cannot be written, because a recipe cannot say {missing[0].word} "
@@ -43,59 +43,60 @@ def main(argv: list[str]) -> None:
         )
     pair = f"{options.layers.name} and {options.params.name}"
     if options.output:
-        about = f"What `python -m tools.layer_files` read in {pair}: {found.recipe}, and what differs from it."
-        files.write_text(options.output, recipe_text(found, about))
-    print("\n".join(_described(pair, network, rates, found, missing)))
+        about = f"What `python -m tools.layer_files` read in {pair}: {match.recipe}, and what differs from it."
+        files.write_text(options.output, recipe_text(match, about))
+    print("\n".join(_described(pair, network, rates, match, missing)))
     if options.output:
         print(f"\n{options.output}: train with alexnet train --config={options.output}:{DATA}")
 
 
-def _described(pair: str, network: networks.Network, rates: Rates, found: Nearest, missing: list[Missing]) -> list[str]:
+def _described(pair: str, network: networks.Network, rates: Rates, match: Nearest, missing: list[Missing]) -> list[str]:
     towers = "1 tower" if network.towers == 1 else f"{network.towers} towers"
     head = f"{pair}: {len(network.layers)} layers with weights, {towers}, {network.classes:,} classes"
     lines = [_wrapped(head, 2)]
     if missing:
         lines += ["", "What a recipe cannot say, and what is left out below:"]
         lines += [_wrapped(f"  {m.where}  {m.word}: {m.what}.", 4) for m in missing]
-    lines += ["", f"The nearest recipe is {found.recipe}. How the network differs from it:"]
-    if found.model:
-        lines += [_flag(d, found.recipe) for d in found.model]
+    lines += ["", f"The nearest recipe is {match.recipe}. How the network differs from it:"]
+    if match.model:
+        lines += [_flag(d, match.recipe) for d in match.model]
     elif missing:
         lines.append("  in nothing that a recipe can say")
     else:
-        lines.append(f"  nothing: it is {found.recipe}, to the number")
+        lines.append(f"  nothing: it is {match.recipe}, to the number")
     lines += ["", "How the training differs, as far as the file says it:"]
-    lines += [_flag(d, found.recipe) for d in found.train] or [f"  nothing: {', '.join(_said(rates))}"]
-    lines += ["", *_rates(network, rates, found)]
-    unsaid = (
+    lines += [_flag(d, match.recipe) for d in match.train] or [f"  nothing: {', '.join(_stated(rates))}"]
+    lines += ["", *_rates(network, rates, match)]
+    text = (
         "Neither file has the batch, the epochs, the color noise or the size of the images: those of the recipe stay. "
+        f"Padding is what {networks.IMAGE_PIXELS} pixels need."
     )
-    lines.append(_wrapped(unsaid + f"Padding is what {networks.IMAGE_PIXELS} pixels need.", 0))
+    lines.append(_wrapped(text, 0))
     return lines
 
 
-def _said(rates: Rates) -> list[str]:
+def _stated(rates: Rates) -> list[str]:
     words = {"train.momentum": "momentum", "train.weight_decay": "weight decay", "train.learning_rate": "learning rate"}
-    said = [f"{word} {rates.said[field]:g}" for field, word in words.items() if field in rates.said]
-    return [*said, "schedule dexp"] if "train.schedule" in rates.said else said
+    stated = [f"{word} {rates.stated[field]:g}" for field, word in words.items() if field in rates.stated]
+    return [*stated, "schedule dexp"] if "train.schedule" in rates.stated else stated
 
 
-def _rates(network: networks.Network, rates: Rates, found: Nearest) -> list[str]:
+def _rates(network: networks.Network, rates: Rates, match: Nearest) -> list[str]:
     """What the learning rates of the file are, in words."""
     if not rates.last:
         frozen = ", ".join(rates.frozen)
-        said = f"{frozen} has rate 0, which was set by hand at some time: the recipe decides when a layer is frozen."
-        return [_wrapped(said, 0)] if frozen else []
-    said = (
+        text = f"{frozen} has rate 0, which was set by hand at some time: the recipe decides when a layer is frozen."
+        return [_wrapped(text, 0)] if frozen else []
+    text = (
         "The file has no schedule, only the rates that were set last; it does not say with which the run began and "
-        f"when they were changed. The schedule of {found.recipe} stays. It ends"
+        f"when they were changed. The schedule of {match.recipe} stays. It ends"
     )
-    if not found.ends:
-        return [_wrapped(said + " with the very rates of the file.", 0)]
-    lines = [_wrapped(said + " with others:", 0)]
-    for ours, theirs in dict.fromkeys((ours, theirs) for _, ours, theirs in found.ends):
-        layers = [layer for layer, *pairs in found.ends if pairs == [ours, theirs]]
-        its = f"{_pair(theirs)} at the end of {found.recipe}" if theirs else f"{found.recipe} has no such end"
+    if not match.ends:
+        return [_wrapped(text + " with the very rates of the file.", 0)]
+    lines = [_wrapped(text + " with others:", 0)]
+    for ours, theirs in dict.fromkeys((ours, theirs) for _, ours, theirs in match.ends):
+        layers = [layer for layer, *pairs in match.ends if pairs == [ours, theirs]]
+        its = f"{_pair(theirs)} at the end of {match.recipe}" if theirs else f"{match.recipe} has no such end"
         lines.append(_wrapped(f"  {', '.join(layers)}: {_pair(ours)}   ({its})", 4))
     return lines
 

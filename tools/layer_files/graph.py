@@ -44,14 +44,14 @@ def read_graph(layers: Sections, params: Sections, missing: list[Missing]) -> li
         raise AlexNetError(f"{cost.where('inputs')}: [{cost.name}] must read a softmax last, not [{row[0].name}].")
     seen = {cost.name, row[0].name}
     row = _named(layers, row[0], row[0].texts("inputs"))
-    found, operations = list[Weighted](), list[Section]()
+    weighted, operations = list[Weighted](), list[Section]()
     while not any(section.text("type") == "data" for section in row):
         seen |= {section.name for section in row}
         _check_alike(row, {})
         _check_alike(row, params)
         if row[0].text("type") in vocabulary.WITH_WEIGHTS:
             kept, below, reads_all = _below(layers, row, seen, missing)
-            found.append(Weighted("", row, operations[::-1], kept, reads_all))
+            weighted.append(Weighted("", row, operations[::-1], kept, reads_all))
             row, operations = below, []
         else:
             operations.append(row[0])
@@ -67,25 +67,25 @@ def read_graph(layers: Sections, params: Sections, missing: list[Missing]) -> li
     for section in operations:
         what = "done to the image before the first weights"
         missing += [Missing(section.where("type"), section.word("type"), what)] * bool(vocabulary.post_ops(section))
-    return _checked(found[::-1], cost)
+    return _checked(weighted[::-1], cost)
 
 
-def _checked(found: list[Weighted], cost: Section) -> list[Weighted]:
+def _checked(weighted: list[Weighted], cost: Section) -> list[Weighted]:
     """The layers with their names. Raises AlexNetError where they are not towers that meet in the last one."""
-    if not found:
+    if not weighted:
         raise AlexNetError(f"{cost.where()}: no conv and no fc lies below [{cost.name}], so nothing is learned.")
-    towers = len(found[0].row)
-    for layer in found:
-        if len(layer.row) != towers and (layer is not found[-1] or len(layer.row) != 1):
+    towers = len(weighted[0].row)
+    for layer in weighted:
+        if len(layer.row) != towers and (layer is not weighted[-1] or len(layer.row) != 1):
             raise AlexNetError(
                 f"{layer.row[0].where()}: [{layer.row[0].name}] is one of {len(layer.row)}, and there are {towers} "
                 "towers: only the last layer may join them."
             )
-    kinds = [layer.row[0].text("type") for layer in found]
+    kinds = [layer.row[0].text("type") for layer in weighted]
     if kinds != sorted(kinds) or kinds[-1] != "fc":
         at = next((i for i in range(1, len(kinds)) if kinds[i] < kinds[i - 1]), -1)
-        raise AlexNetError(f"{found[at].row[0].where()}: here convolutions come first, and the last layer is an fc.")
-    return [dataclasses.replace(layer, name=f"{kinds[i]}{i + 1}") for i, layer in enumerate(found)]
+        raise AlexNetError(f"{weighted[at].row[0].where()}: here convolutions come first, and the last layer is an fc.")
+    return [dataclasses.replace(layer, name=f"{kinds[i]}{i + 1}") for i, layer in enumerate(weighted)]
 
 
 def _cost(layers: Sections) -> Section:
@@ -98,7 +98,7 @@ def _cost(layers: Sections) -> Section:
 
 def _named(layers: Sections, reader: Section, names: Sequence[str]) -> Row:
     """The layers of these names, those that are joined under one name one by one. Raises AlexNetError."""
-    found = list[Section]()
+    row = list[Section]()
     for name in names:
         if name not in layers:
             raise AlexNetError(f"{reader.where('inputs')}: [{reader.name}] reads {name!r}, but there is no such layer.")
@@ -106,8 +106,8 @@ def _named(layers: Sections, reader: Section, names: Sequence[str]) -> Row:
         if section.line >= reader.line:  # the format's own rule; it leaves no circles
             raise AlexNetError(f"{reader.where('inputs')}: [{reader.name}] reads [{name}], which must stand above it.")
         joined = section.text("type") in vocabulary.JOINED
-        found += _named(layers, section, section.texts("inputs")) if joined else [section]
-    return tuple(found)
+        row += _named(layers, section, section.texts("inputs")) if joined else [section]
+    return tuple(row)
 
 
 def _one_input(layers: Sections, section: Section) -> Section:

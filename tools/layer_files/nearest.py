@@ -41,22 +41,22 @@ class Nearest:
 
 def nearest(network: Network, rates: Rates) -> Nearest:
     """The recipe that differs in the fewest fields, rates set by hand being one; then `alexnet`, then by name."""
-    found = [_compared(name, network, rates) for name in configs.recipe_names()]
-    return min(found, key=lambda n: (len(n.model + n.train) + bool(n.ends), n.recipe != "alexnet", n.recipe))
+    every = [_compared(name, network, rates) for name in configs.recipe_names()]
+    return min(every, key=lambda n: (len(n.model + n.train) + bool(n.ends), n.recipe != "alexnet", n.recipe))
 
 
 def _compared(recipe: str, network: Network, rates: Rates) -> Nearest:
     config = configs.recipe_module(recipe).get_config(DATA)
     names = _names(network, config)
-    said = {_renamed(field, names): value for field, value in (network.said | rates.said).items()}
+    stated = {_renamed(field, names): value for field, value in (network.stated | rates.stated).items()}
     for field in ("model.layers", "model.exchange"):
-        said[field] = tuple(names[name] for name in said[field])
+        stated[field] = tuple(names[name] for name in stated[field])
     for layer in set(config.train.decays) & set(names.values()):
-        said.setdefault(f"train.decays.{layer}", said["train.weight_decay"])
+        stated.setdefault(f"train.decays.{layer}", stated["train.weight_decay"])
     theirs = dict(configs.flat(config))
     theirs["model.exchange"] = tuple(name for name in config.model.layers if name in config.model.exchange)
     differences = []
-    for field, value in said.items():
+    for field, value in stated.items():
         its = theirs.get(field, _unset(field))
         ours = (its if its > config.train.epochs else int(config.train.epochs) + 1) if value is None and its else value
         if ours != its and not (value is None and its is None):
@@ -82,7 +82,7 @@ def _unset(field: str) -> Any:
 
 def _names(network: Network, config: ConfigDict) -> dict[str, str]:
     """Our names of layers and the recipe's, which counts them otherwise where it leaves one out (no_conv3)."""
-    ours, theirs = network.said["model.layers"], config.model.layers
+    ours, theirs = network.stated["model.layers"], config.model.layers
     alike = [re.sub("[0-9]", "", n) for n in ours] == [re.sub("[0-9]", "", n) for n in theirs]
     return dict(zip(ours, theirs if alike else ours, strict=True))
 
@@ -94,14 +94,14 @@ def _renamed(field: str, names: dict[str, str]) -> str:
 # ---------------------------------------------------------------- a recipe file
 
 
-def recipe_text(found: Nearest, about: str) -> str:
+def recipe_text(match: Nearest, about: str) -> str:
     """A Python file with the recipe that the files are: the nearest one and the fields that differ.
 
     Those of the train section are for ImageNet, as the files are. Raises AlexNetError where a value is not allowed.
     """
-    module = configs.recipe_module(found.recipe).__name__
+    module = configs.recipe_module(match.recipe).__name__
     package, _, name = module.rpartition(".")
-    model, train = _lines(found.model) + _without_layers(found), _lines(found.train)
+    model, train = _lines(match.model) + _without_layers(match), _lines(match.train)
     needs_datasets = ["from alexnet_jax.data import datasets"] * bool(train)
     text = "\n".join(
         [
@@ -129,12 +129,12 @@ def recipe_text(found: Nearest, about: str) -> str:
     return text
 
 
-def _without_layers(found: Nearest) -> list[str]:
+def _without_layers(match: Nearest) -> list[str]:
     """Lines that take out what the recipe's train section says of layers that the files have not."""
-    layers = next((d.ours for d in found.model if d.field == "model.layers"), None)
+    layers = next((d.ours for d in match.model if d.field == "model.layers"), None)
     if layers is None:
         return []
-    train = configs.recipe_module(found.recipe).get_config(DATA).train
+    train = configs.recipe_module(match.recipe).get_config(DATA).train
     return [
         f"c.train.{section} = ConfigDict({{k: v for k, v in c.train.{section}.items() if k in c.model.layers}})"
         for section in BY_LAYER

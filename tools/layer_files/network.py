@@ -21,7 +21,7 @@ _MOST = 10_000_000
 class Network:
     """What a layer file says: fields of the config, the layers behind them, and what no field can say."""
 
-    said: dict[str, Any]  # {"model.conv1.features": 48, ...}
+    stated: dict[str, Any]  # {"model.conv1.features": 48, ...}
     layers: list[Weighted]
     towers: int
     classes: int
@@ -36,7 +36,7 @@ def read_network(layers: Sections, params: Sections) -> Network:
     missing = list[Missing]()
     graph = read_graph(layers, params, missing)
     towers, last = len(graph[0].row), graph[-1]
-    said: dict[str, Any] = {
+    stated: dict[str, Any] = {
         "model.towers": towers,
         "model.layers": tuple(layer.name for layer in graph),
         "model.exchange": tuple(layer.name for layer in graph if layer.reads_all),
@@ -51,14 +51,14 @@ def read_network(layers: Sections, params: Sections) -> Network:
             before, after = fields["padding"]
             pixels = (pixels + before + after - fields["kernel_size"]) // fields["stride"] + 1
         channels, pixels = fields["features"], _pooled(layer, fields["features"], pixels)
-        said |= {f"model.{layer.name}.{key}": value for key, value in fields.items()}
-    if said[f"model.{last.name}.post_ops"]:
+        stated |= {f"model.{layer.name}.{key}": value for key, value in fields.items()}
+    if stated[f"model.{last.name}.post_ops"]:
         what = "something after the last layer, which only the softmax follows"
         missing.append(Missing(last.row[0].where("neuron"), f"[{last.row[0].name}]", what))
-        said[f"model.{last.name}.post_ops"] = ""
-    said[f"model.{last.name}.features"] = 0  # its share of the classes
-    said |= _constants(graph, params, missing)
-    return Network(said, graph, towers, channels * len(last.row), missing)
+        stated[f"model.{last.name}.post_ops"] = ""
+    stated[f"model.{last.name}.features"] = 0  # its share of the classes
+    stated |= _constants(graph, params, missing)
+    return Network(stated, graph, towers, channels * len(last.row), missing)
 
 
 # ---------------------------------------------------------------- layers with weights
@@ -78,8 +78,8 @@ def _fields(layer: Weighted, read: int, pixels: int, missing: list[Missing], mix
     }
     if section.text("type") == "fc":
         return {"features": whole(section, "outputs"), **fields}
-    stated = section.numbers("channels", len(section.texts("inputs")))
-    if sum(stated[i] for i in layer.kept) != read:
+    channels = section.numbers("channels", len(section.texts("inputs")))
+    if sum(channels[i] for i in layer.kept) != read:
         raise AlexNetError(
             f"{section.where('channels')}: {section.word('channels')} does not fit: what [{section.name}] reads has "
             f"{read} channels."
@@ -168,7 +168,7 @@ def _pooled(layer: Weighted, features: int, pixels: int) -> int:
 
 def _constants(graph: list[Weighted], params: Sections, missing: list[Missing]) -> dict[str, Any]:
     """The fields of the norms, the pooling and the dropout that the network has; there is one of each here."""
-    said, mixed = dict[str, Any](), _pools_both_ways(graph)
+    stated, mixed = dict[str, Any](), _pools_both_ways(graph)
     fields: dict[str, Any]
     for section in (section for layer in graph for section in layer.operations):
         kind, words = section.text("type"), vocabulary.post_ops(section)
@@ -184,10 +184,10 @@ def _constants(graph: list[Weighted], params: Sections, missing: list[Missing]) 
         else:
             continue
         new = {f"model.{words[0]}.{key}": value for key, value in fields.items()}
-        if any(said.setdefault(key, value) != value for key, value in new.items()):
+        if any(stated.setdefault(key, value) != value for key, value in new.items()):
             what = f"another {words[0]} than the one before; here all of a network are alike"
             missing.append(Missing(section.where(), f"[{section.name}]", what))
-    return said
+    return stated
 
 
 def _norm(section: Section, constants: Section, *, across: bool, towers: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _NOT_THERE = ("train.lars", "train.label_smoothing", "train.ema_decay", "train.w
 class Rates:
     """What a file of parameters says: fields of the config, or the rates that it was left with."""
 
-    said: dict[str, Any]  # {"train.momentum": 0.9, ...}
+    stated: dict[str, Any]  # {"train.momentum": 0.9, ...}
     last: dict[str, tuple[float, float]]  # by layer: rates of weights and biases as set last; {} with a schedule
     frozen: list[str]  # the layers whose weights have 0
 
@@ -44,7 +44,7 @@ class _Schedule:
 
 def read_rates(layers: list[Weighted], params: Sections, missing: list[Missing]) -> Rates:
     """The rates of the network's layers; adds to `missing` what no field can say. Raises AlexNetError."""
-    said: dict[str, Any] = dict.fromkeys(_NOT_THERE, 0.0)
+    stated: dict[str, Any] = dict.fromkeys(_NOT_THERE, 0.0)
     weights, biases = dict[str, _Schedule](), dict[str, _Schedule]()
     momenta, decays = list[tuple[float, Section, str]](), dict[str, float]()
     for layer in layers:
@@ -54,21 +54,21 @@ def read_rates(layers: list[Weighted], params: Sections, missing: list[Missing])
         momenta.append((one(section, "momw", layer, missing), section, "momw"))
         momenta.append((section.number("momb"), section, "momb"))
         decays[layer.name] = one(section, "wc", layer, missing, "0")
-    said["train.momentum"] = momenta[0][0]
+    stated["train.momentum"] = momenta[0][0]
     for value, section, key in momenta:
         if value != momenta[0][0]:
             what = "another momentum than that of the other layers; here there is one for all"
             missing.append(Missing(section.where(key), section.word(key), what))
-    usual = said["train.weight_decay"] = collections.Counter(decays.values()).most_common(1)[0][0]
-    said |= {f"train.decays.{name}": decay for name, decay in decays.items() if decay != usual}
+    usual = stated["train.weight_decay"] = collections.Counter(decays.values()).most_common(1)[0][0]
+    stated |= {f"train.decays.{name}": decay for name, decay in decays.items() if decay != usual}
     frozen = [name for name, schedule in weights.items() if not schedule.base]
     shapes = {(s.factor, s.pieces) for s in weights.values()}, {(s.factor, s.pieces) for s in biases.values()}
     if any(pieces for shape in shapes for _, pieces in shape):
         if len(shapes[0]) == len(shapes[1]) == 1:
-            return Rates(said | _dexp(layers, params, weights, biases, missing), {}, frozen)
+            return Rates(stated | _dexp(layers, params, weights, biases, missing), {}, frozen)
         section = of(params, layers[0].row[0])
         missing.append(Missing(section.where("epsw"), "epsw", "schedules of several kinds; here there is one for all"))
-    return Rates(said, {name: (weights[name].base, biases[name].base) for name in weights}, frozen)
+    return Rates(stated, {name: (weights[name].base, biases[name].base) for name in weights}, frozen)
 
 
 def _schedule(section: Section, key: str, separate: str, layer: Weighted, missing: list[Missing]) -> _Schedule:
@@ -81,8 +81,8 @@ def _schedule(section: Section, key: str, separate: str, layer: Weighted, missin
     if number_of(section.texts(key)[0]) is not None:
         base = one(section, key, layer, missing) if key == "epsw" else section.number(key)
         text, at = section.text(separate, "default"), separate
-    found = re.fullmatch(r"(\w+)\s*(?:\[(.*)\])?", text)
-    kind, inner = (found[1].lower(), found[2] or "") if found else ("", "")
+    match = re.fullmatch(r"(\w+)\s*(?:\[(.*)\])?", text)
+    kind, inner = (match[1].lower(), match[2] or "") if match else ("", "")
     parts = [part.partition("=")[::2] for part in re.split("[,;]", inner) if part]
     names = {name.strip().lower(): number_of(value) for name, value in parts if value}
     unnamed = [number_of(name) for name, value in parts if not value]
@@ -110,7 +110,7 @@ def _dexp(
     first, first_bias = next(iter(weights.values())), next(iter(biases.values()))
     bases = collections.Counter(schedule.base for schedule in weights.values() if schedule.base)
     rate = bases.most_common(1)[0][0] if bases else 0.0
-    said: dict[str, Any] = {
+    stated: dict[str, Any] = {
         "train.learning_rate": rate,
         "train.schedule": "dexp",
         "train.dexp.factor": first.factor,
@@ -122,14 +122,14 @@ def _dexp(
         base, bias = weights[layer.name].base, biases[layer.name].base
         if not base:
             continue
-        said[f"train.rates.{layer.name}"] = round(base / rate, 12)
-        said[f"train.freeze_epochs.{layer.name}"] = None  # never
+        stated[f"train.rates.{layer.name}"] = round(base / rate, 12)
+        stated[f"train.freeze_epochs.{layer.name}"] = None  # never
         ratio = round(bias / base, 12)
-        if said.setdefault("train.bias_rate", ratio) != ratio:
+        if stated.setdefault("train.bias_rate", ratio) != ratio:
             section = of(params, layer.row[0])
             what = "another ratio of the rates of biases and weights; here there is one for all layers"
             missing.append(Missing(section.where("epsb"), section.word("epsb"), what))
-    return said
+    return stated
 
 
 def end_of(config: ConfigDict) -> dict[str, tuple[float, float]]:

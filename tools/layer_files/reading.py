@@ -107,11 +107,11 @@ def read(path: Path) -> dict[str, Section]:
 
 
 def _add(section: Section | None, text: str, where: str, line: int) -> None:
-    found = re.fullmatch(r"([^=:\s\[]+)\s*[=:]\s*(.*)", text)
-    if not found:
+    match = re.fullmatch(r"([^=:\s\[]+)\s*[=:]\s*(.*)", text)
+    if not match:
         shown = text if len(text) <= 40 else text[:40] + "..."
         raise AlexNetError(f"{where}: {shown!r} is neither a [section] nor key=value: mend it, or begin it with #.")
-    key, value = found[1].lower(), found[2].strip()
+    key, value = match[1].lower(), match[2].strip()
     if section is None:
         raise AlexNetError(f"{where}: {key} stands before the first [section]: put it into one.")
     if key in section.fields:
@@ -121,10 +121,10 @@ def _add(section: Section | None, text: str, where: str, line: int) -> None:
     section.fields[key] = (value, line)
 
 
-def gathered(found: list[Missing]) -> list[Missing]:
+def merged(every: list[Missing]) -> list[Missing]:
     """The same word with the same sentence once, with all of its lines: FILE:LINE, LINE, ..."""
     lines = dict[tuple[str, str, str], list[str]]()
-    for missing in found:
+    for missing in every:
         file, _, line = missing.where.rpartition(":")
         places = lines.setdefault((file, missing.word, missing.what), [])
         if line not in places:

@@ -3,4 +3,4 @@
 from alexnet_jax.cli import app
 
 if __name__ == "__main__":
-    app.program("tools.traffic.report")
+    app.program("tools.traffic.command")

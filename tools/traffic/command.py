@@ -1,4 +1,4 @@
-"""What crosses the wires in a training step, and the time it takes: python -m tools.traffic."""
+"""python -m tools.traffic: what crosses the wires in a training step, and the predicted time of each placement."""
 
 import argparse
 import math
@@ -8,12 +8,10 @@ from pathlib import Path
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import builder, config as configs, summary
-from alexnet_jax.allowed import check_batches
-from alexnet_jax.cli import app, devices as settled
-from alexnet_jax.cli.overrides import split_overrides
+from alexnet_jax import builder, summary
+from alexnet_jax.cli import app, devices
+from alexnet_jax.cli.flags import HELP, take_recipe
 from alexnet_jax.model import alexnet as models
-from alexnet_jax.model.towers import DATA
 from tools.traffic import compiled, forecast as forecasts, formula as traffic
 from tools.traffic.formula import BACKWARD, FORWARD, GRADIENTS, METRICS, Layout, Sent
 
@@ -22,6 +20,11 @@ _CONVENTION = """\
 Bytes are what one device sends in a step (it receives as many), the n devices of a group in a ring or in pairs: (n-1)/n
 of the result of an all-gather, (n-1)/n of the operand of a reduce-scatter or an all-to-all, 2(n-1)/n of an all-reduce.
 Per image: over the images of a replica."""
+_DESCRIPTION = (
+    "The collectives of the compiled training step, with their bytes, and the predicted time of each placement on 2 to "
+    "1,024 devices. It runs nothing and needs no data; without DATA the network has 1000 classes. Run it from the top "
+    "of a checkout."
+)
 
 
 def traffic_of(
@@ -39,7 +42,7 @@ def traffic_of(
     compiled and not run. Raises AlexNetError.
     """
     mesh = builder.mesh(config)
-    check_batches(config, mesh.shape[DATA])
+    builder.check_batches(config, mesh)
     model = builder.model(config, classes or summary.classes_of(config))
     forecast = forecasts.Forecast(
         model,
@@ -78,17 +81,10 @@ def _of_this_mesh(config: ConfigDict, model: models.AlexNet, mesh: Mesh) -> list
 
 def _table(found: list[Sent], images: float) -> list[str]:
     rows = [
-        (
-            ", ".join(row.layers),
-            row.direction,
-            row.axis,
-            row.kind,
-            row.dtype,
-            str(row.arrays),
-            *_numbers(row.bytes, images),
-        )
+        (", ".join(row.layers), row.direction, row.axis, row.kind, row.dtype, str(row.arrays),
+         *_numbers(row.bytes, images))
         for row in found
-    ]
+    ]  # fmt: skip
     total = ("total", "", "", "", "", str(sum(row.arrays for row in found)), *_numbers(_sum(found), images))
     cells = [_HEAD, *rows, total]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -171,39 +167,30 @@ def _sums(rows: list[Sent], groups: list[tuple[str, ...]]) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     """Prints what a recipe's step sends, and the times of its placements. Raises AlexNetError."""
-    parser = app.Parser(
-        prog="python -m tools.traffic",
-        description="What crosses the wires in a training step, from the compiled step, and the predicted time of "
-        "each placement on 2 to 1,024 devices. It needs no data. Without DATA the network has 1000 classes.",
-        epilog="--config.section.field=value sets a field of the recipe, such as --config.mesh.tower=1.",
-    )
-    parser.add_argument("recipe", nargs="?", default="alexnet", metavar="RECIPE[:DATA]", help="default: %(default)s")
-    parser.add_argument(
-        "--cpu_devices", type=app.whole(1, 512), metavar="N", help="compile for N virtual CPU devices"
-    )
+    recipe, config, rest = take_recipe(argv, data="imagenet2012")
+    parser = app.Parser(prog="python -m tools.traffic", description=_DESCRIPTION, epilog=HELP)
+    parser.add_argument("--cpu_devices", type=app.whole(1, 512), metavar="N", help="compile for N virtual CPU devices")
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="a plot of the predicted times")
     parser.add_argument(
         "--images_per_second", type=_rate, default=forecasts.IMAGES_PER_SECOND, metavar="R",
-        help=f"what one device computes, for the prediction (default: {forecasts.IMAGES_PER_SECOND:,.0f}, "
+        help=f"of one device, for the prediction (default: {forecasts.IMAGES_PER_SECOND:,.0f}, "
         f"{forecasts.IMAGES_PER_SECOND_SOURCE})",
     )  # fmt: skip
     parser.add_argument(
         "--images_per_device", type=app.whole(1, 1_000_000), metavar="N",
         help="of each step, for the prediction (default: config.train.batch_size)",
     )  # fmt: skip
-    overrides, rest = split_overrides(argv)
-    given = parser.parse_args(rest)
-    with_data = ":" in given.recipe
-    config = configs.load_recipe(given.recipe if with_data else f"{given.recipe}:imagenet2012", overrides)
-    settled.settle(cpu_devices=given.cpu_devices)
-    text = traffic_of(
-        config,
-        classes=None if with_data else 1000,
-        images_per_second=given.images_per_second,
-        images_per_device=given.images_per_device,
-        output=given.output,
+    options = parser.parse_args(rest)
+    devices.settle(cpu_devices=options.cpu_devices)
+    print(
+        traffic_of(
+            config,
+            classes=None if ":" in recipe else 1000,
+            images_per_second=options.images_per_second,
+            images_per_device=options.images_per_device,
+            output=options.output,
+        )
     )
-    print(text)
 
 
 def _rate(text: str) -> float:
