@@ -117,7 +117,7 @@ def channel_norm(
     channel = np.arange(wide.shape[-1])[:, None]
     band = ((channel >= low[None]) & (channel < low[None] + size)).astype(np.float32)
 
-    def window_sum(x: jax.Array) -> jax.Array:
+    def window_sum(x: jax.Array, of_tangent: bool) -> jax.Array:
         # A band matrix: a matmul, where shifts along the channels are what neither a CPU's vector
         # unit nor a TPU's lanes do well.
         return jnp.matmul(x, band, precision=lax.Precision.HIGHEST)
@@ -153,9 +153,9 @@ def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
     the network of its numbers has it after conv2's LRN (layers-145.cfg, rnorm2).
     """
 
-    def window_sum(x: jax.Array) -> jax.Array:
+    def window_sum(x: jax.Array, of_tangent: bool) -> jax.Array:
         edges = (size // 2, size - 1 - size // 2)
-        for axis in (1, 2):
+        for axis in (2, 1) if of_tangent else (1, 2):  # its transpose, a gradient's sum, has the order of the value
             padding = [edges if a == axis else (0, 0) for a in range(4)]
             x = lax.reduce_window(x, 0.0, lax.add, _along(axis, size), (1,) * 4, padding)
         return x
@@ -166,22 +166,27 @@ def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _response_norm(
-    x: jax.Array, wide: jax.Array, window_sum: Callable[[jax.Array], jax.Array], scale: float, beta: float, k: float
+    x: jax.Array,
+    wide: jax.Array,
+    window_sum: Callable[[jax.Array, bool], jax.Array],
+    scale: float,
+    beta: float,
+    k: float,
 ) -> jax.Array:
     """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
     Its derivative is written out because the one that autodiff finds costs as much as conv2. In reverse it is
     dx = g d^-beta, dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
     """
-    return x * _negative_power(k + scale * window_sum(wide * wide), beta)
+    return x * _negative_power(k + scale * window_sum(wide * wide, False), beta)
 
 
 @_response_norm.defjvp
 def _response_norm_jvp(window_sum, scale, beta, k, primals, tangents):  # type: ignore[no-untyped-def]
     (x, wide), (dx, dwide) = primals, tangents
-    d = k + scale * window_sum(wide * wide)
+    d = k + scale * window_sum(wide * wide, False)
     power = _negative_power(d, beta)
-    return x * power, (dx + x * (window_sum(((-2.0 * beta * scale) * wide) * dwide) / d)) * power
+    return x * power, (dx + x * (window_sum(((-2.0 * beta * scale) * wide) * dwide, True) / d)) * power
 
 
 def _negative_power(d: jax.Array, beta: float) -> jax.Array:
