@@ -108,7 +108,7 @@ def imagenet(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_dir
 
 
-def test_stock_tfds_reads_it_as_its_own(imagenet: Path) -> None:
+def test_tfds_reads_prepared_imagenet_as_its_own(imagenet: Path) -> None:
     """Every record with its label, the bytes of the tar, in the order of TFDS's own shuffling."""
     skip = {"image": tfds.decode.SkipDecoding()}
     for split, images in (
@@ -133,7 +133,7 @@ def test_stock_tfds_reads_it_as_its_own(imagenet: Path) -> None:
     assert [names[validation[key]["label"]] for key in sorted(validation)] == wnids[:12]
 
 
-def test_the_cmyk_and_png_files_of_imagenet_become_rgb_jpegs(imagenet: Path) -> None:
+def test_cmyk_and_png_of_imagenet_become_rgb_jpegs(imagenet: Path) -> None:
     records = _read("imagenet2012", "train", imagenet)
     for key, image in (("n01440764_900.JPEG", CMYK), ("n01440764_901.JPEG", PNG)):
         assert records[key]["image"][:2] == b"\xff\xd8"
@@ -145,17 +145,16 @@ def _files(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("options", [(), ("--pack=64",)])
-def test_killed_and_started_again_it_ends_as_if_undisturbed(tars: Path, tmp_path: Path, options: tuple[str]) -> None:
-    """kill -9 three times on the way: the same files to the byte, and no finished shard is written twice."""
+def test_killed_preparation_resumes_to_the_same_bytes(tars: Path, tmp_path: Path) -> None:
+    """kill -9 twice on the way: the same files to the byte, and no finished shard is written twice."""
     command = [sys.executable, "-m", "alexnet_jax", "prepare", "imagenet2012", f"--from={tars}", "--threads=1"]
-    command += ["--images_per_shard=2", *options]
+    command += ["--images_per_shard=4", "--pack=64"]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     _prepare(*command[4:], f"--data_dir={calm}")
     (finished,) = calm.glob("imagenet2012*/5.*")
     growing = killed / finished.parent.name / f"{finished.name}.incomplete"
     written: dict[Path, int] = {}
-    for count in (2, 15, 30):
+    for count in (2, 12):
         process = subprocess.Popen([*command, f"--data_dir={killed}"], cwd=ROOT, stdout=subprocess.DEVNULL)
         while len(list(growing.glob("*-of-*[0-9]"))) < count and process.poll() is None:
             pass
@@ -166,12 +165,12 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(tars: Path, tmp_path
         written = now
     out = subprocess.run([*command, f"--data_dir={killed}"], cwd=ROOT, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    assert "of 52 shards are finished already: resuming with the others" in out.stdout
+    assert "of 26 shards are finished already" in out.stdout
     assert not growing.exists()
     assert _files(killed / finished.relative_to(calm)) == _files(finished)
 
 
-def test_packed_pictures_are_those_of_2012(tars: Path, imagenet: Path, tmp_path: Path) -> None:
+def test_packed_pictures_are_resized_center_squares(tars: Path, imagenet: Path, tmp_path: Path) -> None:
     """The center square of the resized picture; from the tars and from the prepared set alike; checksums hold."""
     _prepare("imagenet2012", f"--from={tars}", f"--data_dir={tmp_path}", "--pack=48")
     _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path / 'again'}", "--pack=48")
@@ -198,7 +197,7 @@ def test_packed_pictures_are_those_of_2012(tars: Path, imagenet: Path, tmp_path:
         assert min(augment.decode(record["image"]).shape[:2]) == 48
 
 
-def test_raw_pictures_are_the_pixels_before_their_jpeg(imagenet: Path, tmp_path: Path) -> None:
+def test_raw_pixels_are_those_before_the_jpeg(imagenet: Path, tmp_path: Path) -> None:
     """TFDS reads them too; nothing is decoded, and a batch of the feed holds crops of them to the bit."""
     arguments = ("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--raw")
     _prepare(*arguments)
@@ -219,11 +218,11 @@ def test_raw_pictures_are_the_pixels_before_their_jpeg(imagenet: Path, tmp_path:
     batches = feed.eval_batches(split, feed.Images(48, 40), feed.Feed(1), batch_size=12, share=(0, 1))
     centers = [split.source[i]["image"][4:44, 4:44] for i in range(12)]
     np.testing.assert_array_equal(next(batches)["image"], centers)
-    with pytest.raises(AlexNetError, match="imagenet2012_pack48_raw holds pixels, not pictures: pack the set that"):
+    with pytest.raises(AlexNetError, match="imagenet2012_pack48_raw"):
         _prepare("tfds", "imagenet2012_pack48_raw", f"--data_dir={tmp_path}", "--pack=32")
 
 
-def test_a_disk_that_is_too_small_for_pixels_is_told_before(
+def test_too_little_room_for_pixels_is_an_error_before(
     imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=700_000))
@@ -235,21 +234,13 @@ def test_a_disk_that_is_too_small_for_pixels_is_told_before(
     assert not list(tmp_path.rglob("*record*"))
 
 
-def test_prepared_twice_is_prepared_and_otherwise_is_another(tars: Path, imagenet: Path, capsys: Any) -> None:
+def test_prepared_set_is_left_alone(tars: Path, imagenet: Path, capsys: Any) -> None:
     before = _files(imagenet / "imagenet2012" / "5.1.0")
     _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=5")
     assert "imagenet2012 is prepared already" in capsys.readouterr().out
-    with pytest.raises(AlexNetError, match=r"from other files or with other options: remove it .* another folder"):
+    with pytest.raises(AlexNetError, match=r"imagenet2012/5\.1\.0"):
         _prepare("imagenet2012", f"--from={tars}", f"--data_dir={imagenet}", "--images_per_shard=6")
     assert _files(imagenet / "imagenet2012" / "5.1.0") == before
-
-
-def test_what_tfds_prepared_itself_is_left_alone(imagenet: Path, tmp_path: Path) -> None:
-    """A folder of that name and version, without what `prepare` notes down in its own."""
-    _as_tfrecord(imagenet, tmp_path)
-    (tmp_path / "old_pack32" / "1.0.0").mkdir(parents=True)
-    with pytest.raises(AlexNetError, match=r"old_pack32/1\.0\.0 was prepared from other files"):
-        _prepare("tfds", "old", f"--data_dir={tmp_path}", "--pack=32")
 
 
 # ---------------------------------------------------------------- folders of pictures
@@ -325,20 +316,19 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_is_no_whole_picture_is_refused_with_its_reason(what: str, tmp_path: Path, capsys: Any) -> None:
-    data, reason = REFUSED[what]
-    _folder(tmp_path / "in", _good("cat", "dog") | {"train/cat/bad.jpg": data})
+def test_damaged_picture_is_refused_and_listed(tmp_path: Path, capsys: Any) -> None:
+    damaged = {f"train/cat/{what}.jpg": data for what, (data, _) in REFUSED.items()}
+    _folder(tmp_path / "in", _good("cat", "dog") | damaged)
     _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
     lines = (tmp_path / "pets" / "1.0.0" / "refused.txt").read_text().splitlines()
-    assert len(lines) == 1
-    split, key, why = lines[0].split("\t")
-    assert (split, key) == ("train", "cat/bad.jpg")
-    assert re.search(reason, why), why
+    reasons = {key: why for _, key, why in (line.split("\t") for line in lines)}
+    assert reasons.keys() == {f"cat/{what}.jpg" for what in REFUSED}
+    printed = capsys.readouterr().out
+    for what, (_, reason) in REFUSED.items():
+        assert re.search(reason, reasons[f"cat/{what}.jpg"]), what
+        assert f"train cat/{what}.jpg: {reasons[f'cat/{what}.jpg']}" in printed
     assert _read("pets", "train", tmp_path).keys() == {f"{c}/good{i}.jpg" for c in ("cat", "dog") for i in range(4)}
-    said = capsys.readouterr().out
-    assert f"train cat/bad.jpg: {why}" in said
-    assert tfds.builder("pets", data_dir=tmp_path).info.metadata["refused"] == 1
+    assert tfds.builder("pets", data_dir=tmp_path).info.metadata["refused"] == len(REFUSED)
 
 
 def test_odd_pictures_are_stored_as_they_look(tmp_path: Path) -> None:
@@ -356,7 +346,7 @@ def test_odd_pictures_are_stored_as_they_look(tmp_path: Path) -> None:
     assert (tmp_path / "pets" / "1.0.0" / "refused.txt").read_text() == ""
 
 
-def test_names_are_paths_below_the_folder(tmp_path: Path) -> None:
+def test_keys_are_paths_below_the_folder(tmp_path: Path) -> None:
     """The same name in two classes, in other letters, in folders of folders, with spaces; hidden ones are not there."""
     picture = _encoded("JPEG", _pixels())
     names = {"cat/a.jpg", "dog/a.jpg", "cat/A.JPG", "cat/deep/er/a.jpg", "dog/ein Ärger 猫.jpg", "cat/no_ending"}
@@ -369,7 +359,7 @@ def test_names_are_paths_below_the_folder(tmp_path: Path) -> None:
     assert sources.open_split("pets", "train", str(tmp_path)).class_names == ("cat", "dog")
 
 
-def test_a_drawn_split_stays_when_pictures_are_added(tmp_path: Path) -> None:
+def test_drawn_split_stays_when_pictures_are_added(tmp_path: Path) -> None:
     picture = _encoded("JPEG", _pixels(8, 8))
     drawn = []
     for count in (40, 60):
@@ -402,42 +392,42 @@ def _twice() -> bytes:
 _T, _V = raw.TRAIN_TAR, raw.VALIDATION_TAR
 # What lies in the folder of the tars, and the sentence.
 WRONG_TARS: dict[str, tuple[dict[str, bytes], str]] = {
-    "neither tar": ({}, rf"no {_T} and no {_V} in .*image-net\.org"),
-    "no train tar": ({_V: _VALIDATION_TAR}, rf"no {_T} in .*--splits=validation"),
-    "no validation tar": ({_T: _TRAIN_TAR}, rf"no {_V} in "),
+    "neither tar": ({}, rf"{_T} .*{_V} .*image-net\.org"),
+    "no train tar": ({_V: _VALIDATION_TAR}, rf"{_T} .*--splits=validation"),
+    "no validation tar": ({_T: _TRAIN_TAR}, rf"{_V} "),
     "train cut inside a class": (_TARS | {_T: _TRAIN_TAR[: _SECOND // 2]}, rf"{_T} is truncated .*147,897"),
-    "train cut after a class": (_TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated or not a tar, after 1 files"),
+    "train cut after a class": (_TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated .* 1 files"),
     "a class cut": (
         _TARS | {_T: _tar({"n01440764.tar": _tar(TRAIN["n01440764"])[:5000]})}, r"n01440764\.tar in .* is truncated"
     ),
     "validation cut": (_TARS | {_V: _VALIDATION_TAR[: len(_VALIDATION_TAR) // 2]}, rf"{_V} is truncated .*6,744"),
-    "an empty tar file": (_TARS | {_V: b""}, rf"{_V} is truncated or not a tar, after 0 files"),
-    "text for a tar": (_TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated or not a tar"),
-    "a class that is none": (_TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar, which is no"),
-    "a name twice": (_TARS | {_T: _twice()}, r"n01440764_1\.JPEG is twice in train"),
+    "an empty tar file": (_TARS | {_V: b""}, rf"{_V} is truncated .* 0 files"),
+    "text for a tar": (_TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated"),
+    "a class that is none": (_TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar"),
+    "a name twice": (_TARS | {_T: _twice()}, r"n01440764_1\.JPEG .* train"),
 }  # fmt: skip
 # The files of a folder, and the sentence.
 _P = _encoded("JPEG", _pixels(8, 8))
 WRONG_FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
-    "no class folders": ({"a.jpg": _P}, "holds no folders: put the pictures of each class into a folder"),
-    "one class": ({"cat/a.jpg": _P}, "holds one class, cat: to tell classes apart takes two"),
+    "no class folders": ({"a.jpg": _P}, "in holds no folders"),
+    "one class": ({"cat/a.jpg": _P}, "one class, cat"),
     "a class without a picture": (
         {"cat/a.jpg": _P, "dog/.hidden": b""},
-        r"class folder .*dog has no picture: put some",
+        r"dog has no picture",
     ),
     "a class refused whole": (
         _good("cat", "dog") | {"train/emu/1.jpg": b"x", "train/emu/2.jpg": b""},
-        "class emu has no picture to train on left.*emu/[12].jpg: ",
+        "emu .*emu/[12].jpg: ",
     ),
-    "a class only in val": (_good("cat", "dog") | {"val/emu/a.jpg": _P}, "class emu is in .*val but not in .*train"),
-    "val without train": ({"val/cat/a.jpg": _P, "val/dog/a.jpg": _P}, "has validation but no train"),
-    "nothing to evaluate on": ({"cat/b.jpg": _P, "dog/b.jpg": _P}, "No picture .* raise --validation_percent=10"),
-    "nothing left to train on": ({"cat/a.jpg": _P, "dog/b.jpg": _P}, "All pictures of the class cat .* drawn to eval"),
+    "a class only in val": (_good("cat", "dog") | {"val/emu/a.jpg": _P}, "emu is in .*val .*train"),
+    "val without train": ({"val/cat/a.jpg": _P, "val/dog/a.jpg": _P}, "validation but no train"),
+    "nothing to evaluate on": ({"cat/b.jpg": _P, "dog/b.jpg": _P}, "--validation_percent=10"),
+    "nothing left to train on": ({"cat/a.jpg": _P, "dog/b.jpg": _P}, "class cat .*--validation_percent=10"),
 }
 # Arguments, and the sentence.
 WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "no such folder": (("folder", "--from=/nowhere", "--name=pets"), "--from=/nowhere is not a folder"),
-    "a name with signs": (("folder", "--from=.", "--name=my-pets"), "--name=my-pets: it must be lowercase letters"),
+    "no such folder": (("folder", "--from=/nowhere", "--name=pets"), "--from=/nowhere"),
+    "a name with signs": (("folder", "--from=.", "--name=my-pets"), "--name=my-pets"),
     "no threads": (
         ("folder", "--from=.", "--name=pets", "--threads=0"),
         "--threads: 0 is not a whole number",
@@ -446,20 +436,20 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("folder", "--from=.", "--name=pets", "--quality=0"),
         "--quality: 0 is not a whole number",
     ),
-    "an unknown split": (("imagenet2012", "--from=.", "--splits=train,test"), "--splits=train,test: it must be of"),
-    "tfds without packing": (("tfds", "cifar10"), "cifar10 is read as it is: give --pack=256"),
-    "a set that is not there": (("tfds", "pets", "--pack=9"), "no data set 'pets'.*prepare folder"),
-    "raw without packing": (("folder", "--from=.", "--name=pets", "--raw"), "--raw stores squares .* give --pack=256"),
+    "an unknown split": (("imagenet2012", "--from=.", "--splits=train,test"), "--splits=train,test"),
+    "tfds without packing": (("tfds", "cifar10"), "cifar10 .*--pack=256"),
+    "a set that is not there": (("tfds", "pets", "--pack=9"), "'pets'.*prepare folder"),
+    "raw without packing": (("folder", "--from=.", "--name=pets", "--raw"), "--raw .*--pack=256"),
     "raw with long sides": (
         ("folder", "--from=.", "--name=pets", "--pack=9", "--raw", "--keep_long_side"),
-        "--raw stores squares .* leave --keep_long_side out",
+        "--raw .*--keep_long_side",
     ),
-    "statistics of digits": (("statistics", "digits"), "digits lies in no folder"),
+    "statistics of digits": (("statistics", "digits"), "digits "),
 }
 
 
 @pytest.mark.parametrize("what", WRONG_TARS)
-def test_a_missing_or_broken_tar_is_named(what: str, tmp_path: Path) -> None:
+def test_missing_or_truncated_tar_is_named(what: str, tmp_path: Path) -> None:
     files, message = WRONG_TARS[what]
     _folder(tmp_path / "in", files)
     (tmp_path / "in").mkdir(exist_ok=True)
@@ -470,7 +460,7 @@ def test_a_missing_or_broken_tar_is_named(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", WRONG_FOLDERS)
-def test_a_folder_that_cannot_be_used_is_one_sentence(what: str, tmp_path: Path) -> None:
+def test_folder_of_another_form_is_refused(what: str, tmp_path: Path) -> None:
     files, message = WRONG_FOLDERS[what]
     _folder(tmp_path / "in", files)
     with pytest.raises(AlexNetError, match=message) as error:
@@ -480,22 +470,12 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(what: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("what", WRONG_COMMANDS)
-def test_a_command_that_cannot_be_is_one_sentence(what: str, tmp_path: Path) -> None:
+def test_wrong_arguments_of_prepare_are_refused(what: str, tmp_path: Path) -> None:
     arguments, message = WRONG_COMMANDS[what]
     with pytest.raises(AlexNetError, match=message) as error:
         _prepare(*arguments, f"--data_dir={tmp_path}")
     assert "\n" not in str(error.value)
     assert not os.listdir(tmp_path)
-
-
-def test_the_bad_inputs_are_many() -> None:
-    """With the bad records of tests/test_data.py and the wrong checkpoints of tests/test_run.py there are more."""
-    assert len(REFUSED) + len(WRONG_TARS) + len(WRONG_FOLDERS) + len(WRONG_COMMANDS) >= 25
-
-
-def test_an_empty_split_is_one_sentence(imagenet: Path) -> None:
-    with pytest.raises(AlexNetError, match=r"The split 'train\[:0\]' of imagenet2012 is empty"):
-        sources.open_split("imagenet2012", "train[:0]", str(imagenet))
 
 
 # ---------------------------------------------------------------- statistics
@@ -557,8 +537,8 @@ def _as_tfrecord(data_dir: Path, folder: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("split", ["train", "train[3:]", "train[:50%]", "train[38:45]", "train[50:]+train[:5]"])
-def test_tfrecord_is_read_where_it_lies(split: str, imagenet: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "train[38:45]", "train[50:]+train[:5]"])
+def test_tfrecord_gives_the_records_of_array_record(split: str, imagenet: Path, tmp_path: Path) -> None:
     """At random, the same records as array_record has, in parts too, and in worker processes."""
     _as_tfrecord(imagenet, tmp_path)
     new, old = (
@@ -568,22 +548,28 @@ def test_tfrecord_is_read_where_it_lies(split: str, imagenet: Path, tmp_path: Pa
     assert len(new.source) == len(there) > 4
     for i in reversed(range(len(there))):
         assert new.source[i] == there[i]
+    with pytest.raises(AlexNetError, match=r"'train\[:0\]'"):
+        sources.open_split("old", "train[:0]", str(tmp_path))
 
 
-def test_a_truncated_tfrecord_file_is_named(imagenet: Path, tmp_path: Path) -> None:
+def test_truncated_tfrecord_is_named(imagenet: Path, tmp_path: Path) -> None:
     path = _as_tfrecord(imagenet, tmp_path) / "old-train.tfrecord-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(AlexNetError, match=r"old cannot be read: .*tfrecord-00001-of-00002 is truncated after 51 rec"):
+    with pytest.raises(AlexNetError, match=r"tfrecord-00001-of-00002 .* 51 records"):
         sources.open_split("old", "train", str(tmp_path))
 
 
 def test_tfrecord_is_packed_like_any_other(imagenet: Path, tmp_path: Path) -> None:
+    """But not over a folder of that name which `prepare` did not write."""
     _as_tfrecord(imagenet, tmp_path)
     _prepare("tfds", "old", f"--data_dir={tmp_path}", "--pack=32")
     assert _read("old_pack32", "train", tmp_path).keys() == _read("imagenet2012", "train", imagenet).keys()
+    (tmp_path / "old_pack16" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(AlexNetError, match=r"old_pack16/1\.0\.0"):
+        _prepare("tfds", "old", f"--data_dir={tmp_path}", "--pack=16")
 
 
-def test_a_full_disk_loses_nothing(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_loses_nothing(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written stays, and the same command ends it."""
     write: Callable[..., None] = shards.Shards._write_one
 
@@ -594,7 +580,7 @@ def test_a_full_disk_loses_nothing(tars: Path, tmp_path: Path, monkeypatch: pyte
 
     arguments = ("imagenet2012", f"--from={tars}", f"--data_dir={tmp_path}", "--images_per_shard=10", "--threads=1")
     monkeypatch.setattr(shards.Shards, "_write_one", full)
-    with pytest.raises(AlexNetError, match="No space left on device: fix that, and the same command resumes"):
+    with pytest.raises(AlexNetError, match="No space left on device"):
         _prepare(*arguments)
     monkeypatch.undo()
     _prepare(*arguments)
