@@ -12,7 +12,7 @@ from alexnet_jax.data import feed
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import make_probabilities_step
 from alexnet_jax.model import towers
-from alexnet_jax.train import checksums as sums
+from alexnet_jax.train import checksums
 from alexnet_jax.train.checkpoint import restore_network
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -70,7 +70,7 @@ def member(
     `overrides` ("section.field=value") are set in the run's config, such as where its data lie here.
     Raises AlexNetError.
     """
-    sums.mend(workdir)
+    checksums.restore_files(workdir)
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     evaluation = builder.evaluation(config, classes=len(configs.load_classes(workdir)), workdir=workdir)
     mesh, own = evaluation.mesh, evaluation.split

@@ -32,7 +32,7 @@ from absl import logging  # noqa: E402
 
 from alexnet_jax import builder, config as configs  # noqa: E402
 from alexnet_jax.model import placement, towers  # noqa: E402
-from alexnet_jax.train import checksums as sums  # noqa: E402
+from alexnet_jax.train import checksums  # noqa: E402
 from alexnet_jax.train.checkpoint import Checkpoints  # noqa: E402
 from alexnet_jax.train.step import make_state  # noqa: E402
 
@@ -89,7 +89,7 @@ def row(what: str, seconds: list[float]) -> None:
 
 
 def without_sums() -> Any:
-    return mock.patch.multiple(sums, write=lambda *_, **__: None, problem=lambda *_, **__: None)
+    return mock.patch.multiple(checksums, write=lambda *_, **__: None, damage=lambda *_, **__: None)
 
 
 def in_turns(turns: int, measure: Callable[[], Any]) -> tuple[list[Any], list[Any]]:
@@ -131,7 +131,7 @@ def main() -> None:
             share = statistics.median(done for _, done in with_sums) / (500 * args.seconds_per_step)
             print(f"one save in 500 steps, if nothing of it ran beside them: {100 * share:.2f} % of the time")
         checkpoint = runs["1x1"] / "checkpoints" / "1"
-        row("to verify it", [_seconds(lambda: sums.problem(checkpoint)) for _ in range(args.turns)])
+        row("to verify it", [_seconds(lambda: checksums.damage(checkpoint)) for _ in range(args.turns)])
         with_sums, without = in_turns(args.turns, lambda: restored(runs["1x1"], mesh_of("1x1")))
         row("restore on the same device, with sums", with_sums)
         row("restore on the same device, without", without)

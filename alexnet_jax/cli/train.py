@@ -133,13 +133,13 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
 def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
     from alexnet_jax.cli import cluster
     from alexnet_jax.evaluate import evaluate_checkpoint
-    from alexnet_jax.train import checksums as sums
+    from alexnet_jax.train import checksums
     from alexnet_jax.train.watchdog import Watchdog
 
     if workdir is None:
         config = configs.load_recipe(_FLAGS.config)
         workdir = _default_workdir(_FLAGS.config, config.data.name)
-    sums.mend(workdir)
+    checksums.restore_files(workdir)
     config = configs.load(workdir)  # before the devices start: they take seconds
     overrides = _override(config, rest)
     joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint))

@@ -21,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from alexnet_jax import builder, config as configs, files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement
-from alexnet_jax.train import checksums as sums
+from alexnet_jax.train import checksums
 from alexnet_jax.train.step import variables_of
 
 BEST_BY = "eval_top1"
@@ -30,13 +30,13 @@ BEST_BY = "eval_top1"
 class Checkpoints:
     """The checkpoints of one run, in `workdir`/checkpoints/<step>, written in the background.
 
-    A checkpoint is there whole or not at all: it is written under another name and renamed, together with the sums
-    that tell later whether it still is (`sums.py`). The last `keep` are kept, and the best by top-1 of those that were
-    evaluated when they were saved. `read_only` looks at them as they lie there, and writes nothing.
+    A checkpoint is there whole or not at all: it is written under another name and renamed, together with checksums,
+    by which later damage is noticed. The last `keep` are kept, and the best by top-1 of those that were evaluated when
+    they were saved. `read_only` writes nothing.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False) -> None:
-        self.workdir, self.folder = workdir, workdir.absolute() / sums.FOLDER
+        self.workdir, self.folder = workdir, workdir.absolute() / checksums.FOLDER
         if read_only:
             if not self.folder.is_dir():
                 raise AlexNetError(f"There is no checkpoint in {workdir}: train first, or name another workdir.")
@@ -57,20 +57,21 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the last checkpoint that was finished, None without one."""
-        there = sums.steps(self.workdir)
+        there = checksums.steps(self.workdir)
         return there[-1] if there else None
 
-    def find(self, which: str, *, say: sums.Say = sums.to_stderr) -> int:
-        """`latest`, `best` or a step, as a step that is there; `latest` is the newest whole one, and `say` tells if
-        that is not the newest. Raises AlexNetError when there is none.
-        """  # fmt: skip
-        there = sums.steps(self.workdir)
+    def find(self, which: str, *, say: checksums.Say = checksums.to_stderr) -> int:
+        """The step of `latest`, `best` or a step. `latest` is the newest whole one; what is damaged is named to `say`.
+
+        Raises AlexNetError when there is none.
+        """
+        there = checksums.steps(self.workdir)
         if which == "latest":
-            if (newest := sums.newest_whole(self.workdir, set_aside=False, say=say)) is not None:
+            if (newest := checksums.newest_whole(self.workdir, quarantine=False, say=say)) is not None:
                 return newest
         elif which == "best" and there:
             for step in there:  # one that lost its metrics may have been the best
-                _verify(self.folder / str(step), glance=True)
+                _verify(self.folder / str(step), quick=True)
             evaluated = [(_top1(metrics), step) for step in there if (metrics := self.metrics(step))]
             if not evaluated:
                 raise AlexNetError(f"No checkpoint in {self.folder} was evaluated yet: use checkpoint=latest.")
@@ -100,7 +101,7 @@ class Checkpoints:
             self._check_room(state)
         with self._written():
             self._manager.save(
-                step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True, custom_metadata=sums.MARK
+                step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True, custom_metadata=checksums.MARK
             )
 
     def _check_room(self, state: Any) -> None:
@@ -134,8 +135,8 @@ class Checkpoints:
         the checkpoint is of another network or damaged.
         """
         folder = self.folder / str(step)
-        before = sums.stamps(folder)
-        told_by_first(lambda: _verify(folder))
+        before = checksums.stamps(folder)
+        by_first_process(lambda: _verify(folder))
         handler, item = ocp.PyTreeCheckpointHandler(), folder / "default"
         try:
             _compare(folder, handler.metadata(item).tree, target)
@@ -147,7 +148,7 @@ class Checkpoints:
             raise _damaged(folder, "Orbax cannot read it") from error
         finally:
             handler.close()
-        if sums.stamps(folder) != before:
+        if checksums.stamps(folder) != before:
             raise AlexNetError(f"The checkpoint {folder} was changed or deleted while it was read: start again.")
         return restored
 
@@ -161,17 +162,18 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
-        """Orbax raises errors of several types, with the one of the system somewhere in them or in their text."""
+        """Raises AlexNetError for an error of the system, which Orbax raises as several types; a bug stays as it is."""
         try:
             yield
         except AlexNetError:
             raise
         except Exception as error:
-            number = _errno(error)
-            why = os.strerror(number) if number else (str(error).splitlines() or [type(error).__name__])[0][:200]
+            if (number := _errno(error)) is None:
+                raise
             todo = f"{files.REMEDIES[number]}, then start" if number in files.REMEDIES else "start"
             raise AlexNetError(
-                f"A checkpoint in {self.folder} cannot be written: {why}: {todo} the same command again{self._kept()}."
+                f"A checkpoint in {self.folder} cannot be written: {os.strerror(number)}: {todo} the same command "
+                f"again{self._kept()}."
             ) from error
 
 
@@ -180,13 +182,13 @@ _SUMMING, _DELETED = ".orbax-checkpoint-tmp-summing", "deleted.orbax-checkpoint-
 
 
 def _purge(folder: Path) -> None:
-    """Deletes what Orbax only moved aside: a kill in the middle leaves no half of a checkpoint under its name."""
+    """Deletes what Orbax only renamed: a kill in the middle leaves no half of a checkpoint under its name."""
     shutil.rmtree(folder / _DELETED, ignore_errors=True)
 
 
 class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """A checkpoint on its way. Orbax renames what is finished: to a name of ours, so that a second rename, after the
-    sums were written, makes the checkpoint and its sums visible at once. Parts of a checkpoint have no sums.
+    """A checkpoint being written. Orbax renames what is finished: to a name of ours, so that a second rename, after
+    the checksums were written, makes the checkpoint and its checksums visible at once.
     """  # fmt: skip
 
     @classmethod
@@ -207,13 +209,13 @@ class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
         await super().finalize()
         hidden, final = Path(super().get_final()), Path(self.get_final())
         if hidden != final:
-            await asyncio.to_thread(sums.write, hidden, workdir=final.parent.parent)
+            await asyncio.to_thread(checksums.write, hidden, workdir=final.parent.parent)
             hidden.rename(final)
             files.sync(final.parent)
 
 
 def _errno(error: BaseException) -> int | None:
-    """The number of the error of the system that is behind another, None without one."""
+    """The number of the error of the system that caused another, or that its text names; None without one."""
     behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, OSError) and behind.errno:
@@ -224,22 +226,22 @@ def _errno(error: BaseException) -> int | None:
 
 def _needed(folder: Path, last: int | None, state: Any) -> int:
     """The bytes of the next checkpoint: those of the last one, of the state itself for the first."""
-    of_last = sums.size(folder / str(last)) if last is not None else 0
+    of_last = checksums.size(folder / str(last)) if last is not None else 0
     return of_last or sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
 def _free(folder: Path, needed: int) -> int:
-    """The bytes that are free, after deleting what is only moved aside if fewer than needed are."""
+    """The bytes that are free, after deleting what was only renamed if fewer than needed are."""
     with files.named(folder, "written"):
         if shutil.disk_usage(folder).free < needed:
             _purge(folder)
         return shutil.disk_usage(folder).free
 
 
-def _verify(folder: Path, *, glance: bool = False) -> None:
+def _verify(folder: Path, *, quick: bool = False) -> None:
     """Raises AlexNetError where a checkpoint is not as it was written."""
-    if wrong := sums.problem(folder, glance=glance):
-        raise _damaged(folder, wrong)
+    if damage := checksums.damage(folder, quick=quick):
+        raise _damaged(folder, damage)
 
 
 def _damaged(folder: Path, wrong: str) -> AlexNetError:
@@ -248,24 +250,21 @@ def _damaged(folder: Path, wrong: str) -> AlexNetError:
     )
 
 
-def told_by_first(find: Callable[[], int | None]) -> int | None:
-    """What `find` gives in the first process, in all of them; where it raises AlexNetError, all of them do."""
+def by_first_process(find: Callable[[], int | None]) -> int | None:
+    """What `find` returns in process 0, in all of them; where it raises AlexNetError, all of them do."""
     if jax.process_count() == 1:
         return find()
-    told = np.zeros(2048, np.int32)
+    result: dict[str, Any] = {}
     if jax.process_index() == 0:
-        said: dict[str, Any]
         try:
-            said = {"found": find()}
+            result = {"found": find()}
         except AlexNetError as error:
-            said = {"error": str(error)[:300]}
-        data = json.dumps(said).encode()
-        told[: len(data)] = list(data)
-    heard = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(told)).tolist()).rstrip(b"\0"))
-    if "error" in heard:
-        raise AlexNetError(heard["error"])
-    found: int | None = heard["found"]
-    return found
+            result = {"error": str(error)[:300]}
+    data = np.frombuffer(json.dumps(result).ljust(2048).encode(), np.uint8)
+    result = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(data)).tolist()))
+    if "error" in result:
+        raise AlexNetError(result["error"])
+    return result["found"]
 
 
 def _compare(folder: Path, saved: Any, target: Any) -> None:
@@ -315,16 +314,16 @@ def restore_network(
     *,
     mesh: Mesh | None = None,
     overrides: Sequence[str] = (),
-    say: sums.Say = sums.to_stderr,
+    say: checksums.Say = checksums.to_stderr,
 ) -> Restored:
     """The network of checkpoint `which` (latest, best or a step) of `workdir`, on `mesh` or on all devices.
 
     With ":average" behind it, as in "best:average", the variables are the moving average of a run that had one.
-    `latest` is the newest whole one; `say` is told where that is not the newest, and where a damaged config or list of
-    classes was restored from a checkpoint. Raises AlexNetError where there is none, or another one is damaged.
+    `latest` is the newest whole one; what is damaged, or was restored from a checkpoint, is named to `say`. Raises
+    AlexNetError where there is none, or another one is damaged.
     """
     if jax.process_index() == 0:
-        sums.mend(workdir, say=say)
+        checksums.restore_files(workdir, say=say)
     # The devices are those of here, not those of the training.
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     class_names = configs.load_classes(workdir)
@@ -338,7 +337,7 @@ def restore_network(
             f"checkpoint={which}:{part}: only :average may follow a checkpoint, and only one of a run with "
             "config.train.ema_decay."
         )
-    step = told_by_first(lambda: checkpoints.find(which, say=say))
+    step = by_first_process(lambda: checkpoints.find(which, say=say))
     assert step is not None
     names = {"params": "params", "batch_stats": "statistics"}
     shapes = placement.variables(model, config.data.crop_pixels)

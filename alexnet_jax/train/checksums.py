@@ -1,6 +1,7 @@
-"""The sums of checkpoints: what was changed, lost or added since one was written is noticed before it is read.
+"""Checksums of checkpoints: every byte that was changed, lost or added is noticed before a checkpoint is read.
 
-It works on folders, without JAX and without Orbax, so that a run can look before either is started.
+It works on folders, without JAX and without Orbax, so that a run can look before either is started. Orbax itself has
+checksums of chunks of arrays only.
 """
 
 import concurrent.futures
@@ -17,18 +18,18 @@ from alexnet_jax import config as configs, files
 from alexnet_jax.errors import AlexNetError
 
 FOLDER, SUMS = "checkpoints", "sums.json"
-MARK = {"sums": "xxh3_128"}  # in Orbax's own metadata: this checkpoint was written with sums
+MARK = {"sums": "xxh3_128"}  # in Orbax's own metadata: this checkpoint was written with checksums
 _METADATA = "_CHECKPOINT_METADATA"
 _COPIED = (configs.SAVED_AS, configs.CLASSES)  # each checkpoint keeps a copy of these files of its run
 _AT_ONCE = 1 << 22  # bytes that are read at a time
-_SMALL = 1 << 16  # bytes up to which a glance reads a file
+_SMALL = 1 << 16  # bytes up to which a quick check reads a file
 _THREADS = 4
 
 Say = Callable[[str], None]
 
 
 def to_stderr(text: str) -> None:
-    """The way to say something where there is no log."""
+    """A line for people, where there is no log."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -36,21 +37,21 @@ def to_stderr(text: str) -> None:
 
 
 def write(folder: Path, workdir: Path | None = None) -> None:
-    """Writes the sums of all files of a checkpoint, and waits until these are on the disk. Raises OSError.
+    """Writes the checksums of all files of a checkpoint, and waits until these are on the disk. Raises OSError.
 
     `sums.json` is {"sum": of all bytes after it, "files": {path: [bytes, xxh3_128]}, "run": {name: text}}, where "run"
     holds the config and the classes of `workdir`, so that these can be restored too.
     """
     names = _files(folder)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        sums = dict(zip(names, pool.map(lambda name: _sum(folder / name, sync=True), names), strict=True))
+        checksums = dict(zip(names, pool.map(lambda name: _checksum(folder / name, sync=True), names), strict=True))
     for below in {folder, *((folder / name).parent for name in names)}:
         files.sync(below)
     for log in workdir.glob("*.jsonl") if workdir else ():
         files.sync(log)  # a run that resumes from here has its history up to here
     there = [workdir / name for name in _COPIED if (workdir / name).is_file()] if workdir else []
     run = {path.name: path.read_bytes().decode(errors="surrogateescape") for path in there}
-    body = json.dumps({"files": sums, "run": run}, indent=1).removeprefix("{")
+    body = json.dumps({"files": checksums, "run": run}, indent=1).removeprefix("{")
     files.write_text(folder / SUMS, _head(body.encode()) + body)
 
 
@@ -58,7 +59,7 @@ def _head(body: bytes) -> str:
     return f'{{"sum": "{xxhash.xxh3_128_hexdigest(body)}",'
 
 
-def _sum(path: Path, *, sync: bool = False) -> list[int | str]:
+def _checksum(path: Path, *, sync: bool = False) -> list[int | str]:
     """[bytes, hash] of a file, which is then on the disk too if asked for."""
     found, block, size = xxhash.xxh3_128(), memoryview(bytearray(_AT_ONCE)), 0
     try:
@@ -74,7 +75,7 @@ def _sum(path: Path, *, sync: bool = False) -> list[int | str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """The paths of all files below a folder, except that of its sums. Raises OSError."""
+    """The paths of all files below a folder, except that of its checksums. Raises OSError."""
 
     def walk(below: Path) -> Iterator[str]:
         with os.scandir(below) as entries:
@@ -90,18 +91,18 @@ def _files(folder: Path) -> list[str]:
 # ---------------------------------------------------------------- verifying
 
 
-def problem(folder: Path, *, glance: bool = False) -> str | None:
-    """What is wrong with a checkpoint, with the file's name: "default/_METADATA is missing"; None if it is whole.
+def damage(folder: Path, *, quick: bool = False) -> str | None:
+    """The first damage to a checkpoint, with the file's name: "default/_METADATA is missing"; None if it is whole.
 
-    One without sums, as older versions wrote them, is judged by what can be seen of it. A `glance` reads the small
-    files only, and takes the large ones by their size.
+    Of one without checksums, as versions before 0.2 wrote them, only what is visible. `quick` reads the small files
+    only, and compares the sizes of the large ones.
     """
     try:
         if not folder.is_dir():
             return "it is not a folder"
         written = _read(folder)
-        wrong = _seen(folder) if written is None else _changes(folder, written["files"], glance=glance)
-        return next(wrong, None)
+        found = _visible(folder) if written is None else _changes(folder, written["files"], quick=quick)
+        return next(found, None)
     except OSError as error:
         name = os.path.relpath(error.filename, folder) if error.filename else "it"
         return f"{name} cannot be read: {error.strerror or error}"
@@ -109,14 +110,14 @@ def problem(folder: Path, *, glance: bool = False) -> str | None:
         return str(error)
 
 
-def _changes(folder: Path, sums: dict[str, list[int | str]], *, glance: bool) -> Iterator[str]:
-    """What is no longer as it was written. Raises OSError."""
+def _changes(folder: Path, checksums: dict[str, list[int | str]], *, quick: bool) -> Iterator[str]:
+    """What is not as it was written. Raises OSError."""
     found = _files(folder)
-    yield from (f"{name} is missing" for name in sums if name not in found)
-    yield from (f"{name} does not belong to it" for name in found if name not in sums)
+    yield from (f"{name} is missing" for name in checksums if name not in found)
+    yield from (f"{name} does not belong to it" for name in found if name not in checksums)
     yield from (f"{name} is not a plain file" for name in found if not _is_plain(folder / name))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        same = pool.map(lambda name: _same(folder / name, sums[name], glance=glance), found)
+        same = pool.map(lambda name: _is_same(folder / name, checksums[name], quick=quick), found)
         yield from (f"{name} is changed" for name, is_same in zip(found, same, strict=True) if not is_same)
 
 
@@ -124,9 +125,9 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _same(path: Path, written: list[int | str], *, glance: bool) -> bool:
+def _is_same(path: Path, written: list[int | str], *, quick: bool) -> bool:
     size = path.stat().st_size
-    return size == written[0] and ((glance and size > _SMALL) or _sum(path) == written)
+    return size == written[0] and ((quick and size > _SMALL) or _checksum(path) == written)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -143,8 +144,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return written
 
 
-def _seen(folder: Path) -> Iterator[str]:
-    """What can be seen to be wrong with a checkpoint that has no sums. Raises OSError."""
+def _visible(folder: Path) -> Iterator[str]:
+    """The visible damage to a checkpoint without checksums. Raises OSError."""
     found = _files(folder)
     needed = (_METADATA, "default/_METADATA", "default/manifest.ocdbt")
     yield from ["it is empty"] if not found else (f"{name} is missing" for name in needed if name not in found)
@@ -178,11 +179,6 @@ def size(folder: Path) -> int:
     return sum(count for _, _, count, _ in stamps(folder))
 
 
-def has_sums(folder: Path) -> bool:
-    """Whether a checkpoint was written with sums, and has them."""
-    return (folder / SUMS).exists()
-
-
 # ---------------------------------------------------------------- the checkpoints of a run
 
 
@@ -201,57 +197,56 @@ def _names(workdir: Path) -> list[str]:
         raise
 
 
-def newest_whole(workdir: Path, *, set_aside: bool, say: Say) -> int | None:
+def newest_whole(workdir: Path, *, quarantine: bool, say: Say) -> int | None:
     """The step of the newest checkpoint that is whole, None where there is none at all.
 
-    Damaged ones are told, and with `set_aside` renamed to "130.damaged", which nothing reads; older ones are glanced
-    at. Raises AlexNetError where all are damaged: a run does not start anew over what may be mended.
+    Damaged ones are named to `say`, and with `quarantine` renamed to "130.damaged", which nothing reads; older ones
+    are checked quickly. Raises AlexNetError where all are damaged: no run starts anew over what may be restored.
     """
     folder, there = workdir / FOLDER, steps(workdir)
-    wrong: dict[int, str] = {}
+    damaged: dict[int, str] = {}
     for step in reversed(there):
-        if not (found := problem(folder / str(step))):
+        if not (found := damage(folder / str(step))):
             break
-        wrong[step] = found
+        damaged[step] = found
     else:
-        aside = [name for name in _names(workdir) if ".damaged" in name]
-        if not there and not aside:
+        quarantined = [name for name in _names(workdir) if ".damaged" in name]
+        if not there and not quarantined:
             return None
-        what = [f"{step} is damaged ({why})" for step, why in wrong.items()] + [
-            f"{name} was set aside" for name in aside
-        ]
+        what = [f"{step} is damaged ({why})" for step, why in damaged.items()]
+        what += [f"{name} is in quarantine" for name in quarantined]
         raise AlexNetError(
             f"No checkpoint in {folder} is whole: {', '.join(what[:3])}{' ...' if len(what) > 3 else ''}: "
             "restore one from a copy, or use another workdir to start anew."
         )
-    if set_aside:
-        older = {old: problem(folder / str(old), glance=True) for old in there if old < step}
-        wrong |= {old: why for old, why in older.items() if why}
-    for damaged, why in wrong.items():
-        done = [f"set aside as {_move_aside(folder / str(damaged), f'{damaged}.damaged')}"] if set_aside else []
-        done += [f"step {step:,} is used instead"] if damaged > step else []
-        say(f"checkpoint {folder / str(damaged)} is damaged: {why}; {', and '.join(done)}")
-    if not has_sums(folder / str(step)):
-        say(f"checkpoint {folder / str(step)} has no sums, as in older versions: a change in it would not be noticed")
+    if quarantine:
+        older = {old: damage(folder / str(old), quick=True) for old in there if old < step}
+        damaged |= {old: why for old, why in older.items() if why}
+    for bad, why in damaged.items():
+        done = [f"renamed to {_quarantine(folder / str(bad), f'{bad}.damaged')}"] if quarantine else []
+        done += [f"step {step:,} is used instead"] if bad > step else []
+        say(f"checkpoint {folder / str(bad)} is damaged: {why}; {', and '.join(done)}")
+    if not (folder / str(step) / SUMS).exists():
+        say(f"checkpoint {folder / str(step)} has no checksums (version 0.1): a change in it would not be noticed")
     return step
 
 
-def _move_aside(path: Path, name: str) -> str:
+def _quarantine(path: Path, name: str) -> str:
     """Renames a file or folder to a name beside it, or that with a number; the name it got. Raises AlexNetError."""
     stem, dot, ending = name.partition(".damaged")
     numbers = iter(range(2, 1_000_000))
     while os.path.lexists(path.with_name(name)):
         name = f"{stem}{dot}-{next(numbers)}{ending}"
-    with files.named(path, f"set aside as {name}"):
+    with files.named(path, f"renamed to {name}"):
         path.rename(path.with_name(name))
         files.sync(path.parent)
     return name
 
 
-def mend(workdir: Path, *, say: Say = to_stderr) -> None:
+def restore_files(workdir: Path, *, say: Say = to_stderr) -> None:
     """Restores the config and the classes of a run from its newest checkpoint where they are damaged or missing.
 
-    What lay there is kept beside them. It changes nothing where no checkpoint has a copy. Raises AlexNetError.
+    What was there is kept beside them. It changes nothing where no checkpoint has a copy. Raises AlexNetError.
     """
     for name, load in ((configs.SAVED_AS, configs.load), (configs.CLASSES, configs.load_classes)):
         path = workdir / name
@@ -261,15 +256,15 @@ def mend(workdir: Path, *, say: Say = to_stderr) -> None:
             if text is None or name != configs.CLASSES or not _lacks_classes(tuple(found), text):
                 continue
         except AlexNetError as error:
-            forbidden = isinstance(error.__cause__, PermissionError)
-            if text is None or forbidden or (path.is_file() and path.read_bytes() == _encoded(text)):
+            if text is None or isinstance(error.__cause__, PermissionError):
                 continue
-        kept = ""
+            if path.is_file() and path.read_bytes() == text.encode(errors="surrogateescape"):
+                continue  # the copy is no better
+        what, kept = "missing", ""
         if os.path.lexists(path):
-            aside = _move_aside(path, f"{path.stem}.damaged{path.suffix}")
-            kept = f"; what was there is kept as {aside}"
+            aside = _quarantine(path, f"{path.stem}.damaged{path.suffix}")
+            what, kept = "damaged", f"; what was there is kept as {aside}"
         files.write_text(path, text)
-        what = "damaged" if kept else "missing"
         say(f"{path} was {what} and is restored from the copy in checkpoint {step:,}{kept}")
 
 
@@ -289,7 +284,3 @@ def _copy(workdir: Path, name: str) -> tuple[int, str | None]:
         if written and name in written["run"]:
             return step, written["run"][name]
     return 0, None
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

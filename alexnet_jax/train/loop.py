@@ -17,7 +17,7 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import PerImage, Predictions, evaluator
 from alexnet_jax.model import towers
 from alexnet_jax.train import (
-    checksums as sums,
+    checksums,
     memory,
     provenance,
     skipped_batches as skips,
@@ -90,8 +90,8 @@ def _train(
     watchdog.phase("verifying the checkpoints")
     found = None
     if group.main:
-        sums.mend(workdir, say=repairs.append)
-        found = sums.newest_whole(workdir, set_aside=True, say=repairs.append)
+        checksums.restore_files(workdir, say=repairs.append)
+        found = checksums.newest_whole(workdir, quarantine=True, say=repairs.append)
     latest = group.gather("the newest whole checkpoint", found)[0]
     changed: list[str] = []
     if latest is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints on disks that are full, limited or gone: one sentence, and the last whole one is kept."""
+"""Checkpoints: which are kept, their layout, and disks that are full, limited or gone."""
 
 import collections
 import errno
@@ -13,10 +13,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from ml_collections import ConfigDict
 
+from alexnet_jax import builder
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import checksums as sums
+from alexnet_jax.train import checksums
 from alexnet_jax.train.checkpoint import Checkpoints
 
 _BYTES = 400_004
@@ -34,10 +37,10 @@ def _save(workdir: Path, *steps: int, keep: int = 2) -> None:
     checkpoints.close()
 
 
-def test_the_last_ones_and_the_best_are_kept_with_their_sums(tmp_path: Path) -> None:
+def test_last_and_best_checkpoints_are_kept(tmp_path: Path) -> None:
     _save(tmp_path, 1, 2, 3, 4, 5, 6)
-    assert sums.steps(tmp_path) == [1, 5, 6]
-    assert [sums.problem(tmp_path / "checkpoints" / str(step)) for step in (1, 5, 6)] == [None] * 3
+    assert checksums.steps(tmp_path) == [1, 5, 6]
+    assert [checksums.damage(tmp_path / "checkpoints" / str(step)) for step in (1, 5, 6)] == [None] * 3
     checkpoints = Checkpoints(tmp_path, read_only=True)
     assert (checkpoints.find("best"), checkpoints.find("latest"), checkpoints.find("5")) == (1, 6, 5)
     assert (checkpoints.metrics(5), checkpoints.metrics(6)) == ({"eval_top1": 95.0}, None)
@@ -45,15 +48,13 @@ def test_the_last_ones_and_the_best_are_kept_with_their_sums(tmp_path: Path) -> 
     again.drop(6)
     again.drop(7)
     again.close()
-    assert sums.steps(tmp_path) == [1, 5]
+    assert checksums.steps(tmp_path) == [1, 5]
     with pytest.raises(AlexNetError, match=r"checkpoint=6 is not in .*: use latest, best or one of 1, 5\."):
         checkpoints.find("6")
 
 
-def test_a_kill_while_old_ones_are_deleted_leaves_no_half_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They lose their name before their files, and are deleted with the next save, at the end, or at the next start."""
+def test_deleted_checkpoint_loses_its_name_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill leaves no half of one; it is deleted with the next save, at the end, or at the next start."""
     folder, deleted = tmp_path / "checkpoints", list[list[str]]()
     rmtree = shutil.rmtree
 
@@ -78,32 +79,28 @@ def test_a_kill_while_old_ones_are_deleted_leaves_no_half_of_one(
 _Usage = collections.namedtuple("_Usage", "total used free")
 
 
-def test_room_is_checked_before_a_save_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_checked_before_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first takes at most the state's bytes, and the next what that one took."""
     free = [0]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: _Usage(0, 0, free[0]))
     free[0] = _BYTES - 1
-    with pytest.raises(AlexNetError) as error:
+    with pytest.raises(AlexNetError, match="400,004 bytes and 400,003 are free"):
         _save(tmp_path, 1)
     folder = tmp_path / "checkpoints"
-    assert str(error.value) == (
-        f"There is no room for a checkpoint in {folder}: it takes 400,004 bytes and 400,003 are free: make room, then "
-        "start the same command again."
-    )
     free[0] = _BYTES
     _save(tmp_path, 1)
-    took = sum(path.stat().st_size for path in (folder / "1").rglob("*") if path.is_file() and path.name != sums.SUMS)
+    took = checksums.size(folder / "1")
     free[0] = took - 1
-    with pytest.raises(AlexNetError, match=rf"it takes {took:,} bytes .*; the last whole checkpoint is step 1\.$"):
+    with pytest.raises(AlexNetError, match=rf"it takes {took:,} bytes .*step 1\.$"):
         _save(tmp_path, 2)
     assert os.listdir(folder) == ["1"]
     free[0] = took
     _save(tmp_path, 2)
-    assert sums.steps(tmp_path) == [1, 2]
+    assert checksums.steps(tmp_path) == [1, 2]
 
 
 def _fails(workdir: Path, before: str) -> str:
-    """What saving step 2 says in a process of its own that ran the lines `before` first; the screen must be clean."""
+    """What saving step 2 prints in a process of its own that ran the lines `before` first."""
     code = f"""
         import resource, shutil
         from pathlib import Path
@@ -126,25 +123,22 @@ def _fails(workdir: Path, before: str) -> str:
             raise SystemExit(1)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert done.returncode == 1, done.stderr
     return done.stdout
 
 
-def test_a_limit_on_files_is_told_and_the_last_whole_one_is_kept(tmp_path: Path) -> None:
+def test_limit_on_file_size_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     _save(tmp_path, 1)
-    assert _fails(tmp_path, "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))") == (
-        f"A checkpoint in {tmp_path}/checkpoints cannot be written: File too large: raise the limit on the size of "
-        "files (ulimit -f), then start the same command again; the last whole checkpoint is step 1.\n"
-    )
+    error = _fails(tmp_path, "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))")
+    assert f"{tmp_path}/checkpoints cannot be written: File too large" in error
+    assert "last whole checkpoint is step 1" in error
     _save(tmp_path, 2)
-    assert sums.newest_whole(tmp_path, set_aside=False, say=pytest.fail) == 2
+    assert checksums.newest_whole(tmp_path, quarantine=False, say=pytest.fail) == 2
 
 
-def test_a_folder_that_vanishes_is_told(tmp_path: Path) -> None:
+def test_vanished_folder_is_an_error(tmp_path: Path) -> None:
     _save(tmp_path, 1)
-    assert "cannot be written: No such file or directory: see that its folder is there" in _fails(
-        tmp_path, "shutil.rmtree(workdir)"
-    )
+    assert "cannot be written: No such file or directory" in _fails(tmp_path, "shutil.rmtree(workdir)")
 
 
 @pytest.fixture
@@ -159,35 +153,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(small_disk: Path) -> None:
+def test_full_disk_keeps_the_last_checkpoint(small_disk: Path) -> None:
     _save(small_disk, 1)
     free = shutil.disk_usage(small_disk).free
     (small_disk / "other").write_bytes(b"\1" * (free - 420_000))
     # What was free when it was looked at is taken meanwhile.
     take = '(workdir / "more").write_bytes(bytes(200_000)); Checkpoints._check_room = lambda *_: None'
-    assert _fails(small_disk, take) == (
-        f"A checkpoint in {small_disk}/checkpoints cannot be written: No space left on device: make room, then start "
-        "the same command again; the last whole checkpoint is step 1.\n"
-    )
-    assert sums.steps(small_disk) == [1]
+    assert f"{small_disk}/checkpoints cannot be written: No space left on device" in _fails(small_disk, take)
+    assert checksums.steps(small_disk) == [1]
     (small_disk / "other").unlink()
     _save(small_disk, 2, keep=1)
-    assert sums.newest_whole(small_disk, set_aside=True, say=pytest.fail) == 2
+    assert checksums.newest_whole(small_disk, quarantine=True, say=pytest.fail) == 2
 
 
-@pytest.mark.parametrize(
-    ("number", "todo"),
-    [
-        (errno.EDQUOT, "make room in your quota, then start"),
-        (errno.EROFS, "make it writable, or name another place, then start"),
-        (errno.ESTALE, "mount its disk again, then start"),
-        (errno.EIO, "look after its disk, then start"),
-        (errno.ENODATA, "start"),
-    ],
-)
-@pytest.mark.parametrize("kind", ["an error of the system", "behind another", "in its text"])
-def test_whatever_the_disk_says_is_one_sentence_with_what_to_do(
-    kind: str, number: int, todo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("kind", ["an error of the system", "behind another", "in its text", "a bug"])
+def test_errors_of_the_disk_are_sentences_and_bugs_are_not(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Orbax and TensorStore raise errors of several types."""
 
@@ -197,20 +179,19 @@ def test_whatever_the_disk_says_is_one_sentence_with_what_to_do(
             raise why
         if kind == "behind another":
             raise RuntimeError("the commit failed\nin many lines") from why
-        raise ValueError(f'UNKNOWN: Error writing "a" [OS error {number}: {os.strerror(number)}]\n[source locations]')
+        text = f'UNKNOWN: Error writing "a" [OS error {number}: {os.strerror(number)}]\n[source locations]'
+        raise ValueError(text if kind == "in its text" else "a bug")
 
     checkpoints = Checkpoints(tmp_path)
     monkeypatch.setattr(checkpoints._manager, "save", fail)
-    with pytest.raises(AlexNetError) as error:
+    with pytest.raises(ValueError if kind == "a bug" else AlexNetError) as error:
         checkpoints.save(1, _state(1))
-    said = str(error.value)
-    assert said.endswith(f": {todo} the same command again.")
-    assert os.strerror(number) in said
-    assert "\n" not in said
+    assert kind == "a bug" or f"{tmp_path}/checkpoints cannot be written: {os.strerror(number)}" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("what", ["a file", "read-only"])
-def test_where_no_checkpoint_can_be_made_the_folder_is_named(what: str, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_named(what: str, tmp_path: Path) -> None:
     if what == "a file":
         (tmp_path / "checkpoints").write_text("")
         workdir, said = tmp_path, "Not a directory|File exists"
@@ -220,7 +201,7 @@ def test_where_no_checkpoint_can_be_made_the_folder_is_named(what: str, tmp_path
         _save(workdir, 1)
 
 
-def test_it_is_restored_in_part_and_not_as_another_network(tmp_path: Path) -> None:
+def test_restore_of_a_part_and_of_another_network(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"params": {"conv1": jnp.ones((3, 4))}, "momentum": jnp.zeros((3, 4))})
     checkpoints.close()
@@ -230,5 +211,31 @@ def test_it_is_restored_in_part_and_not_as_another_network(tmp_path: Path) -> No
     assert (np.asarray(restored) == 1).all()
     assert restored.sharding == device
     target["params"]["conv1"] = jax.ShapeDtypeStruct((3, 5), jnp.float32, sharding=device)
-    with pytest.raises(AlexNetError, match=r"is of another network: its params/conv1 is \(3, 4\), and this one's is"):
+    with pytest.raises(AlexNetError, match=r"another network: its params/conv1 is \(3, 4\)"):
         checkpoints.restore(1, target)
+
+
+def test_layout_is_that_of_version_0_2(small_config: ConfigDict, tmp_path: Path) -> None:
+    """Names, shapes and dtypes of all arrays, so that a run that 0.2 began is resumed."""
+    small_config.model.conv3.post_ops, small_config.train.ema_decay = "batch_norm relu", 0.5
+    setup = builder.train_setup(small_config)
+    checkpoints = Checkpoints(tmp_path)
+    state = jax.jit(setup.new_state)()
+    checkpoints.save(0, state)
+    checkpoints.close()
+    handler = ocp.PyTreeCheckpointHandler()
+    saved = jax.tree_util.tree_leaves_with_path(handler.metadata(tmp_path / "checkpoints" / "0" / "default").tree)
+    handler.close()
+    found = {"/".join(str(key.key) for key in path): (leaf.shape, str(leaf.dtype)) for path, leaf in saved}
+    scalars = dict.fromkeys(("step", "opt_state/updates"), ((), "int32"))
+    scalars |= {f"opt_state/plateau/{name}": ((), "float32") for name in ("scale", "best")}
+    scalars |= {f"opt_state/plateau/{name}": ((), "int32") for name in ("waited", "drops", "step")}
+    wanted = scalars | {"key": found.get("key")}
+    for layer, leaves in state.params.items():
+        for name, leaf in leaves.items():
+            for tree in ("params", "opt_state/velocity", "average/params"):
+                wanted[f"{tree}/{layer}/{name}"] = (leaf.shape, "float32")
+    for tree in ("statistics", "average/batch_stats"):
+        for name in ("mean", "var"):
+            wanted[f"{tree}/bn3/{name}"] = ((2, 5), "float32")
+    assert found == wanted

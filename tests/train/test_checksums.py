@@ -1,4 +1,4 @@
-"""Checkpoints that notice: whatever is changed, cut, lost or added is named, and the one before is used."""
+"""Checksums of checkpoints: whatever is changed, cut, lost or added is named, and the one before is used."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import checksums as sums
+from alexnet_jax.train import checksums
 from alexnet_jax.train.checkpoint import Checkpoints
 
 
@@ -46,9 +46,10 @@ def _parts(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _newest(workdir: Path, *, set_aside: bool = False) -> tuple[int | None, list[str]]:
-    said: list[str] = []
-    return sums.newest_whole(workdir, set_aside=set_aside, say=said.append), said
+def _newest(workdir: Path, *, quarantine: bool = False) -> tuple[int | None, list[str]]:
+    """The newest whole checkpoint, and the lines for people."""
+    lines: list[str] = []
+    return checksums.newest_whole(workdir, quarantine=quarantine, say=lines.append), lines
 
 
 def _restored(workdir: Path, step: int) -> jax.Array:
@@ -57,7 +58,7 @@ def _restored(workdir: Path, step: int) -> jax.Array:
     return Checkpoints(workdir, read_only=True).restore(step, target)["params"]
 
 
-def test_what_was_saved_is_whole_and_restored_as_it_was(run: Path) -> None:
+def test_saved_checkpoint_is_whole(run: Path) -> None:
     assert _newest(run) == (2, [])
     assert "sums.json" in _parts(run / "checkpoints" / "2")
     written = json.loads((run / "checkpoints" / "2" / "sums.json").read_text())
@@ -66,23 +67,23 @@ def test_what_was_saved_is_whole_and_restored_as_it_was(run: Path) -> None:
         assert np.array_equal(_restored(run, step), _state(step)["params"])
 
 
-def test_400_bytes_changed_in_all_files_are_400_noticed(damaged: Path) -> None:
-    """At random places of every file, each time one bit or all of them: no one of them is restored from."""
+def test_any_changed_byte_is_noticed(damaged: Path) -> None:
+    """At random places of every file, ten times each, one bit or all of them; one of each is refused by a restore."""
     rng = random.Random(0)
     folder = damaged / "checkpoints" / "2"
     parts = _parts(folder)
     assert len(parts) > 10
-    for i in range(400):
+    for i in range(10 * len(parts)):
         path = folder / parts[i % len(parts)]
         data = path.read_bytes()
-        place = rng.randrange(len(data))
-        other = data[place] ^ (rng.choice([1, 255]) if i % 2 else rng.randrange(1, 256))
-        path.write_bytes(data[:place] + bytes([other]) + data[place + 1 :])
-        step, said = _newest(damaged)
-        assert step == 1, (path, place)
-        assert f"{parts[i % len(parts)]} is changed; step 1 is used instead" in said[0]
-        with pytest.raises(AlexNetError, match=r"checkpoints/2 is damaged: .* is changed: use another one"):
-            _restored(damaged, 2)
+        at = rng.randrange(len(data))
+        path.write_bytes(data[:at] + bytes([data[at] ^ rng.choice([1, 255, rng.randrange(1, 256)])]) + data[at + 1 :])
+        step, lines = _newest(damaged)
+        assert step == 1, (path, at)
+        assert f"{parts[i % len(parts)]} is changed" in lines[0]
+        if i < len(parts):
+            with pytest.raises(AlexNetError, match=r"checkpoints/2 is damaged"):
+                _restored(damaged, 2)
         path.write_bytes(data)
     assert _newest(damaged) == (2, [])
 
@@ -110,7 +111,7 @@ def _pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [_cut, lambda path: path.write_bytes(b""), Path.unlink, _folder, _link, _pipe],
                          ids=["cut", "emptied", "removed", "a folder", "a link", "a pipe"])  # fmt: skip
-def test_whatever_happens_to_any_file_is_noticed(change: Callable[[Path], None], damaged: Path) -> None:
+def test_damage_to_any_file_is_noticed(change: Callable[[Path], None], damaged: Path) -> None:
     pristine = Path(shutil.copytree(damaged / "checkpoints" / "2", damaged / "pristine"))
     for part in _parts(pristine):
         change(damaged / "checkpoints" / "2" / part)
@@ -140,8 +141,8 @@ def _a_file(folder: Path) -> None:
     folder.write_text("2")
 
 
-def _without_sums(folder: Path) -> None:
-    (folder / sums.SUMS).unlink()
+def _without_checksums(folder: Path) -> None:
+    (folder / checksums.SUMS).unlink()
 
 
 FOLDERS = {
@@ -149,78 +150,75 @@ FOLDERS = {
     "it is empty": _emptied,
     "sums.json is changed": _all_empty,
     "it is not a folder": _a_file,
-    "sums.json is missing": _without_sums,
+    "sums.json is missing": _without_checksums,
     "_CHECKPOINT_METADATA is missing": lambda folder: [(folder / part).unlink() for part in _parts(folder)[:2]],
 }
 
 
 @pytest.mark.parametrize("said", FOLDERS)
-def test_a_damaged_checkpoint_is_set_aside_and_orbax_goes_on_with_the_one_before(said: str, damaged: Path) -> None:
+def test_damaged_checkpoint_is_quarantined(said: str, damaged: Path) -> None:
+    """Orbax goes on with the one before, and may write the same step again."""
     folder = damaged / "checkpoints"
     if said.startswith("_CHECK"):
-        _without_sums(folder / "2")
+        _without_checksums(folder / "2")
     FOLDERS[said](folder / "2")
-    assert _newest(damaged, set_aside=True) == (
-        1, [f"checkpoint {folder / '2'} is damaged: {said}; set aside as 2.damaged, and step 1 is used instead"]
-    )  # fmt: skip
+    step, lines = _newest(damaged, quarantine=True)
+    assert (step, len(lines)) == (1, 1)
+    assert f"{folder / '2'} is damaged: {said}; renamed to 2.damaged" in lines[0]
     assert sorted(os.listdir(folder)) == ["1", "2.damaged"]
-    assert _newest(damaged, set_aside=True) == (1, [])
+    assert _newest(damaged, quarantine=True) == (1, [])
     checkpoints = Checkpoints(damaged, keep=2)
     checkpoints.save(2, _state(3))
     checkpoints.close()
     assert np.array_equal(_restored(damaged, 2), _state(3)["params"])
     shutil.rmtree(folder / "2" / "default")
-    assert "set aside as 2.damaged-2, and step 1 is used" in _newest(damaged, set_aside=True)[1][0]
+    assert "renamed to 2.damaged-2" in _newest(damaged, quarantine=True)[1][0]
     assert sorted(os.listdir(folder)) == ["1", "2.damaged", "2.damaged-2"]
     assert ocp.CheckpointManager(folder).all_steps() == [1]
 
 
-def test_where_none_is_whole_nothing_is_touched_and_no_run_starts_anew(damaged: Path) -> None:
+def test_without_a_whole_checkpoint_nothing_is_touched(damaged: Path) -> None:
     folder = damaged / "checkpoints"
     for step in (1, 2):
         _added(folder / str(step))
-    with pytest.raises(AlexNetError) as error:
-        _newest(damaged, set_aside=True)
-    assert str(error.value) == (
-        f"No checkpoint in {folder} is whole: 2 is damaged (default/d/0123 does not belong to it), 1 is damaged "
-        "(default/d/0123 does not belong to it): restore one from a copy, or use another workdir to start anew."
-    )
+    with pytest.raises(AlexNetError, match=r"No checkpoint .* 2 is damaged \(default/d/0123 .* 1 is damaged"):
+        _newest(damaged, quarantine=True)
     assert sorted(os.listdir(folder)) == ["1", "2"]
     for step in (1, 2):
         (folder / str(step)).rename(folder / f"{step}.damaged")
-    with pytest.raises(AlexNetError, match=r"is whole: 1\.damaged was set aside, 2\.damaged was set aside: restore"):
-        _newest(damaged, set_aside=True)
+    with pytest.raises(AlexNetError, match=r"1\.damaged .* 2\.damaged"):
+        _newest(damaged, quarantine=True)
     shutil.rmtree(folder)
-    assert _newest(damaged, set_aside=True) == (None, [])
+    assert _newest(damaged, quarantine=True) == (None, [])
 
 
-def test_an_older_one_that_is_damaged_is_set_aside_before_orbax_reads_its_metrics(damaged: Path) -> None:
+def test_damaged_older_checkpoint_is_quarantined_before_orbax_reads_it(damaged: Path) -> None:
     (damaged / "checkpoints" / "1" / "metrics" / "metrics").write_text("{")
-    step, said = _newest(damaged, set_aside=True)
+    step, said = _newest(damaged, quarantine=True)
     assert step == 2
-    assert "checkpoints/1 is damaged: metrics/metrics is changed; set aside as 1.damaged" in said[0]
+    assert "checkpoints/1 is damaged: metrics/metrics is changed; renamed to 1.damaged" in said[0]
     Checkpoints(damaged).close()
 
 
-def test_one_of_an_older_version_is_read_with_a_warning(damaged: Path) -> None:
+def test_checkpoint_without_checksums_is_read_with_a_warning(damaged: Path) -> None:
     folder = damaged / "checkpoints" / "2"
-    (folder / sums.SUMS).unlink()
+    (folder / checksums.SUMS).unlink()
     metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
     (folder / "_CHECKPOINT_METADATA").write_text(json.dumps(metadata | {"custom_metadata": {}}))
-    step, said = _newest(damaged, set_aside=True)
+    step, said = _newest(damaged, quarantine=True)
     assert (step, len(said)) == (2, 1)
-    assert "has no sums, as in older versions" in said[0]
+    assert "has no checksums" in said[0]
     assert np.array_equal(_restored(damaged, 2), _state(2)["params"])
     (folder / "default" / "manifest.ocdbt").write_bytes(b"")
-    assert "default/manifest.ocdbt is empty" in _newest(damaged, set_aside=True)[1][0]
+    assert "default/manifest.ocdbt is empty" in _newest(damaged, quarantine=True)[1][0]
 
 
-def test_what_is_unfinished_after_a_kill_is_no_checkpoint_and_is_removed(damaged: Path) -> None:
-    """Killed before Orbax finished, and between that and the sums."""
+def test_unfinished_checkpoint_is_removed(damaged: Path) -> None:
+    """Killed before Orbax finished, and between that and the checksums."""
     folder = damaged / "checkpoints"
     (folder / "2").rename(folder / "2.orbax-checkpoint-tmp-summing")
     shutil.copytree(folder / "1", folder / "3.orbax-checkpoint-tmp-summing.orbax-checkpoint-tmp")
-    assert _newest(damaged, set_aside=True) == (1, [])
+    assert _newest(damaged, quarantine=True) == (1, [])
     checkpoints = Checkpoints(damaged, keep=2)
     checkpoints.save(2, _state(2))
     checkpoints.close()
@@ -228,15 +226,17 @@ def test_what_is_unfinished_after_a_kill_is_no_checkpoint_and_is_removed(damaged
     assert _newest(damaged) == (2, [])
 
 
-def test_it_is_verified_before_it_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sums of a checkpoint are there when its name is, and a failure to write them is told as that of a save."""
-    write, seen = sums.write, list[list[str]]()
+def test_checksums_are_written_before_the_checkpoint_is_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure to write them is one of the save."""
+    write, seen = checksums.write, list[list[str]]()
 
     def watched(folder: Path, workdir: Path) -> None:
         seen.append(os.listdir(tmp_path / "checkpoints"))
         write(folder, workdir)
 
-    monkeypatch.setattr(sums, "write", watched)
+    monkeypatch.setattr(checksums, "write", watched)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, _state(1))
     checkpoints.close()
@@ -245,17 +245,16 @@ def test_it_is_verified_before_it_is_visible(tmp_path: Path, monkeypatch: pytest
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "sums.json")
 
-    monkeypatch.setattr(sums, "write", full)
+    monkeypatch.setattr(checksums, "write", full)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, _state(2))
-    with pytest.raises(AlexNetError, match="No space left on device: make room, then start the same command again; "
-                       "the last whole checkpoint is step 1"):  # fmt: skip
+    with pytest.raises(AlexNetError, match=r"No space left on device.*last whole checkpoint is step 1"):
         checkpoints.close()
     assert _newest(tmp_path) == (1, [])
 
 
 @pytest.mark.parametrize("which", ["2", "best"])
-def test_one_that_is_named_and_damaged_ends_in_a_sentence(which: str, damaged: Path) -> None:
+def test_named_checkpoint_that_is_damaged_is_refused(which: str, damaged: Path) -> None:
     _cut(damaged / "checkpoints" / "2" / "metrics" / "metrics")
     checkpoints, said = Checkpoints(damaged, read_only=True), list[str]()
     with pytest.raises(AlexNetError, match=r"checkpoints/2 is damaged: metrics/metrics is changed"):
@@ -264,7 +263,7 @@ def test_one_that_is_named_and_damaged_ends_in_a_sentence(which: str, damaged: P
     assert "; step 1 is used instead" in said[0]
 
 
-def test_one_that_is_changed_while_it_is_read_is_told(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_changed_while_it_is_read_is_refused(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def restore(*_: object, **__: object) -> dict[str, None]:
         os.utime(damaged / "checkpoints" / "2" / "default" / "manifest.ocdbt")
         return {"params": None}
@@ -278,20 +277,20 @@ def test_one_that_is_changed_while_it_is_read_is_told(damaged: Path, monkeypatch
 
 
 @pytest.fixture
-def mended(damaged: Path, small_config: ConfigDict) -> Iterator[Path]:
+def restored(damaged: Path, small_config: ConfigDict) -> Iterator[Path]:
     """A run whose last checkpoint has copies of its config and classes, which are there again in the end."""
     configs.save(small_config, ("cat", "k\u00e4fer"), damaged)
-    sums.write(damaged / "checkpoints" / "2", damaged)
+    checksums.write(damaged / "checkpoints" / "2", damaged)
     before = {name: (damaged / name).read_bytes() for name in (configs.SAVED_AS, configs.CLASSES)}
     yield damaged
     assert {name: (damaged / name).read_bytes() for name in before} == before
     assert _newest(damaged) == (2, [])
 
 
-def _mend(workdir: Path) -> list[str]:
-    said: list[str] = []
-    sums.mend(workdir, say=said.append)
-    return said
+def _restore_files(workdir: Path) -> list[str]:
+    lines: list[str] = []
+    checksums.restore_files(workdir, say=lines.append)
+    return lines
 
 
 def _bytes(data: bytes) -> Callable[[Path], object]:
@@ -310,23 +309,23 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", [configs.SAVED_AS, configs.CLASSES])
-def test_a_damaged_file_of_a_run_is_restored_from_its_copy_and_kept(name: str, damage: str, mended: Path) -> None:
-    path = mended / name
+def test_damaged_file_of_a_run_is_restored_from_its_copy(name: str, damage: str, restored: Path) -> None:
+    path = restored / name
     DAMAGES[damage](path)
-    what, aside = ("missing" if damage == "missing" else "damaged"), f"{path.stem}.damaged{path.suffix}"
-    kept = "" if damage == "missing" else f"; what was there is kept as {aside}"
-    assert _mend(mended) == [f"{path} was {what} and is restored from the copy in checkpoint 2{kept}"]
-    assert (mended / aside).exists() == (damage != "missing")
-    assert _mend(mended) == []
+    what, kept = ("missing" if damage == "missing" else "damaged"), f"{path.stem}.damaged{path.suffix}"
+    [line] = _restore_files(restored)
+    assert f"{path} was {what} and is restored" in line
+    assert (restored / kept).exists() == (kept in line) == (damage != "missing")
+    assert _restore_files(restored) == []
 
 
-def test_a_file_that_is_whole_or_has_no_copy_is_left_alone(damaged: Path, small_config: ConfigDict) -> None:
+def test_whole_file_or_one_without_copy_is_left_alone(damaged: Path, small_config: ConfigDict) -> None:
     small_config.train.learning_rate = 0.5
     names = tuple(f"our {name}" for name in configs.load_classes(damaged))
     configs.save(small_config, names, damaged)
     before = (damaged / configs.SAVED_AS).read_bytes()
-    assert _mend(damaged) == []  # the checkpoint has other names for as many classes: a person's own
+    assert _restore_files(damaged) == []  # the checkpoint has other names for as many classes: a person's own
     assert configs.load_classes(damaged) == names
     (damaged / configs.SAVED_AS).write_bytes(before[:40])
-    assert _mend(damaged) == []
+    assert _restore_files(damaged) == []
     assert (damaged / configs.SAVED_AS).read_bytes() == before[:40]
