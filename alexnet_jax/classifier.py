@@ -52,8 +52,13 @@ def build(recipe: str, *, classes: int | Iterable[str] = 1000, seed: int = 0, me
     config = configs.load_recipe(recipe if ":" in str(recipe) else f"{recipe}:imagenet2012")
     names = _class_names(classes)
     model, pixels = builder.model(config, len(names)), config.data.crop_pixels
-    key, _ = jax.random.split(jax.random.key(_whole("seed", seed, 0, 2**31 - 1)))  # as training does
-    variables = jax.jit(lambda key: models.init_variables(model, key, pixels))(key)
+    seed_on_device = jax.device_put(np.int32(_whole("seed", seed, 0, 2**31 - 1)))
+
+    def init(seed: jax.Array) -> Any:
+        key, _ = jax.random.split(jax.random.key(seed))  # as training does
+        return models.init_variables(model, key, pixels)
+
+    variables = jax.jit(init)(seed_on_device)
     return Classifier(config, names, variables, inputs=inputs_of(config), mesh=mesh)
 
 
@@ -243,7 +248,7 @@ def _compute(net: Classifier, images: Picture | Iterable[Picture], what: str, vi
         wanted = size if results else rows << (-(-len(batch) // rows) - 1).bit_length()
         padded = np.pad(batch, ((0, wanted - len(batch)), *((0, 0),) * 3))
         on_device = towers.to_devices({"image": padded}, net.mesh)["image"]
-        results.append(np.asarray(step(net.variables, on_device))[: len(batch)])
+        results.append(jax.device_get(step(net.variables, on_device))[: len(batch)])
     if not results:
         raise AlexNetError("images is empty: give at least one picture.")
     found = np.concatenate(results)

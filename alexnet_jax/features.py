@@ -189,7 +189,7 @@ class FeatureWriter:
     def finish(self, output: Path, about: dict[str, Any], pictures: Pictures) -> None:
         """Makes the .npz of it and removes the folder."""
         rows = [Row(*json.loads(line)) for line in files.read_text(self.folder / "names").splitlines()]
-        small: dict[str, Array] = {
+        small: dict[str, Any] = {
             "names": np.asarray([row.name for row in rows], np.str_),
             "numbers": np.asarray([row.number for row in rows], np.int64),
             "about": np.asarray(json.dumps(about)),

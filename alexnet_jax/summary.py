@@ -118,8 +118,8 @@ def classes_of(config: ConfigDict) -> int:
         return 1000
     if name == "digits":
         return len(sources.open_split(name, "train", "").class_names)
-    builder, _, label = sources.tfds_classification(name, config.data.data_dir)
-    return int(builder.info.features[label].num_classes)
+    prepared, _, label = sources.tfds_classification(name, config.data.data_dir)
+    return int(prepared.info.features[label].num_classes)
 
 
 def table_cells(model: models.AlexNet, image_pixels: int) -> list[tuple[str, ...]]:

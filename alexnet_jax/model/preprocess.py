@@ -59,7 +59,8 @@ def views_of(resize_pixels: int, crop_pixels: int, *, flip: bool) -> Views:
 def crop_view(images: jax.Array, view: jax.Array, crop_pixels: int) -> jax.Array:
     """One view, [3] int32 as in `Views`, of [B, H, W, 3]."""
     size = (images.shape[0], crop_pixels, crop_pixels, 3)
-    crop = jax.lax.dynamic_slice(images, (0, view[0], view[1], 0), size)
+    zero = jnp.zeros_like(view[0])  # all of one dtype, also in float64 mode
+    crop = jax.lax.dynamic_slice(images, (zero, view[0], view[1], zero), size)
     return jnp.where(view[2] > 0, crop[:, :, ::-1], crop)
 
 

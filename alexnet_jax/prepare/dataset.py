@@ -103,7 +103,8 @@ def _finish(shards: Shards, fingerprint: str) -> None:
     _write_info(shards, parts, fingerprint, len(refused))
     sums = statistics.Sums.zero(shards.layout.pack or 256)
     for number in range(shards.count("train") if "train" in parts else 0):
-        sums.merge(statistics.Sums.load(shards.part_path("train", number, "npz")))
+        with np.load(shards.part_path("train", number, "npz")) as saved:
+            sums.merge(statistics.Sums(int(saved["images"]), saved["total"], saved["products"]))
     if sums.images:
         statistics.write(sums, "train", shards.folder)
     (shards.folder / "plan.json").unlink(missing_ok=True)

@@ -125,7 +125,7 @@ class Shards:
         with growing.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if split == "train":
-            sums.save(self.part_path(split, number, "npz"))
+            np.savez(self.part_path(split, number, "npz"), **vars(sums))
         part = {
             "images": sum(labels.values()),
             "bytes": growing.stat().st_size,

@@ -19,9 +19,8 @@ from alexnet_jax.prepare.threads import image_threads
 
 @dataclasses.dataclass
 class Sums:
-    """Over images of `pixels` x `pixels`: their count, sum [P, P, 3] and sum of products [3, 3]; all int64."""
+    """Over images of P x P pixels: their count, sum [P, P, 3] and sum of products [3, 3]; all int64."""
 
-    pixels: int
     images: int
     total: np.ndarray
     products: np.ndarray
@@ -29,12 +28,12 @@ class Sums:
     @classmethod
     def zero(cls, pixels: int) -> "Sums":
         """The sums over no image."""
-        return cls(pixels, 0, np.zeros((pixels, pixels, 3), np.int64), np.zeros((3, 3), np.int64))
+        return cls(0, np.zeros((pixels, pixels, 3), np.int64), np.zeros((3, 3), np.int64))
 
     def add(self, image: np.ndarray) -> None:
-        """Adds an image, uint8 [H, W, 3]: its short side brought to `pixels`, the center square."""
-        resized = augment.resize_short_side(image, self.pixels)
-        square = augment.crop_resized(resized, self.pixels, self.pixels, None)
+        """Adds an image, uint8 [H, W, 3]: its short side brought to P, the center square."""
+        pixels = len(self.total)
+        square = augment.crop_resized(augment.resize_short_side(image, pixels), pixels, pixels, None)
         self.images += 1
         self.total += square
         flat = square.reshape(-1, 3).astype(np.float64)
@@ -46,16 +45,6 @@ class Sums:
         self.total += other.total
         self.products += other.products
 
-    def save(self, path: Path) -> None:
-        """As .npz."""
-        np.savez(path, images=self.images, total=self.total, products=self.products)
-
-    @classmethod
-    def load(cls, path: Path) -> "Sums":
-        """What `save` wrote."""
-        with np.load(path) as saved:
-            return cls(saved["total"].shape[0], int(saved["images"]), saved["total"], saved["products"])
-
 
 def write(sums: Sums, split: str, folder: Path) -> None:
     """statistics.json and mean_image.npy (float32 [P, P, 3]) into the folder of a prepared data set.
@@ -63,7 +52,7 @@ def write(sums: Sums, split: str, folder: Path) -> None:
     The principal components are those of the colors of all pixels (paper, section 4.1): std in levels of
     0..255, largest first, and unit vectors over R, G, B.
     """
-    pixels = sums.images * sums.pixels**2
+    pixels = sums.images * len(sums.total) ** 2
     mean = sums.total.sum(axis=(0, 1)) / pixels
     covariance = sums.products / pixels - np.outer(mean, mean)
     variances, vectors = np.linalg.eigh(covariance)
@@ -72,7 +61,7 @@ def write(sums: Sums, split: str, folder: Path) -> None:
         {
             "split": split,
             "images": sums.images,
-            "pixels": sums.pixels,
+            "pixels": len(sums.total),
             "mean": mean.round(4).tolist(),
             "std": np.sqrt(np.maximum(variances[::-1], 0)).round(4).tolist(),
             "vectors": vectors.T[::-1].round(6).tolist(),
