@@ -94,7 +94,7 @@ def _proxy(ledger: pages.Ledger, name: str) -> claims.Proxy:
 
 
 def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = app.Parser(add_help=False)
     shared.add_argument("names", nargs="*", metavar="CLAIM", help="by name or number: lrn, 009 (default: all claims)")
     shared.add_argument("--experiments", type=Path, default=_CHECKOUT / "experiments", help=argparse.SUPPRESS)
     parser = app.Parser(

@@ -52,7 +52,7 @@ tiny = 1
 recipe = "FOLDER/two_layers.py"
 [variants.diverges]
 recipe = "FOLDER/two_layers.py"
-set = ["train.learning_rate=1e9"]
+set = ["train.learning_rate=1e38"]
 [[comparisons]]
 what = "one against the other"
 difference = ["finishes", "diverges"]
