@@ -1,4 +1,4 @@
-"""The Python API: it answers as evaluation does, shows every layer, and serves a Flax user."""
+"""The Python API: it predicts as evaluation does, shows every layer, and serves a Flax user."""
 
 import re
 import shutil
@@ -19,8 +19,9 @@ from alexnet_jax import AlexNetError, builder, classifier, config as configs
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.cli import ensemble, prepare
 from alexnet_jax.data import datasets, sources
+from alexnet_jax.evaluate import evaluate_checkpoint
 from alexnet_jax.model import towers
-from alexnet_jax.train import evaluation, loop
+from alexnet_jax.train import loop
 
 PIXELS = SMALL["data.crop_pixels"]
 
@@ -73,10 +74,10 @@ def _near(found: Any, expected: Any, **tolerance: float) -> None:
     np.testing.assert_allclose(found, expected, **({"rtol": 2e-5, "atol": 2e-6} | tolerance))
 
 
-# ---------------------------------------------------------------- it answers as evaluation does
+# ---------------------------------------------------------------- it predicts as evaluation does
 
 
-def test_a_run_answers_as_its_evaluation_does(run: Path) -> None:
+def test_classifier_of_a_run_equals_its_evaluation(run: Path) -> None:
     """Probabilities as the ensemble computes them on a mesh of 2 x 2, and the errors of --mode=eval."""
     net = alexnet.load(run)
     digits = [np.repeat(record["image"], 3, axis=-1) for record in sources.open_split("digits", "test", "").source]
@@ -85,7 +86,7 @@ def test_a_run_answers_as_its_evaluation_does(run: Path) -> None:
     _near(net.probabilities(digits), member.center)
     _near(net.probabilities(digits, views="all"), member.views)
     assert np.abs(member.center - member.views).max() > 1e-4, "the views are all alike: nothing is tested"
-    expected = evaluation.evaluate_checkpoint(run, which="latest", overrides=("eval.views=all",))
+    expected = evaluate_checkpoint(run, which="latest", overrides=("eval.views=all",))
     found = net.evaluate("digits", views="all")
     assert {"eval_top1", "eval_views_top5", "eval_images", "eval_classes"} <= found.keys() <= expected.keys()
     for name, value in found.items():
@@ -93,7 +94,7 @@ def test_a_run_answers_as_its_evaluation_does(run: Path) -> None:
     assert net.evaluate("digits").keys() == {name for name in found if "views" not in name}
 
 
-def test_any_checkpoint_of_a_run(run: Path) -> None:
+def test_load_of_any_checkpoint(run: Path) -> None:
     first, last = (alexnet.load(run, checkpoint=step) for step in (1, "2"))
     pictures = _noise(2, 80, 90)
     assert not np.allclose(first.logits(pictures), last.logits(pictures), rtol=1e-4)
@@ -103,7 +104,7 @@ def test_any_checkpoint_of_a_run(run: Path) -> None:
     np.testing.assert_array_equal(last.inputs.mean, np.float32([79.4, 79.4, 79.4]))
 
 
-def test_files_answer_as_the_prepared_data_set_does(folder: Path, tmp_path: Path) -> None:
+def test_evaluate_equals_predictions_of_the_files(folder: Path, tmp_path: Path) -> None:
     """`evaluate` on what `prepare folder` made of JPEGs, and the same counted by hand from the files themselves."""
     names, paths, labels = ("cat", "dog", "emu"), [], []
     for split, count in (("train", 1), ("val", 4)):
@@ -124,13 +125,13 @@ def test_files_answer_as_the_prepared_data_set_does(folder: Path, tmp_path: Path
     assert np.ptp(probabilities[:, 0]) > 1e-3, "all pictures are alike: nothing is tested"
     assert found["eval_top1"] == pytest.approx(100 * np.mean(probabilities.argmax(axis=1) == labels))
     assert found["eval_loss"] == pytest.approx(-np.log(probabilities[range(12), labels]).mean(), rel=1e-5)
-    with pytest.raises(AlexNetError, match="Label 0 is '0' in digits and 'cat' in the network"):
+    with pytest.raises(AlexNetError, match=r"Label 0 .* digits"):
         net.evaluate("digits")
-    with pytest.raises(AlexNetError, match="Label 3 is None in pets and 'fox' in the network"):
+    with pytest.raises(AlexNetError, match=r"Label 3 .*'fox'"):
         alexnet.build(_recipe(folder), classes=(*names, "fox")).evaluate("pets", data_dir=str(tmp_path / "data"))
 
 
-def test_batching_and_padding_change_nothing(net: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_do_not_depend_on_batches(net: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [_noise(70 + i, 90, seed=i) for i in range(9)]
     expected = np.stack([net.logits(picture) for picture in pictures])
     monkeypatch.setattr(classifier, "_BATCH", 4)
@@ -141,7 +142,7 @@ def test_batching_and_padding_change_nothing(net: Classifier, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("devices", "tower"), [(2, 2), (3, 1)])
-def test_a_mesh_gives_the_same(devices: int, tower: int, net: Classifier, tmp_path: Path) -> None:
+def test_logits_do_not_depend_on_the_mesh(devices: int, tower: int, net: Classifier, tmp_path: Path) -> None:
     """Logits and layers, loaded from a file onto the mesh; also by `apply`."""
     net.save(tmp_path / "net.safetensors")
     mesh = towers.make_mesh(towers=2, tower=tower, devices=jax.devices()[:devices])
@@ -155,16 +156,16 @@ def test_a_mesh_gives_the_same(devices: int, tower: int, net: Classifier, tmp_pa
     _near(jax.jit(there.apply)(there.variables, inside), net.apply(net.variables, inside))
 
 
-def test_a_mesh_of_another_kind_is_refused(folder: Path) -> None:
+def test_mesh_of_other_axes_is_refused(folder: Path) -> None:
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("batch",))
-    with pytest.raises(AlexNetError, match=r"mesh has the axes batch 2, but .* needs data x tower"):
+    with pytest.raises(AlexNetError, match="batch 2"):
         alexnet.build(_recipe(folder), mesh=mesh)
 
 
 # ---------------------------------------------------------------- what it says of pictures
 
 
-def test_predict(net: Classifier) -> None:
+def test_predict_is_probabilities_in_order(net: Classifier) -> None:
     """The most probable first, names with probabilities that are `probabilities`; one picture or several."""
     pictures = _noise(2, 90, 80)
     probabilities = net.probabilities(pictures)
@@ -182,7 +183,7 @@ def test_predict(net: Classifier) -> None:
     _near([p for _, p in net.predict(pictures[0], top=2)], [p for _, p in one])
 
 
-def test_the_first_of_equal_classes_is_the_first(net: Classifier) -> None:
+def test_predict_keeps_the_order_of_equal_classes(net: Classifier) -> None:
     names = tuple(f"class {i}" for i in range(40))
     last = {"kernel": jnp.zeros((2, 32, 20)), "bias": jnp.arange(40.0).reshape(2, 20) % 2}
     equal = Classifier(net.config, names, {"params": net.variables["params"] | {"fc8": last}}, inputs=net.inputs)
@@ -192,18 +193,16 @@ def test_the_first_of_equal_classes_is_the_first(net: Classifier) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"top": 0}, "top=0 must be a whole number from 1"),
-        ({"top": True}, "top=True must be"),
-        ({"top": 2.5}, "top=2.5 must be"),
-        ({"top": "5"}, "top='5' must be"),
-        ({"views": "ten"}, "views='ten' must be 'center' or 'all'"),
-        ({"images": []}, "images is empty: give at least one picture"),
+        ({"top": 0}, "top=0"),
+        ({"top": True}, "top=True"),
+        ({"top": "5"}, "top='5'"),
+        ({"views": "ten"}, "views='ten'"),
+        ({"images": []}, "images is empty"),
         ({"images": iter(())}, "images is empty"),
-        ({"images": None}, "images is of type NoneType: give paths"),
-        ({"images": "cat.jpg"}, "cat.jpg cannot be read: No such file"),
+        ({"images": "cat.jpg"}, "cat.jpg"),
     ],
 )
-def test_wrong_arguments_of_predict(arguments: dict[str, Any], message: str, net: Classifier) -> None:
+def test_predict_refuses_wrong_arguments(arguments: dict[str, Any], message: str, net: Classifier) -> None:
     with pytest.raises(AlexNetError, match=message):
         net.predict(**{"images": _noise(70, 70)} | arguments)
 
@@ -243,7 +242,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_layers_are_what_features_gives(name: str, folder: Path) -> None:
+def test_layers_list_what_features_gives(name: str, folder: Path) -> None:
     """Each name once, with the shape that the network's own collection has; values for some of each kind."""
     net = alexnet.build(_recipe(folder, name), classes=5)
     image = _noise(PIXELS, PIXELS)
@@ -263,17 +262,17 @@ def test_layers_are_what_features_gives(name: str, folder: Path) -> None:
     assert ("batch_norm7" in net.layers) == (name == "alexnet_bn")
 
 
-@pytest.mark.parametrize("layer", ["fc9", "", "logits", None, 3, ["fc7"]])
-def test_a_layer_that_is_not_there(layer: Any, net: Classifier) -> None:
+@pytest.mark.parametrize("layer", ["fc9", "logits", None, ["fc7"]])
+def test_features_of_an_unknown_layer_are_refused(layer: Any, net: Classifier) -> None:
     names = "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8"
-    with pytest.raises(AlexNetError, match=rf"^layer={re.escape(repr(layer))} is not in this network: use {names}"):
+    with pytest.raises(AlexNetError, match=rf"^layer={re.escape(repr(layer))} .*{names}"):
         net.features(_noise(70, 70), layer)
 
 
 # ---------------------------------------------------------------- built, saved, loaded
 
 
-def test_a_built_network_is_where_training_starts(folder: Path, tmp_path: Path) -> None:
+def test_build_is_the_start_of_training(folder: Path, tmp_path: Path) -> None:
     """Its weights are those of the state at step 0 with the same seed, to the bit."""
     config = configs.load_recipe(f"{_recipe(folder)}:digits", ("train.seed=3",))
     state = jax.jit(builder.train_setup(config, tmp_path).new_state)()
@@ -281,7 +280,7 @@ def test_a_built_network_is_where_training_starts(folder: Path, tmp_path: Path) 
     jax.tree.map(np.testing.assert_array_equal, net.variables["params"], state.params)
 
 
-def test_the_preprocessing_of_a_built_network(folder: Path) -> None:
+def test_build_has_the_means_of_its_data(folder: Path) -> None:
     """ImageNet's means unless a data set with means of its own is named."""
     imagenet = np.float32(datasets.facts("imagenet2012")["mean"])
     for data, mean in ((":my_pictures", imagenet), (":digits", np.float32([79.4] * 3))):
@@ -294,79 +293,38 @@ def test_the_preprocessing_of_a_built_network(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"recipe": "alexnot"}, "no recipe 'alexnot': use one of alexnet, "),
-        ({"recipe": None}, "no recipe 'None'"),
-        ({"classes": 0}, "classes=0 must be a whole number from 1 to 1,000,000"),
-        ({"classes": True}, "classes=True must be"),
-        ({"classes": 2.0}, "classes=2.0 must be"),
-        ({"classes": "cat"}, "classes='cat' must be"),
-        ({"classes": None}, "classes=None must be"),
-        ({"classes": []}, "classes must be a number, or at least one name"),
-        ({"classes": ["cat", "cat"]}, "each once"),
-        ({"seed": -1}, "seed=-1 must be a whole number from 0"),
-        ({"seed": 2**40}, "seed=1099511627776 must be"),
-        ({"seed": 0.5}, "seed=0.5 must be"),
+        ({"recipe": "alexnot"}, "'alexnot'"),
+        ({"recipe": None}, "'None'"),
+        ({"classes": 0}, "classes=0"),
+        ({"classes": True}, "classes=True"),
+        ({"classes": "cat"}, "classes='cat'"),
+        ({"classes": []}, "classes must"),
+        ({"classes": ["cat", "cat"]}, "classes must"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**40}, "seed=1099511627776"),
     ],
 )
-def test_wrong_arguments_of_build(arguments: dict[str, Any], message: str, folder: Path) -> None:
+def test_build_refuses_wrong_arguments(arguments: dict[str, Any], message: str, folder: Path) -> None:
     with pytest.raises(AlexNetError, match=message):
         alexnet.build(**{"recipe": _recipe(folder)} | arguments)
 
 
-def _without_spares(net: Classifier) -> Any:
-    """The variables, of the last layer the classes alone."""
-    params = net.variables["params"]
-    last = {name: np.concatenate(list(leaf), axis=-1)[..., :3] for name, leaf in params["fc8"].items()}
-    return net.variables | {"params": params | {"fc8": last}}
-
-
-@pytest.mark.parametrize("name", ["alexnet_bn", "half"])
-def test_what_is_saved_is_loaded(name: str, folder: Path, tmp_path: Path) -> None:
-    """The same probabilities by all views, classes and layers; also after training has changed the variables."""
-    recipe = _recipe(folder, name, data__resize_pixels=75, data__std=(2.0, 3.0, 4.0))
-    net = alexnet.build(recipe, classes=("b", "a", 'ü, "c"'), seed=2)
-    net.variables = jax.tree.map(lambda leaf: leaf * 1.01 + 0.01, net.variables)
-    pictures = _noise(2, 90, 80)
-    for ending in (".npz", ".safetensors"):
-        net.save(tmp_path / f"net{ending}")
-        again = alexnet.load(tmp_path / f"net{ending}")
-        assert again.class_names == net.class_names
-        assert again.layers == net.layers
-        np.testing.assert_array_equal(again.inputs.mean, net.inputs.mean)
-        jax.tree.map(_near, _without_spares(again), _without_spares(net))
-    _near(again.probabilities(pictures, views="all"), net.probabilities(pictures, views="all"))
-
-
-def test_a_file_of_another_framework(folder: Path, tmp_path: Path) -> None:
-    """A state_dict of PyTorch, for which `recipe` says what it is, and `classes` what its outputs are called."""
-    torch = pytest.importorskip("torch")
-    net = alexnet.build(_recipe(folder), classes=3)
-    net.save(tmp_path / "net.safetensors")
-    from safetensors.numpy import load_file
-
-    tensors = {name: torch.from_numpy(array) for name, array in load_file(tmp_path / "net.safetensors").items()}
-    torch.save(tensors, tmp_path / "net.pth")
-    again = alexnet.load(tmp_path / "net.pth", recipe=_recipe(folder), classes=("x", "y", "z"))
-    _near(again.logits(_noise(90, 80)), net.logits(_noise(90, 80)))
-    assert again.class_names == ("x", "y", "z")
-
-
-def test_wrong_arguments_of_load(run: Path, tmp_path: Path, net: Classifier) -> None:
+def test_load_and_save_refuse_wrong_arguments(run: Path, tmp_path: Path, net: Classifier) -> None:
     net.save(tmp_path / "net.npz")
     (tmp_path / "text.npz").write_text("nothing")
     for path, arguments, message in (
-        (tmp_path / "none", {}, "There is no .*none: give the workdir of a run, or a .safetensors"),
-        (None, {}, "path=None must be the workdir of a run"),
-        (tmp_path, {}, "no run in .* no config.json"),
-        (run, {"checkpoint": 7}, "checkpoint=7 is not in .*: use latest, best or one of 1, 2"),
-        (run, {"classes": ("a", "b")}, r"which knows its classes: leave classes=\('a', 'b'\) out"),
-        (run, {"recipe": "alexnet"}, "which knows its recipe: leave recipe='alexnet' out"),
-        (tmp_path / "net.npz", {"checkpoint": "best"}, "is a file, without checkpoints: leave checkpoint='best' out"),
+        (tmp_path / "none", {}, "none"),
+        (None, {}, "path=None"),
+        (tmp_path, {}, "config.json"),
+        (run, {"checkpoint": 7}, "checkpoint=7 .* 1, 2"),
+        (run, {"classes": ("a", "b")}, r"classes=\('a', 'b'\)"),
+        (run, {"recipe": "alexnet"}, "recipe='alexnet'"),
+        (tmp_path / "net.npz", {"checkpoint": "best"}, "checkpoint='best'"),
         (tmp_path / "text.npz", {}, "text.npz"),
     ):
         with pytest.raises(AlexNetError, match=message):
             alexnet.load(path, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(AlexNetError, match=r"must end in \.npz or \.safetensors"):
+    with pytest.raises(AlexNetError, match=r"net\.pth"):
         net.save(tmp_path / "net.pth")
 
 
@@ -378,7 +336,7 @@ def images() -> np.ndarray:
     return _noise(3, PIXELS, PIXELS)
 
 
-def test_module_and_apply_are_the_network(net: Classifier, images: np.ndarray) -> None:
+def test_module_and_apply_give_the_logits(net: Classifier, images: np.ndarray) -> None:
     """What is typed first works: the module with `inputs`, `apply` on uint8 and floats, one image, jit and vmap."""
     variables, x = net.variables, net.inputs(images)
     jitted = jax.jit(net.apply)
@@ -396,13 +354,33 @@ def test_module_and_apply_are_the_network(net: Classifier, images: np.ndarray) -
         _near(found, expected)
 
 
-def test_numbers_are_float32_whatever_the_recipe_trains_in(folder: Path, images: np.ndarray) -> None:
+def test_classifier_computes_in_float32(folder: Path, images: np.ndarray) -> None:
     narrow, wide = (alexnet.build(_recipe(folder, precision=dtype), classes=3) for dtype in ("bfloat16", "float32"))
     np.testing.assert_array_equal(narrow.logits(images), wide.logits(images))
     module = wide.module.clone(compute_dtype="bfloat16", exchange_dtype="bfloat16")
     logits = np.asarray(module.apply(wide.variables, wide.inputs(images)))
     wanted = np.asarray(wide.module.apply(wide.variables, wide.inputs(images)))
     assert 0.0 < np.abs(logits - wanted).max() <= 0.02 * np.abs(wanted).max()
+
+
+def test_classifier_works_without_implicit_transfers(folder: Path, tmp_path: Path) -> None:
+    with jax.transfer_guard("disallow"):
+        net = alexnet.build(_recipe(folder), classes=3)
+        assert len(net.predict(_noise(2, 70, 80), top=2, views="all")) == 2
+        assert net.features(_noise(70, 80), "fc7").shape == (32,)
+        net.save(tmp_path / "net.npz")
+        assert alexnet.load(tmp_path / "net.npz").logits(_noise(70, 80)).shape == (3,)
+
+
+def test_classifier_computes_in_float32_in_float64_mode(folder: Path) -> None:
+    recipe = _recipe(folder)
+    expected = alexnet.build(recipe, classes=3).logits(_noise(70, 80))
+    with jax.enable_x64(True):
+        net = alexnet.build(recipe, classes=3)
+        assert {leaf.dtype for leaf in jax.tree.leaves(net.variables)} == {np.dtype("float32")}
+        found = net.logits(_noise(70, 80))
+    assert found.dtype == np.float32
+    _near(found, expected)
 
 
 def test_gradients_of_apply(net: Classifier, images: np.ndarray) -> None:
@@ -425,38 +403,39 @@ def test_gradients_of_apply(net: Classifier, images: np.ndarray) -> None:
     _near(each, by_images, atol=1e-7)
 
 
-def test_the_module_is_initialized_and_trained(net: Classifier, images: np.ndarray) -> None:
-    """`init` gives variables for any batch, `tabulate` a table, and one key per image turns dropout on."""
+def test_module_initializes_and_trains(net: Classifier, images: np.ndarray) -> None:
+    """`init` gives variables for any batch, `tabulate` a table, and `train` with one key per image turns dropout on."""
     x = net.inputs(images)
     fresh = jax.jit(net.module.init)(jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, net.variables)
-    apply = jax.jit(net.module.apply)
+    apply = jax.jit(net.module.apply, static_argnames="train")
     assert apply(fresh, x[:1]).shape == (1, 3)
     assert "conv5" in net.module.tabulate(jax.random.key(0), x)
     keys = jax.random.split(jax.random.key(1), 3)
-    trained = apply(net.variables, x, keys)
+    trained = apply(net.variables, x, keys, train=True)
     assert not np.allclose(trained, apply(net.variables, x))
-    np.testing.assert_array_equal(apply(net.variables, x, keys_B=keys), trained)
     with pytest.raises(AlexNetError, match=r"keys_B has the shape \(\).*jax.random.split\(key, 3\)"):
-        net.module.apply(net.variables, x, jax.random.key(1))
-    with pytest.raises(TypeError, match="unexpected keyword argument 'train'"):
+        net.module.apply(net.variables, x, jax.random.key(1), train=True)
+    with pytest.raises(AlexNetError, match="train=True needs keys_B"):
         net.module.apply(net.variables, x, train=True)
+    with pytest.raises(AlexNetError, match="keys_B are for training"):
+        net.module.apply(net.variables, x, keys)
     capture = jax.jit(lambda v: net.module.apply(v, x, mutable=["intermediates"], capture_intermediates=True)[1])
     seen = capture(net.variables)
     assert seen["intermediates"]["conv2"]["__call__"][0].shape[:2] == (2, 3)
 
 
-def test_batch_norms_of_the_module(folder: Path, images: np.ndarray) -> None:
-    """They use the running statistics, and with keys the batch, whose statistics come back."""
+def test_module_updates_batch_statistics(folder: Path, images: np.ndarray) -> None:
+    """They use the running statistics, and in training the batch, whose statistics come back."""
     net = alexnet.build(_recipe(folder, "alexnet_bn"), classes=3)
     x = net.inputs(images)
-    train = jax.jit(lambda v, keys: net.module.apply(v, x, keys, mutable=["batch_stats"]))
+    train = jax.jit(lambda v, keys: net.module.apply(v, x, keys, train=True, mutable=["batch_stats"]))
     logits, new = train(net.variables, jax.random.split(jax.random.key(0), 3))
     assert not np.allclose(logits, net.logits(images))
     assert jax.tree.map(jnp.shape, new["batch_stats"]) == jax.tree.map(jnp.shape, net.variables["batch_stats"])
 
 
-def test_what_a_flax_user_may_get_wrong(net: Classifier, images: np.ndarray) -> None:
+def test_module_and_apply_refuse_wrong_arguments(net: Classifier, images: np.ndarray) -> None:
     x = net.inputs(images)
     module, apply, variables = net.module.apply, net.apply, net.variables
     for call, message in (
@@ -478,7 +457,7 @@ def test_what_a_flax_user_may_get_wrong(net: Classifier, images: np.ndarray) -> 
 # ---------------------------------------------------------------- as a whole
 
 
-def test_a_notebook_loads_a_run_in_silence(run: Path) -> None:
+def test_load_of_a_run_is_silent(run: Path) -> None:
     """Nothing has parsed the flags of absl there, which Orbax reads; and nothing is said on stderr."""
     code = f"import alexnet_jax; print(alexnet_jax.load({str(run)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -494,7 +473,7 @@ def beside_a_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def test_the_readmes_python_example(beside_a_run: Path) -> None:
+def test_readme_example_in_python_runs(beside_a_run: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     found = [block for block in blocks if "import alexnet_jax as alexnet" in block]
     if not found:
