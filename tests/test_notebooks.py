@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and they show what their text says; so do the outputs that they come with."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -99,8 +100,9 @@ def _check_outputs(name: str, notebook: dict[str, Any]) -> None:
 
 
 @needs_jupyter
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom_and_shows_what_it_says(path: Path, tmp_path: Path) -> None:
+def test_notebook_runs_and_shows_what_it_says(path: Path, tmp_path: Path) -> None:
     result, work = tmp_path / path.name, tmp_path / "work"
     work.mkdir()
     command = [sys.executable, "-c", EXECUTE, str(path), str(result), str(work), str(TIMEOUT_S)]
@@ -111,7 +113,22 @@ def test_it_runs_from_top_to_bottom_and_shows_what_it_says(path: Path, tmp_path:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_its_stored_outputs_are_those_of_one_run_and_small(path: Path) -> None:
+def test_imports_of_a_notebook_are_there(path: Path) -> None:
+    """Of the project: what it imports by name, and which attributes of that it uses."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+    ours: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and "alexnet_jax" in ast.unparse(node):
+            exec(ast.unparse(node), ours)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
+            assert hasattr(ours[node.value.id], node.attr), ast.unparse(node)
+    assert len(ours) > 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_outputs_are_those_of_one_run_and_small(path: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     _check_outputs(path.stem, notebook)
     assert path.stat().st_size < MOST_BYTES
@@ -123,11 +140,11 @@ def test_its_stored_outputs_are_those_of_one_run_and_small(path: Path) -> None:
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
 
 
-def test_there_are_facts_for_each() -> None:
+def test_each_notebook_has_facts() -> None:
     assert [path.stem for path in NOTEBOOKS] == sorted(FACTS) == sorted(PICTURES)
 
 
-def test_their_links_lead_somewhere() -> None:
+def test_links_of_notebooks_lead_somewhere() -> None:
     links = re.compile(r"\]\(([^):#]+)\)")
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

@@ -33,7 +33,11 @@ def _metrics(workdir: Path, small_flags: list[str], *place: str) -> list[dict[st
 
 @pytest.mark.parametrize(
     ("processes", "mesh"),
-    [(2, []), (4, []), (2, ["--config.mesh.tower=1", "--config.mesh.hybrid=True"])],
+    [
+        (2, []),
+        pytest.param(4, [], marks=pytest.mark.slow),
+        pytest.param(2, ["--config.mesh.tower=1", "--config.mesh.hybrid=True"], marks=pytest.mark.slow),
+    ],
     ids=["1 x 2", "2 x 2", "2 x 1, hybrid"],
 )
 def test_several_processes_are_one(processes: int, mesh: list[str], small_flags: list[str], tmp_path: Path) -> None:
