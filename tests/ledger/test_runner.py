@@ -104,6 +104,13 @@ runner.TRAIN = [sys.executable, sys.argv[1]]
 rows.row_of = lambda run, workdir, commit: dict.fromkeys(rows.COLUMNS, "") | {
     "digest": run.digest, "seed": str(run.seed), "top1": (workdir / "done").read_text(), "proxy": run.proxy.name,
     "what": run.what}
+
+def start(run, workdirs, *rest, start=runner._start):
+    if (running := start(run, workdirs, *rest)) is None:
+        (workdirs / "refused").write_text("x")
+    return running
+
+runner._start = start
 from alexnet_jax.cli import app
 sys.argv[1:] = sys.argv[2:]
 app.program("experiments.ledger.command")
@@ -128,7 +135,7 @@ def test_killed_harness_gives_the_rows_of_an_undisturbed_one(experiments: Path, 
     claim = experiments / "001_toy" / claims.FILE
     claim.write_text(claim.read_text().partition("[variants.diverges]")[0])
     (tmp_path / "train.py").write_text(_TRAIN)
-    pipes = {name: experiments / "runs" / name for name in ("is_half_way", "go")}
+    pipes = {name: experiments / "runs" / name for name in ("is_half_way", "refused", "go")}
     pipes["go"].parent.mkdir()
     for pipe in pipes.values():
         os.mkfifo(pipe)
@@ -140,19 +147,20 @@ def test_killed_harness_gives_the_rows_of_an_undisturbed_one(experiments: Path, 
             stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    is_half_way = os.open(pipes["is_half_way"], os.O_RDWR)
+    is_half_way, refused = (os.open(pipes[name], os.O_RDWR) for name in ("is_half_way", "refused"))
     for number in (signal.SIGTERM, signal.SIGKILL):
         process = harness()
-        came_there = select.select([is_half_way], [], [], 240)[0]
+        came_there, _, _ = select.select([is_half_way], [], [], 240)
         process.send_signal(number)
         output, _ = process.communicate(timeout=240)
         assert came_there, output
         os.read(is_half_way, 1)
-    last = harness()  # waits for the run that its predecessor left
+    last = harness()
+    assert select.select([is_half_way, refused], [], [], 240)[0] == [refused], "two processes train in one workdir"
     go = os.open(pipes["go"], os.O_RDWR)
     output, _ = last.communicate(timeout=240)
-    os.close(go)
-    os.close(is_half_way)
+    for pipe in (is_half_way, refused, go):
+        os.close(pipe)
     assert last.returncode == 0, output
     assert [row["top1"] for row in rows.read(experiments)] == ["50.0"]
     (starts,) = experiments.glob("runs/*/starts")
