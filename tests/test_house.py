@@ -1,79 +1,54 @@
-"""The house: how long things are, which way the arrows go, what an import costs, and the way from disk to loss."""
+"""The structure of the project: sizes, the direction of imports, what an import costs, the way from disk to loss."""
 
 import ast
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
-import disk_to_loss
 import pytest
+import structure
+from structure import MODULES, PACKAGE, RINGS, ROOT, imports, lines, module_name, top_level
 
-ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted([ROOT / "main.py", *(ROOT / "alexnet_jax").rglob("*.py"), *(ROOT / "configs").rglob("*.py")])
+# ---------------------------------------------------------------- sizes
 
-# ---------------------------------------------------------------- how long things are
+# The goals of issue 28 are 6,500 lines of the core, 11,500 of the package, and 12 modules and 7 files below. Where
+# they are not reached, the number is today's: lower it, do not raise it.
+CORE_LINES, PACKAGE_LINES = 7_800, 13_300
+TESTS_PER_LINE = (0.6, 1.1)  # goal: 0.9
+TOO_LONG_TODAY = {"ProcessGroup", "Run", "MetricsWriter", "make_train_step"}  # goal: none
 
 
-def _length(node: ast.AST) -> int:
-    return node.end_lineno - node.lineno + 1  # type: ignore[attr-defined, no-any-return]
-
-
-def _says_why(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
-    """A class or module that is longer than the rest says so in its docstring."""
-    return " longer than other" in (ast.get_docstring(node) or "")
+def _ring(name: str) -> int | None:
+    return next((number for number, names in enumerate(RINGS.values()) if top_level(name) in names), None)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_longer_than_a_reader_can_hold(path: Path) -> None:
-    """Functions below 60 lines, classes below 150, modules below 400, or a line that says why."""
+def test_module_class_and_function_lengths(path: Path) -> None:
+    """Functions below 60 lines, classes below 150, modules below 400."""
     text = path.read_text()
-    tree = ast.parse(text)
-    assert len(text.splitlines()) < 400 or _says_why(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            assert _length(node) < 60, node.name
-        if isinstance(node, ast.ClassDef):
-            assert _length(node) < (200 if _says_why(node) else 150), node.name
-            attributes = {
-                target.attr
-                for part in ast.walk(node)
-                if isinstance(part, ast.Assign | ast.AnnAssign)
-                for target in ast.walk(part)
-                if isinstance(target, ast.Attribute)
-                and isinstance(target.ctx, ast.Store)
-                and isinstance(target.value, ast.Name)
-                and target.value.id == "self"
-            }
-            assert len(attributes) <= 15, node.name
+    assert len(text.splitlines()) < 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in TOO_LONG_TODAY:
+            assert node.end_lineno is not None
+            most = 60 if isinstance(node, ast.FunctionDef) else 150
+            assert node.end_lineno - node.lineno + 1 < most, node.name
 
 
-# ---------------------------------------------------------------- which way the arrows go
+def test_ring_and_test_sizes() -> None:
+    package = list(PACKAGE.rglob("*.py"))
+    tests = [p for p in (ROOT / "tests").rglob("*.py") if p.parent.name not in ("ledger", "tools")]
+    assert lines([path for path in package if _ring(module_name(path)) == 0]) <= CORE_LINES
+    assert lines(package) <= PACKAGE_LINES
+    assert TESTS_PER_LINE[0] <= lines(tests) / lines(package) <= TESTS_PER_LINE[1]
 
 
-def _name(path: Path) -> str:
-    relative = path.relative_to(ROOT).with_suffix("")
-    parts = [part for part in relative.parts if part != "__init__"]
-    return ".".join(["alexnet_jax", *parts] if parts[0] == "configs" else parts)
+# ---------------------------------------------------------------- the direction of imports
 
 
-def _imports(path: Path, *, everywhere: bool) -> Iterator[str]:
-    """The project's modules that a module imports, at its top or `everywhere` in it."""
-    names = {_name(other) for other in MODULES}
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if everywhere else tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alexnet_jax"):
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in names else node.module or ""
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in names)
-
-
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_no_import_cycles() -> None:
     """Not even inside functions."""
-    arrows = {_name(path): set(_imports(path, everywhere=True)) - {"alexnet_jax"} for path in MODULES}
+    arrows = {module_name(path): imports(path) - {"alexnet_jax"} for path in MODULES}
     done: set[str] = set()
 
     def walk(name: str, way: tuple[str, ...]) -> None:
@@ -87,45 +62,35 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         walk(name, ())
 
 
-# A room may import from itself and from the rooms below it.
-FLOORS = (
-    ("main", "alexnet_jax.__main__"),
-    ("alexnet_jax.cli",),
-    ("alexnet_jax.export", "alexnet_jax.figures", "alexnet_jax.ensembles"),
-    ("alexnet_jax.features",),
-    ("alexnet_jax.classifier",),
-    ("alexnet_jax.train", "alexnet_jax.prepare"),
-    ("alexnet_jax.weights",),
-    ("alexnet_jax.answers", "alexnet_jax.evaluate", "alexnet_jax.memory"),
-    ("alexnet_jax.catalog",),
-    ("alexnet_jax.parts",),
-    ("alexnet_jax.config", "alexnet_jax.allowed"),
-    ("alexnet_jax.configs",),
-    ("alexnet_jax.model", "alexnet_jax.data"),
-    ("alexnet_jax.extras", "alexnet_jax.progress"),
-    ("alexnet_jax.files",),
-    ("alexnet_jax.errors", "alexnet_jax.ending", "alexnet_jax"),
-)
-
-
-def _floor(name: str) -> int:
-    """How deep a module lies: the longest name in FLOORS that it begins with."""
-    rooms = [(room, depth) for depth, floor in enumerate(FLOORS) for room in floor]
-    return max((len(room), depth) for room, depth in rooms if f"{name}.".startswith(f"{room}."))[1]
-
-
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows_go_down(path: Path) -> None:
-    name = _name(path)
+def test_imports_point_inward(path: Path) -> None:
+    """A ring imports itself and those inside of it; recipes are leaves, which only the finder of a recipe imports."""
+    name = module_name(path)
+    own, text = _ring(name), path.read_text()
+    assert not any(f"{word} {outside}" in text for word in ("from", "import") for outside in ("tools", "experiments"))
     if name == "alexnet_jax":
         return  # its lazy attributes are the way in
-    for other in _imports(path, everywhere=True):
-        assert _floor(other) >= _floor(name), f"{name} imports {other}, which is above it"
+    for other in imports(path):
+        if top_level(name) == "configs":
+            assert other == "alexnet_jax.data.datasets" or top_level(other) == "configs", other
+        elif top_level(other) == "configs":
+            assert name == "alexnet_jax.config", other
+        elif top_level(other):
+            assert own is not None, f"{name} belongs to no ring: add it to tests/structure.py"
+            ring = _ring(other)
+            assert ring is not None, f"{other} belongs to no ring"
+            assert ring <= own, f"{name} imports {other}, which is further out"
 
 
-def test_the_step_does_not_know_of_evaluation() -> None:
-    imports = set(_imports(ROOT / "alexnet_jax" / "train" / "step.py", everywhere=True))
-    assert not any("evaluat" in name for name in imports), imports
+def test_config_is_read_by_one_module_of_training() -> None:
+    """Below builder.py values are passed: the step, the layers, the data and the metrics know no config."""
+    inside = ("model", "data")
+    values = ("step", "optimizer", "metrics", "memory", "speed", "distributed", "watchdog")
+    for path in MODULES:
+        name = module_name(path)
+        if top_level(name) in inside or name in {f"alexnet_jax.train.{module}" for module in values}:
+            assert not {"alexnet_jax.config", "alexnet_jax.builder"} & imports(path), name
+            assert "ConfigDict" not in path.read_text(), name
 
 
 @pytest.mark.parametrize("word", ["shard_map", "vmap"])
@@ -172,16 +137,21 @@ def test_importing_and_building_need_nothing_heavy() -> None:
 # ---------------------------------------------------------------- the way from disk to loss
 
 
-def test_a_batch_walks_through_few_files() -> None:
-    """The files whose code runs between a record on the disk and the loss, seen by tracing a step and its batch."""
-    assert disk_to_loss.files() == [
-        "alexnet_jax/data/feed.py",
-        "alexnet_jax/data/sources.py",
-        "alexnet_jax/data/augment.py",
-        "alexnet_jax/model/towers.py",
-        "alexnet_jax/train/step.py",
-        "alexnet_jax/model/preprocess.py",
-        "alexnet_jax/model/alexnet.py",
-        "alexnet_jax/model/layers.py",
-        "alexnet_jax/model/cpu_products.py",
+def test_a_batch_passes_few_files_from_disk_to_loss() -> None:
+    """The goal is 7."""
+    assert structure.disk_to_loss() == [
+        "data/feed.py",
+        "data/sources.py",
+        "data/augment.py",
+        "model/towers.py",
+        "train/step.py",
+        "model/preprocess.py",
+        "model/alexnet.py",
+        "model/layers.py",
+        "model/cpu_products.py",
     ]
+
+
+def test_config_passes_few_modules_from_train_to_its_last_use() -> None:
+    modules, _ = structure.config_path()
+    assert len(modules) <= 12, modules

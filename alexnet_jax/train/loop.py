@@ -216,7 +216,7 @@ class Run:
         raise signals.Stopped(signal)
 
     def _compile(self, state: TrainState, batch: feed.Batch) -> Any:
-        """The step, compiled before the first of it: processes that need longer than others are waited for."""
+        """The step, compiled before the first of it: slower processes are waited for."""
         setup, last = self.setup, _last_compilation(self.workdir)
         self.report.say(f"compiling the step ...{f' ({last:.1f} s the last time)' if last else ''}")
         self.watchdog.phase("compiling")
