@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import NoReturn
 
 from absl import flags, logging
@@ -39,7 +40,7 @@ def run(module: str, argv: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter does not flush into the pipe
         sys.exit(1)
     except Exception as error:
-        several, words = bool(exits.hooks), sentence(error)
+        several, words = exits.patience > 0, sentence(error)
         if signals.requested() or not (words or several):
             raise
         if words is None:
@@ -65,12 +66,18 @@ def sentence(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def _threads_held_back() -> Iterator[None]:
-    """What threads raise, such as Orbax's on a full disk, is not printed where the command ends in a sentence."""
+    """What threads and C++ print of an error, as Orbax does on a full disk, is dropped if the command ends in a sentence.
+
+    Otherwise it follows when the command is over.
+    """
     printed = list[str]()
-    before = threading.excepthook
-    threading.excepthook = lambda args: printed.append(
-        "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
-    )
+
+    def hold_back(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        printed.append("".join(traceback.format_exception(kind, error, trace)))
+
+    before = threading.excepthook, sys.unraisablehook
+    threading.excepthook = lambda args: hold_back(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: hold_back(args.exc_type, args.exc_value, args.exc_traceback)
     try:
         yield
     except Exception as error:
@@ -78,7 +85,7 @@ def _threads_held_back() -> Iterator[None]:
             printed.clear()
         raise
     finally:
-        threading.excepthook = before
+        threading.excepthook, sys.unraisablehook = before
         sys.stderr.write("".join(printed))
 
 

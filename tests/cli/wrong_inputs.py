@@ -53,7 +53,9 @@ def run(
 
     with subprocess.Popen(
         [sys.executable, "-m", "alexnet_jax", *map(str, arguments)], cwd=ROOT, text=True, preexec_fn=limit,  # noqa: PLW1509
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment, start_new_session=True,
+        # JAX warns of a cache that it cannot write, and leaves half of an entry in it.
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"} | environment,
+        start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         since = time.monotonic()
