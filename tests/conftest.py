@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import signals
+from alexnet_jax import config as configs, signals
 from alexnet_jax.train import speed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,9 +84,8 @@ def plain_cpu() -> Iterator[None]:
 
 @pytest.fixture
 def small_config() -> ConfigDict:
-    from alexnet_jax.configs.alexnet import get_config
-
-    config = get_config()
+    config = configs.load_recipe("alexnet")
+    config.unlock()
     config.update_from_flattened_dict(SMALL)
     config.lock()
     return config

@@ -16,7 +16,7 @@ from structure import MODULES, PACKAGE, RINGS, ROOT, imports, lines, module_name
 # they are not reached, the number is today's: lower it, do not raise it.
 CORE_LINES, PACKAGE_LINES = 7_800, 13_300
 TESTS_PER_LINE = (0.6, 1.1)  # goal: 0.9
-TOO_LONG_TODAY = {"ProcessGroup", "Run", "MetricsWriter", "make_train_step"}  # goal: none
+TOO_LONG_TODAY = {"ProcessGroup", "MetricsWriter", "make_train_step"}  # goal: none
 
 
 def _ring(name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,8 +35,12 @@ from alexnet_jax.train.watchdog import Watchdog
 class Diverged(AlexNetError):
     """The loss or the parameters were not finite at `step`; `good` is the step of the last good checkpoint, or None."""
 
-    def __init__(self, message: str, *, step: int, good: int | None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, workdir: Path, *, first: int, step: int, good: int | None) -> None:
+        kept = f"the checkpoint of step {good} in {workdir} is kept" if good else "no checkpoint was written yet"
+        super().__init__(
+            f"{what} (checked steps {first} to {step}): the run has diverged and stops here; {kept}. Lower "
+            "config.train.learning_rate, or set config.train.rollbacks, which skips these batches."
+        )
         self.step, self.good = step, good
 
 
@@ -217,23 +222,15 @@ class Run:
 
     def _compile(self, state: TrainState, batch: feed.Batch) -> Any:
         """The step, compiled before the first of it: slower processes are waited for."""
-        setup, last = self.setup, _last_compilation(self.workdir)
-        self.report.say(f"compiling the step ...{f' ({last:.1f} s the last time)' if last else ''}")
         self.watchdog.phase("compiling")
-        self._clock.restart(0)
-        with memory.shortage_named("compiling the step"):
-            compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
-        self.report.say(f"compiled in {self._clock.seconds_per_step(1):.1f} s")
-        multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
-        fits = memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)
-        self.report.say(f"memory   {fits}")
-        self._peak, dtype = speed.peak(setup.model.compute_dtype), setup.model.compute_dtype
+        compiled = _compile_step(self.setup, self.workdir, state, batch, self.report.say)
+        self._peak, dtype = speed.peak(self.setup.model.compute_dtype), self.setup.model.compute_dtype
         self.report.say(
             f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {self._peak.source}"
         )
         self.watchdog.phase("")
         self.group.barrier("the first step")
-        self.report.start(step=self.first_step, steps=setup.plan.steps)
+        self.report.start(step=self.first_step, steps=self.setup.plan.steps)
         self._clock.restart(self.first_step)
         return compiled
 
@@ -250,21 +247,14 @@ class Run:
     def _diverged(self, what: str, first: int, step: int) -> Diverged:
         self.checkpoints.close()
         good = self.group.gather(f"the divergence at step {step}", self.checkpoints.latest())[0]
-        kept = f"the checkpoint of step {good} in {self.workdir} is kept" if good else "no checkpoint was written yet"
-        return Diverged(
-            f"{what} (checked steps {first} to {step}): the run has diverged and stops here; {kept}. Lower "
-            "config.train.learning_rate, or set config.train.rollbacks, which skips these batches.",
-            step=step,
-            good=good,
-        )
+        return Diverged(what, self.workdir, first=first, step=step, good=good)
 
     def _log(self, step: int) -> None:
         entry, setup, plan = self._check_losses(), self.setup, self.setup.plan
         seconds, waited = self._clock.seconds_per_step(step), self._clock.share_waited()
         self._clock.restart(step)
         rate = float(setup.learning_rate(jnp.asarray(step - 1))) * entry.pop("rate_scale", 1.0)
-        flops = speed.flops_per_image(setup.model, setup.inputs.crop_pixels)
-        teraflops = plan.batch_size / seconds * flops / 1e12
+        teraflops = plan.batch_size / seconds * speed.flops_per_image(setup.model, setup.inputs.crop_pixels) / 1e12
         entry |= {
             "epoch": plan.epoch(step),
             "learning_rate": rate,
@@ -316,11 +306,20 @@ class Run:
         self._saved = step
 
 
-def _last_compilation(workdir: Path) -> float | None:
-    """The seconds that the last start in this workdir compiled for, None where none has."""
+def _compile_step(
+    setup: builder.TrainSetup, workdir: Path, state: TrainState, batch: feed.Batch, say: Callable[[str], None]
+) -> Any:
+    """The compiled step. Raises AlexNetError where it takes more memory than there is."""
     log = workdir / "train.log"
-    found = re.findall(rb"compiled in ([0-9.]+) s\n", log.read_bytes()) if log.exists() else []
-    return float(found[-1]) if found else None
+    earlier = re.findall(rb"compiled in ([0-9.]+) s\n", log.read_bytes()) if log.exists() else []
+    say(f"compiling the step ...{f' ({float(earlier[-1]):.1f} s the last time)' if earlier else ''}")
+    since = time.perf_counter()
+    with memory.shortage_named("compiling the step"):
+        compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
+    say(f"compiled in {time.perf_counter() - since:.1f} s")
+    multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
+    say(f"memory   {memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)}")
+    return compiled
 
 
 @jax.jit
