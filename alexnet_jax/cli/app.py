@@ -66,7 +66,7 @@ def sentence(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def _threads_held_back() -> Iterator[None]:
-    """What threads and C++ print of an error, as Orbax does on a full disk, is dropped if the command ends in a sentence.
+    """Drops what threads and C++ print, such as Orbax on a full disk, where the command ends in a sentence.
 
     Otherwise it follows when the command is over.
     """
