@@ -95,20 +95,21 @@ def _blocks(pictures: Pictures, first: int, say: Callable[[str], None], threads:
             return f"warning: picture {number:,} is left out: {error}"
 
     with ThreadPoolExecutor(threads) as pool:
-        waiting: list[list[Future[tuple[Row, Array] | str]]] = []
-        for start in [*range(first, pictures.count, BLOCK), None]:
-            if start is not None:
-                numbers = range(start, min(start + BLOCK, pictures.count))
-                waiting.append([pool.submit(read, number) for number in numbers])
-            if len(waiting) > 1 or (start is None and waiting):
-                good = []
-                for future in waiting.pop(0):
-                    if isinstance(found := future.result(), str):
-                        say(found)
-                    else:
-                        good.append(found)
-                if good:
-                    yield [row for row, _ in good], np.stack([square for _, square in good])
+
+        def submit(start: int) -> list[Future[tuple[Row, Array] | str]]:
+            return [pool.submit(read, number) for number in range(start, min(start + BLOCK, pictures.count))]
+
+        ahead = submit(first)
+        for start in range(first, pictures.count, BLOCK):
+            block, ahead = ahead, submit(start + BLOCK)
+            good = []
+            for future in block:
+                if isinstance(found := future.result(), str):
+                    say(found)
+                else:
+                    good.append(found)
+            if good:
+                yield [row for row, _ in good], np.stack([square for _, square in good])
 
 
 # ---------------------------------------------------------------- computed and written

@@ -10,6 +10,7 @@ from alexnet_jax import files, weight_file
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.train import provenance
+from alexnet_jax.train.metrics import entries
 from alexnet_jax.weights import hub
 from alexnet_jax.weights.identify import nearest_recipe
 
@@ -36,7 +37,7 @@ def write(
     """
     check_license(license)
     files.check_free(folder, "output")
-    ran = _run(workdir, checkpoint) if workdir else {}
+    ran = _run(net, workdir, average=checkpoint.endswith(":average")) if workdir else {}
     with files.new_folder(folder) as growing:
         net.save(growing / hub.MODEL)
         about = weight_file.metadata(net.config, net.class_names, net.inputs, net.step)
@@ -48,18 +49,12 @@ def write(
 # ---------------------------------------------------------------- what the run says of itself
 
 
-def _run(workdir: Path, checkpoint: str) -> dict[str, Any]:
-    """The arguments `step`, `evaluation` and `starts` of `card`. Raises AlexNetError."""
-    from alexnet_jax.train.checkpoint import Checkpoints
-    from alexnet_jax.train.metrics import entries
-
-    which, _, average = checkpoint.partition(":")
-    step = Checkpoints(workdir, read_only=True).find(which)
-    evaluated = [entry for entry in entries(workdir) if entry["step"] == step and "eval_top1" in entry]
+def _run(net: Classifier, workdir: Path, *, average: bool) -> dict[str, Any]:
+    """The arguments `evaluation` and `starts` of `card`. Raises AlexNetError."""
+    evaluated = [entry for entry in entries(workdir) if entry["step"] == net.step and "eval_top1" in entry]
     return {
-        "step": step,
         "evaluation": _figures(evaluated[-1], "eval_average_" if average else "eval_") if evaluated else None,
-        "starts": _starts(workdir, step),
+        "starts": _starts(workdir, net.step or 0),
     }
 
 
@@ -101,7 +96,6 @@ def card(
     net: Classifier,
     *,
     license: str,
-    step: int | None = None,
     evaluation: dict[str, Any] | None = None,
     starts: list[tuple[str, str]] | None = None,
 ) -> str:
@@ -116,8 +110,8 @@ def card(
         f"# AlexNet on {config.data.name}",
         f"{repr(net)[1:-1]}.",
         f"Recipe: `{nearest_recipe(config)}` of alexnet_jax. Data: `{config.data.name}`"
-        f"{'' if step is None else f', after step {step:,}'}. Input: {side} x {side} pixels out of the center of an "
-        f"image whose short side has {config.data.resize_pixels}, RGB. Output: logits of {count}, named in "
+        f"{'' if net.step is None else f', after step {net.step:,}'}. Input: {side} x {side} pixels out of the center "
+        f"of an image whose short side has {config.data.resize_pixels}, RGB. Output: logits of {count}, named in "
         f"`{_CONFIG}`.",
     ]
     return "\n".join(front) + "\n\n" + "\n\n".join([
