@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.data import feed, sources, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import alexnet as models, towers
+from alexnet_jax.model import alexnet as models, layers, towers
 from alexnet_jax.model.preprocess import Augmentation, Input, Views, views_of
 from alexnet_jax.train import memory, optimizer as optimizers, speed
 from alexnet_jax.train.step import StepSettings, TrainState, make_state, make_train_step
@@ -27,7 +27,9 @@ def model(config: ConfigDict, classes: int) -> models.AlexNet:
     stack: list[models.ConvLayer | models.DenseLayer] = []
     for name in c.layers:
         fields = dict(c[name]) | {"name": name, "post_ops": tuple(c[name].post_ops.split())}
-        fields |= {"init_kind": c.init, "weight_norm": c.weight_norm}
+        kernel, bias = layers.Normal(fields.pop("init_std")), layers.Constant(fields.pop("init_bias"))
+        fields |= {"weight_norm": c.weight_norm}  # what a layer begins with by default is "fan_in"
+        fields |= {"kernel_init": kernel, "bias_init": bias} if c.init == "normal" else {}
         if "kernel_size" in fields:
             stack.append(models.ConvLayer(**fields))
         else:

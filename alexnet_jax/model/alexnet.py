@@ -82,11 +82,10 @@ class ConvLayer:
     kernel_size: int
     stride: int
     padding: tuple[int, int]
-    init_kind: str
-    init_std: float
-    init_bias: float
-    weight_norm: bool
     post_ops: tuple[str, ...]
+    kernel_init: layers.Initializer = layers.fan_in_uniform
+    bias_init: layers.Initializer | None = None
+    weight_norm: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +94,18 @@ class DenseLayer:
 
     name: str
     features: int
-    init_kind: str
-    init_std: float
-    init_bias: float
-    weight_norm: bool
     post_ops: tuple[str, ...]
+    kernel_init: layers.Initializer = layers.fan_in_uniform
+    bias_init: layers.Initializer | None = None
+    weight_norm: bool = False
 
 
 class AlexNet(nn.Module):
     """One tower of AlexNet: images [B, H, W, 3] float32, 0..255 less the mean -> logits [B, K].
 
-    Every tower gets the same images. The logits have been gathered, so they are the same on every
-    tower. `keys_B`, one key per example, means training: it turns dropout on and makes batch norms
-    use the batch, over all devices of the axis `data_axis`; the same keys go to all towers.
+    Every tower gets the same images. The logits have been gathered, so they are the same on every tower. `train` turns
+    dropout on, for which `keys_B` has one key per example, the same on all towers, and makes batch norms use the batch,
+    over all devices of the axis `data_axis`.
 
     `hybrid` asks for the placement of 2014, in which the fully connected layers are split over the devices by units.
     `placement.for_mesh` sets what follows from it on a mesh, `data_axis` and `split_over`, the number of those devices;
@@ -122,7 +120,8 @@ class AlexNet(nn.Module):
     through the collection `perturbations`, under the paper's names: conv1_out (what the weights
     give), norm1, pool1, relu1, ...
 
-    Raises AlexNetError where there is no such axis, and where the image shrinks below a window.
+    Raises AlexNetError where there is no such axis, where the image shrinks below a window, and where `train` and
+    `keys_B` do not go together.
     """
 
     classes: int
@@ -141,23 +140,24 @@ class AlexNet(nn.Module):
     split_over: int = 1
 
     @nn.compact
-    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None, train: bool = False) -> jax.Array:
         _check_axis()
-        x, verbs, keys_of_all = images.astype(self.compute_dtype), moves(self), self._keys_of_all(keys_B)
+        self._check_keys(keys_B, train)
+        x, reshard, keys_of_all = images.astype(self.compute_dtype), resharding(self), self._keys_of_all(keys_B)
         for number, layer in enumerate(self.stack):
-            if layer.name in verbs:
-                x = verbs[layer.name](x, layer.name, self.exchange_dtype)
+            if layer.name in reshard:
+                x = reshard[layer.name](x, layer.name, self.exchange_dtype)
             if layer.name in self.exchange:
                 x = gather_towers(x, layer.name, self.exchange_dtype)
-            x = self._see(layer.name + "_out", self._weighted(layer, x))
+            x = self._record(layer.name + "_out", self._weighted(layer, x))
             keys = keys_of_all if self.splits(layer) else keys_B
             keys = None if keys is None else _layer_keys(keys, number)
             for word in layer.post_ops:
                 name = operation_name(word, layer.name)
                 with jax.named_scope(name):  # what a profile calls it
-                    x = self._see(name, self._apply(word, layer, x, keys))
-        if LOGITS in verbs:
-            x = verbs[LOGITS](x, LOGITS)
+                    x = self._record(name, self._apply(word, layer, x, keys, train))
+        if LOGITS in reshard:
+            x = reshard[LOGITS](x, LOGITS)
         return gather_towers(x, LOGITS)[:, : self.classes]
 
     @nn.nowrap
@@ -167,13 +167,21 @@ class AlexNet(nn.Module):
         return self.split_over > 1 and possible and layer.features % self.split_over == 0
 
     @nn.nowrap
+    def _check_keys(self, keys_B: jax.Array | None, train: bool) -> None:
+        drops = self.dropout.rate > 0 and any("dropout" in layer.post_ops for layer in self.stack)
+        if train and drops and keys_B is None:
+            raise AlexNetError("train=True needs keys_B for dropout, one key per image: jax.random.split(key, B).")
+        if keys_B is not None and not train:
+            raise AlexNetError("keys_B are for training alone: pass train=True with them, or neither.")
+
+    @nn.nowrap
     def _keys_of_all(self, keys_B: jax.Array | None) -> jax.Array | None:
         """The keys of the examples that a split layer sees."""
         drops = any(self.splits(layer) and "dropout" in layer.post_ops for layer in self.stack)
         return towers.gather_keys(keys_B) if drops and keys_B is not None else keys_B
 
     def _weighted(self, layer: ConvLayer | DenseLayer, x: jax.Array) -> jax.Array:
-        options = dataclasses.asdict(layer)
+        options = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
         del options["post_ops"]
         if self.splits(layer):
             options["features"] //= self.split_over
@@ -183,7 +191,9 @@ class AlexNet(nn.Module):
         _check_fits(x, layer.name, window=layer.kernel_size, padding=sum(layer.padding))
         return layers.Conv(**options)(x)
 
-    def _apply(self, word: str, layer: ConvLayer | DenseLayer, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+    def _apply(
+        self, word: str, layer: ConvLayer | DenseLayer, x: jax.Array, keys_B: jax.Array | None, train: bool
+    ) -> jax.Array:
         name = operation_name(word, layer.name)
         if word in ("relu", "tanh"):
             return jax.nn.relu(x) if word == "relu" else jnp.tanh(x)
@@ -197,7 +207,7 @@ class AlexNet(nn.Module):
             constants, name = dataclasses.asdict(self.batch_norm), operation_name("bn", layer.name)
             axis = None if self.splits(layer) else self.data_axis  # a split layer sees the whole batch
             with jax.named_scope(f"sum_{name}"):
-                norm = nn.BatchNorm(**constants, use_running_average=keys_B is None, axis_name=axis, name=name)
+                norm = nn.BatchNorm(**constants, use_running_average=not train, axis_name=axis, name=name)
                 return norm(x.astype(jnp.float32)).astype(x.dtype)
         if word in POOLS:
             _check_fits(x, layer.name, window=self.pool.size, padding=0)
@@ -206,40 +216,40 @@ class AlexNet(nn.Module):
         over = self.split_over if self.splits(layer) else 1
         return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B, split_over=over)
 
-    def _see(self, name: str, x: jax.Array) -> jax.Array:
+    def _record(self, name: str, x: jax.Array) -> jax.Array:
         self.sow("intermediates", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         return self.perturb(name, x)
 
 
-def moves(model: AlexNet) -> dict[str, Callable[..., jax.Array]]:
-    """{layer, or LOGITS: the verb of `towers` that brings its input over `data` to where the layer needs it}, in order.
+def resharding(model: AlexNet) -> dict[str, Callable[..., jax.Array]]:
+    """{layer, or LOGITS: the function of `towers` that reshards its input over `data`}, in order.
 
     {} where nothing is split.
     """
-    verbs = {
+    between = {
         (False, True): towers.gather_examples,
         (True, True): towers.gather_units,
         (True, False): towers.units_to_examples,
     }
     names = [*(layer.name for layer in model.stack), LOGITS]
     split = [False, *(model.splits(layer) for layer in model.stack), False]
-    return {name: verbs[way] for name, way in zip(names, itertools.pairwise(split), strict=True) if way in verbs}
+    return {name: between[way] for name, way in zip(names, itertools.pairwise(split), strict=True) if way in between}
 
 
 class AllTowers(AlexNet):
     """The network of all towers as an ordinary Flax module: images [B, H, W, 3] float32 -> logits [B, K].
 
     Its variables are those of `init_variables`, each leaf with a leading tower axis, and all towers run on the device
-    of the call. Images and `keys_B` are as in `AlexNet`. `init` gives the parameters and running statistics alone.
-    Raises AlexNetError for images or keys of another form.
+    of the call. Images, `keys_B` and `train` are as in `AlexNet`. `init` gives the parameters and running statistics
+    alone. Raises AlexNetError for images or keys of another form.
     """
 
     @nn.compact
-    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None, train: bool = False) -> jax.Array:
         _check_images(images, keys_B)
         collections = ("params", "batch_stats", "intermediates", "perturbations")
         over_towers = nn.vmap(
-            AlexNet.__call__,
+            functools.partial(AlexNet.__call__, train=train),
             in_axes=None,
             out_axes=None,
             axis_size=self.towers,
@@ -326,19 +336,24 @@ def init_variables(model: AlexNet, key: jax.Array, image_pixels: int) -> dict[st
 
 
 def logits_fn(model: AlexNet) -> Callable[..., jax.Array]:
-    """`program(variables, images, keys_B=None)` of one tower -> logits, for `towers.over_towers`."""
+    """`program(variables, images)` of one tower -> logits, for `towers.over_towers`."""
 
-    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        return train_apply(model)(variables, images, keys_B)[0]
+    def program(variables: Any, images: jax.Array) -> jax.Array:
+        logits = model.apply(variables, images)
+        assert isinstance(logits, jax.Array)
+        return logits
 
     return program
 
 
 def train_apply(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
-    """Like `logits_fn`, -> (logits, the running statistics after this batch; {} without batch norms)."""
+    """`program(variables, images, keys_B)` of one tower -> (logits, the running statistics after this batch).
 
-    def program(variables: Any, images: jax.Array, keys_B: jax.Array | None = None) -> tuple[jax.Array, Any]:
-        logits, new = model.apply(variables, images, keys_B, mutable=["batch_stats"])
+    These are {} without batch norms.
+    """
+
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array) -> tuple[jax.Array, Any]:
+        logits, new = model.apply(variables, images, keys_B, train=True, mutable=["batch_stats"])
         assert isinstance(logits, jax.Array)
         return logits, new.get("batch_stats", {})
 

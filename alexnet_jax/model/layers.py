@@ -4,9 +4,11 @@ Shapes: `B` batch, `H W` space, `C` channels of one tower. Everything is written
 or bfloat16, and so is what is multiplied; parameters are float32, and so are sums.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,21 +20,48 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model.cpu_products import tower_conv, tower_matmul
 from alexnet_jax.model.towers import TOWER, own_units
 
+Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> array
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Gaussian weights, not truncated (2012 source, layers-145.cfg). Equal to another of the same `std`."""
+
+    std: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return nn.initializers.normal(self.std)(key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The same number everywhere."""
+
+    value: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return nn.initializers.constant(self.value)(key, shape, dtype)
+
+
+def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Uniform within 1 / sqrt(fan-in) of a kernel [..., units], PyTorch's default for its Conv2d and Linear."""
+    bound = math.prod(shape[:-1]) ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
 
 class Conv(nn.Module):
     """A tower's convolution with bias: [B, H, W, C] -> [B, H', W', features], before the nonlinearity.
 
-    `padding` is as in `tower_conv`; `init_kind` and `weight_norm` are as in `Dense`.
+    `padding` is as in `tower_conv`; the other fields are as in `Dense`.
     """
 
     features: int
     kernel_size: int
     stride: int
     padding: tuple[int, int]
-    init_kind: str
-    init_std: float
-    init_bias: float
-    weight_norm: bool
+    kernel_init: Initializer = fan_in_uniform
+    bias_init: Initializer | None = None
+    weight_norm: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -44,17 +73,15 @@ class Conv(nn.Module):
 class Dense(nn.Module):
     """A tower's fully connected layer with bias: [B, C] -> [B, features] float32, before the nonlinearity.
 
-    `init_kind` "normal": Gaussian weights with std `init_std`, not truncated, and the bias `init_bias`
-    (2012 source, layers-145.cfg). "fan_in": both uniform within 1 / sqrt(fan-in), PyTorch's default
-    for its Conv2d and Linear. With `weight_norm` the weights of a unit are scale * v / |v| (Salimans
-    and Kingma 2016, arXiv 1602.07868, equation 2); `kernel` is v, and `scale` starts as |v|.
+    `bias_init` None is uniform within 1 / sqrt(fan-in) of the kernel, as in PyTorch. With `weight_norm` the weights of
+    a unit are scale * v / |v| (Salimans and Kingma 2016, arXiv 1602.07868, equation 2); `kernel` is v, and `scale`
+    starts as |v|. All parameters are float32.
     """
 
     features: int
-    init_kind: str
-    init_std: float
-    init_bias: float
-    weight_norm: bool
+    kernel_init: Initializer = fan_in_uniform
+    bias_init: Initializer | None = None
+    weight_norm: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -63,24 +90,19 @@ class Dense(nn.Module):
 
 
 def _weights(layer: Conv | Dense, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """The kernel, [..., units], and the bias, [units], of a layer, as its fields say."""
-    bias_shape = shape[-1:]
-    if layer.init_kind == "fan_in":
+    """The kernel, [..., units], and the bias, [units], of a layer."""
+
+    def as_kernel(key: jax.Array, bias_shape: tuple[int, ...], dtype: Any) -> jax.Array:
         bound = math.prod(shape[:-1]) ** -0.5
-        kernel = layer.param("kernel", _uniform(bound), shape)
-        bias = layer.param("bias", _uniform(bound), bias_shape)
-    else:
-        kernel = layer.param("kernel", nn.initializers.normal(layer.init_std), shape)
-        bias = layer.param("bias", nn.initializers.constant(layer.init_bias), bias_shape)
+        return jax.random.uniform(key, bias_shape, dtype, -bound, bound)
+
+    kernel = layer.param("kernel", layer.kernel_init, shape, jnp.float32)
+    bias = layer.param("bias", layer.bias_init or as_kernel, shape[-1:], jnp.float32)
     if layer.weight_norm:
         length = jnp.sqrt((kernel * kernel).sum(axis=range(len(shape) - 1)))
         scale = layer.param("scale", lambda _: length)
         kernel = kernel * _last_axis(scale / length, len(shape))
     return kernel, bias
-
-
-def _uniform(bound: float) -> Callable[..., jax.Array]:
-    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:
@@ -249,5 +271,5 @@ def dropout(x: jax.Array, *, rate: float, inverted: bool, keys_B: jax.Array | No
     if keys_B is None:
         return x if inverted else x * (1.0 - rate)
     whole = (*x.shape[1:-1], split_over * x.shape[-1])
-    keep = own_units(jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, whole))(keys_B), split_over)
+    keep = own_units(jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1.0 - rate), whole))(keys_B), split_over)
     return jnp.where(keep, x / (1.0 - rate) if inverted else x, 0.0)

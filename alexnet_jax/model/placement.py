@@ -17,7 +17,7 @@ from alexnet_jax.model.towers import DATA, REPLICATED, TOWER
 
 ALL, EDGE, NONE = "all channels", "edge channels", ""
 LOGITS = "the logits"
-_MOVES = {
+_RESHARDING = {
     towers.gather_examples: "all examples",
     towers.gather_units: "all units",
     towers.units_to_examples: "own examples",
@@ -31,7 +31,7 @@ class LayerSharding:
     `axis` is the mesh axis over which the leading axis of its parameters is sharded, None where it has none, and
     `units` the one over which their last axis is: DATA for a layer of the hybrid placement that is split.
     `exchange` is what a tower gets from the others first: ALL channels of the maps before it, the EDGE channels that
-    a norm's window reaches over, or NONE. `moves` is what a device gets from the other ones over `data` before that:
+    a norm's window reaches over, or NONE. `resharding` is what a device gets from the others over `data` before that:
     "all examples", "all units", "own examples" or NONE.
     """
 
@@ -39,7 +39,7 @@ class LayerSharding:
     axis: str | None
     exchange: str
     units: str | None = None
-    moves: str = NONE
+    resharding: str = NONE
 
 
 def for_mesh(model: models.AlexNet, mesh: Mesh) -> models.AlexNet:
@@ -58,15 +58,15 @@ def for_mesh(model: models.AlexNet, mesh: Mesh) -> models.AlexNet:
 def table(model: models.AlexNet) -> tuple[LayerSharding, ...]:
     """The rows in the order of the network, the gathered logits last; for the hybrid placement of one `for_mesh`."""
     rows: list[LayerSharding] = []
-    moves = {name: _MOVES[verb] for name, verb in models.moves(model).items()}
+    resharding = {name: _RESHARDING[reshard] for name, reshard in models.resharding(model).items()}
     for layer in model.stack:
         exchange, units = ALL if layer.name in model.exchange else NONE, DATA if model.splits(layer) else None
-        rows.append(LayerSharding(layer.name, TOWER, exchange, units, moves.get(layer.name, NONE)))
+        rows.append(LayerSharding(layer.name, TOWER, exchange, units, resharding.get(layer.name, NONE)))
         if "batch_norm" in layer.post_ops:
             rows.append(LayerSharding(models.operation_name("bn", layer.name), TOWER, NONE, units))
         if "norm" in layer.post_ops and model.norm.across_towers and model.towers > 1:
             rows.append(LayerSharding(models.operation_name("norm", layer.name), None, EDGE))
-    return (*rows, LayerSharding(LOGITS, None, ALL, moves=moves.get(models.LOGITS, NONE)))
+    return (*rows, LayerSharding(LOGITS, None, ALL, resharding=resharding.get(models.LOGITS, NONE)))
 
 
 def specs(model: models.AlexNet, tree: Any, mesh: Mesh) -> Any:

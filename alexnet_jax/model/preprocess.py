@@ -106,7 +106,7 @@ class Augmentation:
         """float32 RGB less the mean -> with the color noise of the paper's section 4.1, one draw per image."""
         if self.colors is None:
             return images
-        draws_B3 = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _COLOR), (3,)))(keys_B)
+        draws_B3 = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _COLOR), (3,), jnp.float32))(keys_B)
         noise_B3 = jnp.matmul(draws_B3, self.colors.astype(np.float32), precision=jax.lax.Precision.HIGHEST)
         colored = (images + noise_B3[:, None, None, :]) / np.float32(self.shrink)
         noisy = functools.reduce(jnp.logical_or, [(step >= first) & (step < end) for first, end in self.color_steps])

@@ -1,4 +1,4 @@
-"""The axis between the towers: the mesh, the one verb that crosses it, and how a tower program runs on it.
+"""The axis between the towers: the mesh, the one exchange that crosses it, and how the program of a tower runs on it.
 
 The network is written for *one tower*. `gather_towers` is the only thing that tower ever says to
 the other one. How the axis is realized is decided here and nowhere else; every `vmap` over towers
@@ -7,7 +7,7 @@ and every `shard_map` of the project is in this file:
 * both towers on one device: `jax.vmap` with the axis name `tower`;
 * one tower on each of two devices: the mesh axis `tower` under `jax.shard_map`, inside one jitted step.
 
-In the hybrid placement of 2014 the other axis, `data`, carries activations too: the verbs for that stand beside
+In the hybrid placement of 2014 the other axis, `data`, carries activations too: the functions for that stand beside
 `gather_towers`.
 """
 
@@ -277,7 +277,12 @@ def over_towers(program: Callable[..., Any], *, mesh: Mesh | None = None, out_ax
 def sharded(
     function: Callable[..., Any], *, mesh: Mesh, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()
 ) -> Callable[..., Any]:
-    """`function`, written for one device of `mesh`, as one jitted program over all of them."""
+    """`function`, written for one device of `mesh`, as one jitted program over all of them.
+
+    `check_vma` is off: to it gathered logits differ from tower to tower, since `all_gather` gives a varying value and a
+    varying one becomes invariant by communication alone. And it wants every gradient summed over `data`, even where
+    that is one device, where XLA:CPU copies all of them for it.
+    """
     program = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return jax.jit(program, donate_argnums=donate_argnums)
 

@@ -59,7 +59,7 @@ def sgd_2012(
 
     def init(params: Any) -> State:
         zero = jnp.zeros((), jnp.int32)
-        plateau = Plateau(jnp.ones(()), jnp.full((), jnp.inf), zero, zero, zero)
+        plateau = Plateau(jnp.ones((), jnp.float32), jnp.full((), jnp.inf, jnp.float32), zero, zero, zero)
         return State(zero, jax.tree.map(jnp.zeros_like, params), plateau)
 
     def update(gradients: Any, state: State, params: Any = None) -> tuple[Any, State]:

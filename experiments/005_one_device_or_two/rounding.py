@@ -98,7 +98,9 @@ class Runs:
         keys_B = fold_in_each(step_key, batch["place"])
 
         def program(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-            return dict(opened.model.apply(variables, images, keys_B, mutable=["intermediates"])[1]["intermediates"])
+            return dict(
+                opened.model.apply(variables, images, keys_B, True, mutable=["intermediates"])[1]["intermediates"]
+            )
 
         return towers.over_towers(program, out_axes=0)(state.variables, self._input(batch["image"], opened.inputs))
 

@@ -122,16 +122,12 @@ def test_conv_and_dense_add_their_bias() -> None:
         kernel_size=5,
         stride=2,
         padding=(0, 3),
-        init_kind="normal",
-        init_std=0.1,
-        init_bias=0.0,
-        weight_norm=False,
     )
     got = conv.apply({"params": {"kernel": _f32(kernel), "bias": _f32(bias)}}, _f32(x))
     _assert_close(got, _convolve(x, kernel, None, 2, (0, 3))[0] + bias)
 
     x, kernel = _normal(0, 3, 7), _normal(1, 7, 4)
-    dense = layers.Dense(features=4, init_kind="normal", init_std=0.1, init_bias=0.0, weight_norm=False)
+    dense = layers.Dense(features=4)
     got = dense.apply({"params": {"kernel": _f32(kernel), "bias": _f32(bias)}}, _f32(x))
     _assert_close(got, np.array([[sum(row * column) for column in kernel.T] for row in x]) + bias)
 
@@ -139,8 +135,8 @@ def test_conv_and_dense_add_their_bias() -> None:
 @pytest.mark.parametrize(
     ("layer", "x_shape", "kernel_shape"),
     [
-        (layers.Conv(64, 11, 4, (0, 3), "normal", 0.03, 1.0, False), (1, 8, 8, 8), (11, 11, 8, 64)),
-        (layers.Dense(500, "normal", 0.03, 1.0, False), (1, 300), (300, 500)),
+        (layers.Conv(64, 11, 4, (0, 3), layers.Normal(0.03), layers.Constant(1.0)), (1, 8, 8, 8), (11, 11, 8, 64)),
+        (layers.Dense(500, layers.Normal(0.03), layers.Constant(1.0)), (1, 300), (300, 500)),
     ],
     ids=["conv", "dense"],
 )

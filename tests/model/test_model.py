@@ -130,7 +130,8 @@ def test_one_program_under_vmap_pmap_and_shard_map(small_config: ConfigDict) -> 
     network, params, images = _network(small_config)
     params = {"params": params}
     keys_B = jax.random.split(jax.random.key(2), 4)
-    program = models.logits_fn(network)
+    train_apply = models.train_apply(network)
+    program = lambda *args: train_apply(*args)[0]  # noqa: E731
     by_vmap = jax.jit(jax.vmap(program, in_axes=(0, None, None), axis_name=towers.TOWER))(params, images, keys_B)
     by_pmap = jax.pmap(program, in_axes=(0, None, None), axis_name=towers.TOWER, devices=jax.devices()[:2])(
         params, images, keys_B
@@ -156,7 +157,10 @@ def test_dropout_is_off_without_keys_and_differs_between_layers_and_towers(small
     keys_B = jax.random.split(jax.random.key(3), 4)
 
     def seen(keys_B: jax.Array | None) -> dict[str, jax.Array]:
-        apply = lambda p: network.apply({"params": p}, images, keys_B, mutable=["intermediates"])[1]["intermediates"]  # noqa: E731
+        def apply(params: Any) -> Any:
+            options = {"train": keys_B is not None, "mutable": ["intermediates"]}
+            return network.apply({"params": params}, images, keys_B, **options)[1]["intermediates"]
+
         return dict(jax.jit(jax.vmap(apply, axis_name=towers.TOWER))(params))
 
     off, on = seen(None), seen(keys_B)

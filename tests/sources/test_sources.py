@@ -57,15 +57,15 @@ def built(name: str) -> Built:
             f"{layer.name}.padding": tuple(layer.padding) if conv else (0, 0),
             f"{layer.name}.channels": kernel[-2],
             f"{layer.name}.reads": "image" if number == 0 else "all" if model.towers == 1 else reads,
-            f"{layer.name}.std": layer.init_std,
-            f"{layer.name}.bias": layer.init_bias,
+            f"{layer.name}.std": config.model[layer.name].init_std,
+            f"{layer.name}.bias": config.model[layer.name].init_bias,
             f"{layer.name}.post_ops": " ".join(layer.post_ops),
         }
     across = "all" if model.norm.across_towers else "tower"
     assert model.norm.alpha_over_size, "the tables are of sources that divide"
     facts |= {
         "towers": model.towers,
-        "init": {"normal": "normal", "fan_in": "torch.nn's default"}[model.stack[0].init_kind],
+        "init": {"normal": "normal", "fan_in": "torch.nn's default"}[config.model.init],
         **{f"pool.{field}": getattr(model.pool, field) for field in ("kind", "size", "stride")},
         "pool.rounds": "ceil" if model.pool.ceil else "floor",
         "pool.ties": _ties(model.pool),

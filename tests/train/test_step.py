@@ -81,30 +81,30 @@ def _velocity(state: TrainState) -> Any:
 
 
 @pytest.fixture(scope="module")
-def full_network() -> dict[tuple[int, int], tuple[float, Any]]:
-    """Loss and gradients of the full 224-pixel network on each mesh, dropout and flips on."""
+def on_meshes() -> dict[tuple[int, int], tuple[float, Any]]:
+    """Loss and gradients on each mesh, dropout and flips on."""
     config = get_config()
-    config.train.batch_size = 4
-    config.train.weight_decay = 0.0  # so that the first velocity is the gradient alone
+    # Without a decay the first velocity is the gradient alone.
+    config.update_from_flattened_dict(SMALL | {"train.weight_decay": 0.0})
     results = {}
     for shape in (*MESHES, HYBRID):
         config.mesh.hybrid = shape == HYBRID
-        losses, first, _ = _train(config, shape, steps=1, classes=1000)
+        losses, first, _ = _train(config, shape, steps=1, classes=8)
         results[shape] = (losses[0], first)
     return results
 
 
 @pytest.mark.parametrize("shape", [*MESHES[1:], HYBRID])
-def test_every_mesh_gives_the_same_loss_and_gradients(shape: tuple[int, int], full_network: Any) -> None:
-    """The full network: loss within 1e-6, each layer's gradient within 1e-5 of its largest value."""
-    (expected_loss, expected), (loss, first) = full_network[1, 1], full_network[shape]
+def test_loss_and_gradients_are_equal_on_every_mesh(shape: tuple[int, int], on_meshes: Any) -> None:
+    """Loss within 1e-6, each layer's gradient within 1e-5 of its largest value."""
+    (expected_loss, expected), (loss, first) = on_meshes[1, 1], on_meshes[shape]
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(first), strict=True):
         assert np.abs(left).max() > 0, path
         np.testing.assert_allclose(right, left, rtol=0, atol=1e-5 * np.abs(left).max(), err_msg=str(path))
 
 
-def test_twenty_steps_stay_together(small_config: ConfigDict) -> None:
+def test_meshes_stay_together_over_steps(small_config: ConfigDict) -> None:
     """What the meshes differ by after 20 steps is what one rounding of the first weights leads to."""
     together = {shape: _train(small_config, shape, steps=20, classes=2)[0] for shape in MESHES}
     small_config.mesh.hybrid = True
@@ -118,7 +118,7 @@ def test_twenty_steps_stay_together(small_config: ConfigDict) -> None:
     assert max(apart.values()) < 5 * yardstick, (apart, yardstick)
 
 
-def test_pmap_trains_as_the_jitted_step_does(small_config: ConfigDict) -> None:
+def test_step_equals_pmap(small_config: ConfigDict) -> None:
     """The lineage: three whole steps, written as two-device pmap was, end in the weights and momentum of the step.
 
     Loss, gradients with dropout and flips on, and update; per tower under `jax.pmap(axis_name="tower")`.
@@ -128,7 +128,7 @@ def test_pmap_trains_as_the_jitted_step_does(small_config: ConfigDict) -> None:
     network = builder.model(small_config, 10)
     rule, _ = builder.optimizer(small_config, images=1000, steps=100)
     inputs = Input(small_config.data.crop_pixels, np.asarray(small_config.data.mean))
-    program, augmentation = models.logits_fn(network), Augmentation(flip=True)
+    program, augmentation = models.train_apply(network), Augmentation(flip=True)
 
     def tower_step(params: Any, opt_state: Any, number: jax.Array, key: jax.Array, batch: Any) -> Any:
         step_key = jax.random.fold_in(key, number)
@@ -136,7 +136,7 @@ def test_pmap_trains_as_the_jitted_step_does(small_config: ConfigDict) -> None:
         images = augmentation(batch["image"], inputs, step=number, step_key=step_key, place_B=batch["place"])
 
         def loss_of(params: Any) -> jax.Array:
-            logits_BK = jax.vmap(program, in_axes=(0, None, None))(params, images, keys_B)[0]
+            logits_BK = jax.vmap(program, in_axes=(0, None, None))(params, images, keys_B)[0][0]
             # Both devices compute this loss, and the transpose of all_gather adds up what both ask for.
             return optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch["label"]).mean() / 2
 
@@ -188,7 +188,7 @@ def _compiled(config: ConfigDict, shape: tuple[int, int]) -> list[tuple[str, int
     return _collectives(step.lower(state, batch).compile().as_text())  # type: ignore[attr-defined]
 
 
-def test_two_towers_exchange_what_the_paper_says_and_nothing_else(small_config: ConfigDict) -> None:
+def test_collectives_are_those_of_the_paper(small_config: ConfigDict) -> None:
     """1 x 2: all-gathers at conv3, fc6, fc7, fc8 and of the logits, their transposes, and scalars."""
     found = _compiled(small_config, (1, 2))
     moved = sorted((name, size) for name, size, _ in found if size > 1)
@@ -200,20 +200,20 @@ def test_two_towers_exchange_what_the_paper_says_and_nothing_else(small_config: 
     assert len(moved) == 10, moved
 
 
-def test_without_a_tower_axis_only_data_is_reduced(small_config: ConfigDict) -> None:
+def test_collectives_without_a_tower_axis_are_of_the_gradients(small_config: ConfigDict) -> None:
     """2 x 1: the gradients' all-reduce over `data`, and nothing between towers."""
     found = _compiled(small_config, (2, 1))
     assert {name for name, _, _ in found} == {"all-reduce"}
     assert all(groups in ("{{0,1}}", "mesh['data'=2,'tower'=1] {'data'}") for _, _, groups in found), found
 
 
-def test_an_exchange_less_is_a_collective_less(small_config: ConfigDict) -> None:
+def test_collectives_follow_the_exchanges(small_config: ConfigDict) -> None:
     small_config.model.exchange = ("fc6", "fc7", "fc8")
     found = [name for name, size, _ in _compiled(small_config, (1, 2)) if size > 1]
     assert (found.count("all-gather"), found.count("reduce-scatter")) == (4, 4)
 
 
-def test_a_step_learns_and_follows_its_seed(small_config: ConfigDict) -> None:
+def test_step_learns_and_follows_its_seed(small_config: ConfigDict) -> None:
     """Twice the same numbers to the bit; the loss of a network that learns falls."""
     small_config.train.learning_rate = 0.01
     once, again = (_train(small_config, (1, 1), steps=40, classes=2) for _ in range(2))
@@ -222,7 +222,24 @@ def test_a_step_learns_and_follows_its_seed(small_config: ConfigDict) -> None:
     jax.tree.map(np.testing.assert_array_equal, once[2].params, again[2].params)
 
 
-def test_examples_keep_their_randomness_wherever_they_stand(small_config: ConfigDict) -> None:
+def test_step_takes_any_optimizer_of_optax(small_config: ConfigDict) -> None:
+    mesh, network = _mesh((1, 2)), builder.model(small_config, 2)
+    nesterov = optax.sgd(0.003, momentum=0.9, nesterov=True)
+    state = make_state(network, nesterov, seed=1, image_pixels=67)
+    step = make_train_step(
+        network, nesterov, mesh, jax.eval_shape(lambda: state), batch_size=8, inputs=Input(67, np.full(3, 79.4)),
+        augmentation=Augmentation(),
+    )  # fmt: skip
+    batch, losses = towers.to_devices(_batch(8, 67, 2, seed=0), mesh), []
+    state = jax.device_put(state, placement.shardings(network, state, mesh))
+    for _ in range(8):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    assert metrics.keys() == {"loss", "top1", "top5"}
+
+
+def test_randomness_follows_the_example(small_config: ConfigDict) -> None:
     """An example's flip and dropout follow its place in the global batch, not where it is computed."""
     batch = _batch(8, small_config.data.crop_pixels, 10, seed=0)
     order = np.asarray([3, 1, 7, 0, 2, 6, 4, 5])
@@ -234,7 +251,7 @@ def test_examples_keep_their_randomness_wherever_they_stand(small_config: Config
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_is_among_best_counts_ties_once() -> None:
+def test_in_top_k_counts_ties_once() -> None:
     """Of equal logits the first is the larger, so a network that says nothing has top-1 of one class."""
     logits = jnp.zeros((6, 6))
     labels = jnp.arange(6)
@@ -244,7 +261,7 @@ def test_is_among_best_counts_ties_once() -> None:
     assert in_top_k(jnp.asarray([[1.0, 3.0, 2.0]]), jnp.asarray([2]), 2).tolist() == [True]
 
 
-def test_the_input_is_mirrored_and_less_the_mean() -> None:
+def test_input_is_mirrored_and_centered() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
     mean = (10.0, 20.0, 30.0)
     inputs = Input(4, np.asarray(mean))
@@ -265,7 +282,7 @@ def _colored(form: str) -> Augmentation:
     return builder.augmentation(config, images=1280)  # 10 steps an epoch: it ends at step 670
 
 
-def test_the_colors_noise_by_hand() -> None:
+def test_color_noise_by_hand() -> None:
     """Three images: + 0.1 x the draws x deviations along the components, all over 1.1; nothing from epoch 67 on."""
     augmentation, keys_B = _colored("std"), jax.random.split(jax.random.key(0), 3)
     images = np.random.default_rng(0).normal(0, 50, (3, 4, 5, 3)).astype(np.float32)
@@ -280,7 +297,7 @@ def test_the_colors_noise_by_hand() -> None:
     np.testing.assert_array_equal(augmentation.colored(jnp.asarray(images), keys_B, jnp.asarray(670)), images)
 
 
-def test_the_colors_noise_may_come_back() -> None:
+def test_color_noise_may_come_back() -> None:
     """From epoch 91 to 124, of ten steps each; the same draws."""
     config = get_config("imagenet2012")
     config.data.color_noise_again = (91, 124)
@@ -299,7 +316,7 @@ def test_the_colors_noise_may_come_back() -> None:
     ("form", "deviations", "shrink"),
     [("std", DEVIATIONS, 1.1), ("eigenvalues", DEVIATIONS**2 / 255, 1.0)],
 )
-def test_ten_thousand_draws_have_the_deviations_of_the_source(form: str, deviations: Any, shrink: float) -> None:
+def test_color_noise_has_std_of_the_source(form: str, deviations: Any, shrink: float) -> None:
     """Along the components the noise has a tenth of 121.78, 37.09 and 19.72 levels, and they are uncorrelated."""
     keys_B = jax.random.split(jax.random.key(1), 10_000)
     noise = _colored(form).colored(jnp.zeros((10_000, 1, 1, 3)), keys_B, jnp.asarray(0))
@@ -313,13 +330,13 @@ def test_ten_thousand_draws_have_the_deviations_of_the_source(form: str, deviati
     assert np.abs(correlation - np.eye(3)).max() < 0.03
 
 
-def test_the_copied_form_is_the_weaker_one() -> None:
+def test_color_noise_as_copied_is_weaker() -> None:
     """2.1, 6.9 and 12.9 times, from deviations taken for eigenvalues of colors in 0..1."""
     ratios = DEVIATIONS / (DEVIATIONS**2 / 255)
     assert ratios == pytest.approx([2.094, 6.874, 12.93], rel=1e-3)
 
 
-def test_a_chunk_of_images_is_mirrored_together() -> None:
+def test_flip_of_a_chunk_of_images() -> None:
     """With chunks of 32 four draws for a batch of 128; with 1 each image has its own."""
     key, place_B = jax.random.key(0), jnp.arange(128)
     together = np.asarray(Augmentation(flip=True, chunk=32).flips(key, place_B)).reshape(4, 32)
@@ -333,7 +350,7 @@ def test_a_chunk_of_images_is_mirrored_together() -> None:
     assert 40 < alone.sum() < 88
 
 
-def test_the_two_forms_of_dropout_are_one_training_run(small_config: ConfigDict) -> None:
+def test_inverted_dropout_equals_dropout_of_2012(small_config: ConfigDict) -> None:
     """Inverted dropout with half the weights after it, a quarter of their rate and four times their decay is the
     2012 form (after it: fc7 and fc8), step by step and in evaluation."""
     after, decay, rate = ("fc7", "fc8"), 0.05, 0.003
@@ -383,7 +400,7 @@ def test_the_two_forms_of_dropout_are_one_training_run(small_config: ConfigDict)
 # ---------------------------------------------------------------- batch norm and norms across towers
 
 
-def test_batch_norm_is_over_the_whole_batch_on_every_mesh(small_config: ConfigDict) -> None:
+def test_batch_norm_is_equal_on_every_mesh(small_config: ConfigDict) -> None:
     """The same losses, weights and running statistics, whichever devices hold the batch and the towers."""
     for layer in ("conv1", "conv2", "fc6"):
         small_config.model[layer].post_ops = "batch_norm relu" + (" pool" if layer != "fc6" else " dropout")
@@ -398,7 +415,7 @@ def test_batch_norm_is_over_the_whole_batch_on_every_mesh(small_config: ConfigDi
             np.testing.assert_allclose(left, right, rtol=5e-4, atol=1e-4)
 
 
-def test_a_norm_across_towers_is_a_communication_and_counted(small_config: ConfigDict) -> None:
+def test_collectives_of_a_norm_across_towers(small_config: ConfigDict) -> None:
     """Caffe's: the four outermost channels at each norm, beside the paper's exchanges; as `summary` counts them."""
     small_config.model.norm.across_towers = True
     network = builder.model(small_config, 10)
@@ -409,7 +426,7 @@ def test_a_norm_across_towers_is_a_communication_and_counted(small_config: Confi
     assert gathered == sorted(8 * 2 * numbers for numbers in counted.values())
 
 
-def test_the_count_of_what_net_145_exchanges() -> None:
+def test_traffic_of_net_145() -> None:
     """facts of the paper's network: 21,632 + 4,608 + 2,048 + 2,048 numbers an image each way, and its logits."""
     counted = placement.traffic(builder.model(get_config(), 1000), 224)
     assert counted == {"conv3": 21_632, "fc6": 4_608, "fc7": 2_048, "fc8": 2_048, "the logits": 500}
@@ -434,7 +451,7 @@ def _recipe(name: str) -> ConfigDict:
         ("half", 2, 10),  # one tower, all split
     ],
 )
-def test_the_hybrid_placement_gives_the_same_loss_and_gradients(name: str, devices: int, classes: int) -> None:
+def test_hybrid_placement_equals_one_device(name: str, devices: int, classes: int) -> None:
     """Dropout on where the recipe has it: each unit's mask is that of every other placement."""
     config = _recipe(name)
     expected_losses, expected, _ = _train(config, (1, 1), steps=2, classes=classes)
@@ -448,7 +465,7 @@ def test_the_hybrid_placement_gives_the_same_loss_and_gradients(name: str, devic
         assert leaf.addressable_shards[0].data.shape == (*leaf.shape[:-1], leaf.shape[-1] // devices), part
 
 
-def test_batch_norms_of_split_layers_see_the_whole_batch() -> None:
+def test_hybrid_batch_norm_equals_one_device() -> None:
     """alexnet_bn: the same losses and running statistics. They need no sum over the devices: they have all examples."""
     config = _recipe("alexnet_bn")
     losses, _, state = _train(config, (1, 1), steps=2, classes=10)
@@ -483,7 +500,7 @@ def _named(config: ConfigDict, shape: tuple[int, int], classes: int) -> list[tup
     ("name", "classes", "devices"), [("alexnet", 10, 2), ("alexnet", 8, 4), ("half", 10, 2), ("one_weird_trick", 8, 4)]
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_collectives_of_the_hybrid_placement(name: str, classes: int, devices: int, dtype: str) -> None:
+def test_collectives_of_the_hybrid_placement(name: str, classes: int, devices: int, dtype: str) -> None:
     """By hand: all examples to fc6, all units to each split layer after it, own examples at the end."""
     config = _recipe(name)
     config.mesh.hybrid, config.mesh.exchange_dtype = True, dtype
@@ -502,7 +519,7 @@ def test_the_collectives_of_the_hybrid_placement(name: str, classes: int, device
     assert _named(config, (devices, 1), classes) == sorted(wanted)
 
 
-def test_gradients_of_split_layers_are_not_summed(small_config: ConfigDict) -> None:
+def test_hybrid_gradients_of_split_layers_are_not_summed(small_config: ConfigDict) -> None:
     """The all-reduce has what is whole on each device, and the three metrics: nothing of fc6, fc7 and fc8."""
     small_config.mesh.hybrid = True
     mesh, step, state = _parts(small_config, (4, 1), classes=8)
@@ -514,7 +531,7 @@ def test_gradients_of_split_layers_are_not_summed(small_config: ConfigDict) -> N
     assert summed == sum(whole) + 3
 
 
-def test_a_checkpoint_fits_every_placement(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_checkpoint_restores_on_every_placement(small_config: ConfigDict, tmp_path: Path) -> None:
     """Written by the hybrid placement on four devices, read on 1 x 1, written there and read back: to the bit."""
 
     def host(state: Any) -> list[np.ndarray]:
@@ -537,7 +554,7 @@ def test_a_checkpoint_fits_every_placement(small_config: ConfigDict, tmp_path: P
 # ---------------------------------------------------------------- exchanges in bfloat16
 
 
-def test_bfloat16_halves_what_is_exchanged(small_config: ConfigDict) -> None:
+def test_bfloat16_halves_the_exchanges(small_config: ConfigDict) -> None:
     """Forward and backward, at every layer but the logits. The gradients come back by an all-to-all: as many bytes."""
     full = _named(small_config, (1, 2), classes=10)
     small_config.mesh.exchange_dtype = "bfloat16"
@@ -552,7 +569,7 @@ def test_bfloat16_halves_what_is_exchanged(small_config: ConfigDict) -> None:
             assert kind2 == ("all-gather" if way == "forward" else "all-to-all")
 
 
-def test_bfloat16_is_close_to_float32_and_the_same_on_every_mesh(small_config: ConfigDict) -> None:
+def test_bfloat16_exchanges_are_close_to_float32(small_config: ConfigDict) -> None:
     """Rounded alike where the towers share a device: the meshes agree as they do in float32, 1000 times closer."""
     losses, first, _ = _train(small_config, (1, 1), steps=2, classes=10)
     small_config.mesh.exchange_dtype = "bfloat16"
