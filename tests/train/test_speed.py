@@ -21,7 +21,7 @@ from alexnet_jax.train import loop, memory, speed
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_the_flops_of_the_2012_network() -> None:
+def test_flops_of_net_145() -> None:
     """724,406,816 multiply-adds forward; twice as many backward, less conv1's 105,415,200 to the image."""
     assert speed.flops_per_image(builder.model(get_config(), 1000), 224) == 2 * (3 * 724_406_816 - 105_415_200)
 
@@ -35,9 +35,7 @@ def test_the_flops_of_the_2012_network() -> None:
         ("TPU v5p", "bfloat16", 459.0),
     ],
 )
-def test_a_known_device_has_the_peak_of_its_data_sheet(
-    kind: str, dtype: str, wanted: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peak_of_known_devices(kind: str, dtype: str, wanted: float, monkeypatch: pytest.MonkeyPatch) -> None:
     class Device:
         device_kind = kind
 
@@ -45,7 +43,7 @@ def test_a_known_device_has_the_peak_of_its_data_sheet(
     assert speed.peak(dtype) == speed.Peak(wanted, "by its data sheet")
 
 
-def test_another_devices_peak_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_of_other_devices_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_SIZE", 64)
     monkeypatch.setattr(speed, "_SECONDS", 0.01)
     found = speed.peak("float32")
@@ -53,7 +51,7 @@ def test_another_devices_peak_is_measured(monkeypatch: pytest.MonkeyPatch) -> No
     assert "its own matmuls" in found.source
 
 
-def test_a_line_has_speed_and_memory(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_training_line_has_speed_and_memory(small_config: ConfigDict, tmp_path: Path) -> None:
     small_config.train.steps = 2
     small_config.log.every_steps = 1
     loop.train(small_config, tmp_path, command="", eval_command="")
@@ -82,18 +80,17 @@ class _Compiled:
         return self
 
 
-def test_a_step_that_does_not_fit_is_told_with_the_batch_that_would(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_that_does_not_fit_names_a_batch_that_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_left", lambda: 4 * 10_000)  # four virtual devices share it
     assert "free" in memory.check_step(_Compiled(100, 100), batch_size=100, multiple=4)
-    with pytest.raises(AlexNetError, match=r"A step on 300 images takes .* config\.train\.batch_size=96 would fit, or"):
+    with pytest.raises(AlexNetError, match=r"config\.train\.batch_size=96 would fit"):
         memory.check_step(_Compiled(300, 100), batch_size=300, multiple=8)
-    with pytest.raises(AlexNetError, match=r"not even one image a device would fit, or config\.train\.accumulate=N"):
+    with pytest.raises(AlexNetError, match=r"config\.train\.accumulate=N"):
         memory.check_step(_Compiled(300, 10_000), batch_size=300, multiple=8)
 
 
-def test_an_error_of_memory_is_one_sentence_and_another_one_stays() -> None:
-    wanted = r"^The memory was not enough for this run: use a smaller config\.train"
-    with pytest.raises(AlexNetError, match=wanted), memory.shortage_named("this run"):
+def test_out_of_memory_is_a_sentence_and_other_errors_stay() -> None:
+    with pytest.raises(AlexNetError, match=r"this run: use a smaller config\.train"), memory.shortage_named("this run"):
         raise MemoryError
     with pytest.raises(AlexNetError, match="not enough for it"), memory.shortage_named("it"):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
@@ -119,9 +116,7 @@ _LIMITED = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this limit")
-def test_a_batch_too_large_for_a_limit_on_the_process_ends_before_the_first_step(
-    small_flags: list[str], tmp_path: Path
-) -> None:
+def test_memory_limit_of_the_process_ends_before_the_first_step(small_flags: list[str], tmp_path: Path) -> None:
     options = [flag for flag in small_flags if "batch_size" not in flag]
     more = ["--config.train.batch_size=8000", "--config.data.prefetch_batches=1", "--config.data.threads=1"]
     command = [sys.executable, "-c", textwrap.dedent(_LIMITED), "--config=alexnet:digits", f"--workdir={tmp_path}"]
@@ -150,7 +145,7 @@ def _settled(environment: dict[str, str], *, argument: str = "") -> list[str]:
     return [*done.stdout.split(), done.stderr.strip()]
 
 
-def test_programs_are_kept_in_the_users_own_cache(tmp_path: Path) -> None:
+def test_compilation_cache_is_the_users_own(tmp_path: Path) -> None:
     home = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     folder, on, said = _settled(home)
     assert (folder, on, said) == (str(tmp_path / "cache" / "alexnet_jax" / "xla"), "True", "")
@@ -160,19 +155,17 @@ def test_programs_are_kept_in_the_users_own_cache(tmp_path: Path) -> None:
     assert _settled(home | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs")})[0] == str(tmp_path / "theirs")
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_left_out(tmp_path: Path) -> None:
+def test_compilation_cache_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder, _, said = _settled({"XDG_CACHE_HOME": str(tmp_path / "file")})
     assert folder == "None"
-    assert said == (
-        f"compiled programs are not kept in {tmp_path}/file/alexnet_jax/xla (Not a directory): each start compiles anew"
-    )
+    assert f"{tmp_path}/file/alexnet_jax/xla (Not a directory)" in said
 
 
-def test_a_run_from_the_cache_is_the_same_to_the_bit(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_run_from_the_compilation_cache_is_equal(small_config: ConfigDict, tmp_path: Path) -> None:
     """Cold, then warm: the same losses. The first run fills a cache of its own."""
     before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    small_config.train.steps = 5
+    small_config.train.steps = 2
     small_config.log.every_steps = 1
     found = []
     try:
@@ -193,4 +186,4 @@ def test_a_run_from_the_cache_is_the_same_to_the_bit(small_config: ConfigDict, t
         compilation_cache.reset_cache()
         jax.clear_caches()
     assert found[0] == found[1]
-    assert len(found[0]) == 6
+    assert len(found[0]) == 3
