@@ -5,10 +5,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from alexnet_jax import exits
+from alexnet_jax.train import distributed
 from alexnet_jax.train.distributed import ProcessGroup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +109,19 @@ def test_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         ((status, (line,)),) = _run("none", tmp_path, start=1, port=port)
     assert (status, f"port {port}" in line) == (1, True), line
+
+
+def test_step_asks_nothing_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many processes there are: a thread asks twice a second, and the step reads what it found."""
+
+    class Client:
+        def __getattr__(self, name: str) -> object:
+            pytest.fail(f"{name} was called")
+
+    monkeypatch.setattr(distributed.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(exits, "hooks", [])
+    group = ProcessGroup(1, 256, Client())
+    assert [group.stop_requested() for _ in range(1000)] == [0] * 1000
 
 
 def test_group_of_one_exchanges_nothing(tmp_path: Path) -> None:
