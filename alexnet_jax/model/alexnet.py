@@ -381,6 +381,6 @@ def count_parameters(model: AlexNet, params: Any) -> int:
 def in_top_k(logits_BK: jax.Array, labels_B: jax.Array, k: int) -> jax.Array:
     """Whether the label is one of the k largest logits, [B] bool; of equal logits the first counts as the larger."""
     label_logit = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
-    earlier = jnp.arange(logits_BK.shape[1])[None] < labels_B[:, None]
+    earlier = jnp.arange(logits_BK.shape[1], dtype=labels_B.dtype)[None] < labels_B[:, None]
     ahead = (logits_BK > label_logit) | ((logits_BK == label_logit) & earlier)
     return ahead.sum(axis=1) < k
