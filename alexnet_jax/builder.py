@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax.data import feed, sources, statistics as pixel_statistics
+from alexnet_jax.data.feed import Batch
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, layers, towers
 from alexnet_jax.model.preprocess import Augmentation, Input, Views, views_of
@@ -268,7 +269,7 @@ class Evaluation:
     feed: feed.Feed
     data_name: str
 
-    def batches(self, say: Callable[[str], None]) -> Iterator[feed.Batch]:
+    def batches(self, say: Callable[[str], None]) -> Iterator[Batch]:
         """Every image of the split once, on the host, for this process; bad records are named to `say`."""
         images, reader = feed.Images(self.side_pixels, self.side_pixels), dataclasses.replace(self.feed, say=say)
         share = towers.feed_share(self.mesh)
@@ -360,7 +361,7 @@ class TrainSetup:
             augmentation=self.augmentation, settings=self.settings,
         )  # fmt: skip
 
-    def batches(self, first: int, say: Callable[[str], None] = print) -> Iterator[feed.Batch]:
+    def batches(self, first: int, say: Callable[[str], None] = print) -> Iterator[Batch]:
         """The training batches from number `first` on, on the host; bad records are named to `say`."""
         reader, share = dataclasses.replace(self.feed, say=say), towers.feed_share(self.mesh)
         return feed.train_batches(
