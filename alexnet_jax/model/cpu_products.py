@@ -26,7 +26,8 @@ def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[i
     Under `vmap` over towers it is one convolution per tower, where JAX would make a grouped one (half as fast on a
     CPU), and a single wide one where all towers read the same input.
     """
-    return _product(_Conv(stride, padding, kernel.shape[0], x.shape[1:3], x.dtype), x, kernel)
+    _, height, width, _ = x.shape
+    return _product(_Conv(stride, padding, kernel.shape[0], (height, width), x.dtype), x, kernel)
 
 
 def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -84,7 +85,7 @@ def _define(primitive: Primitive, method: str, examples: int | None) -> None:
         each = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
         numbers = [number for number, axis in enumerate(axes) if axis is not None]
         size = each[numbers[0]].shape[0]
-        if numbers == [examples]:  # they share a kernel: one batch of them all
+        if examples is not None and numbers == [examples]:  # they share a kernel: one batch of them all
             each[examples] = each[examples].reshape(-1, *each[examples].shape[2:])
             y = primitive.bind(*each, op=op)
             return y.reshape(size, -1, *y.shape[1:]), 0
