@@ -1,6 +1,7 @@
 """Four virtual CPU devices, strict promotion, and a network small enough to train in seconds."""
 
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from alexnet_jax.train import speed
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 # Many tests compile the same small network: once is enough, also for the processes that they start.

@@ -4,19 +4,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from alexnet_jax import exits, signals
 
+ROOT = Path(__file__).resolve().parent.parent
 _CODE = """
 import hashlib
 from alexnet_jax import signals
 with signals.guard():
     try:
         print("ready", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000)  # a tenth of a second in C, where Python runs no handler
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 50_000)  # in C, where Python runs no handler
     finally:
         print("cleaned up", flush=True)
 """
@@ -32,6 +34,18 @@ def test_signal_in_the_middle_of_a_computation_lets_a_command_clean_up() -> None
     printed, _ = process.communicate(timeout=60)
     assert printed == "cleaned up\ninterrupted\n"
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("module", ["absl.flags", "numpy", "jax._src.core"])
+def test_ctrl_c_during_imports_is_one_line_and_status_130(module: str) -> None:
+    """As soon as Python says that the module is imported: over many others a library puts an except of its own."""
+    command = [sys.executable, "-X", "importtime", "-m", "alexnet_jax", "recipes"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert module in (line.split("|")[-1].strip() for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+    assert (process.returncode, said) == (130, ["interrupted\n"])
 
 
 @pytest.fixture
