@@ -70,7 +70,8 @@ def sgd_2012(
             rate = jnp.asarray(rate_of(layer, parameter)(step), jnp.float32) * state.plateau.scale
             chain = rule(layer, parameter, rate)
             velocity, _ = chain.update(gradient, (*chain.init(w)[:-1], optax.TraceState(old)), w)
-            return jnp.where(rate > 0, velocity, 0.0), jnp.where(rate > 0, velocity, old)
+            velocity = jnp.where(rate > 0, velocity, old)  # first: else XLA keeps both in memory
+            return jnp.where(rate > 0, velocity, 0.0), velocity
 
         found = jax.tree_util.tree_map_with_path(of_parameter, gradients, state.velocity, params)
         updates, velocity = jax.tree.transpose(jax.tree.structure(gradients), jax.tree.structure((0, 0)), found)
