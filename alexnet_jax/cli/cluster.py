@@ -159,7 +159,7 @@ def _start_others(argv: Sequence[str], coordinator: str, count: int) -> Callable
         for index, process, output in started:
             if (status := process.poll()) is not None:
                 output.seek(0)
-                last = (output.read().decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+                last = (output.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
                 exits.exit_now(
                     f"error: process {index} ended with status {status} before it came: {last}", status=exits.FAILED
                 )
