@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from sklearn import metrics
 
 from alexnet_jax import builder, config as configs, ensembles as ensemble, evaluate
-from alexnet_jax.data import statistics as pixel_statistics
+from alexnet_jax.cli.ensemble import report
 from alexnet_jax.data.feed import Split
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, preprocess, probe, towers
 from alexnet_jax.model.preprocess import Input
+from alexnet_jax.prepare import statistics
 from alexnet_jax.train import loop
 from alexnet_jax.train.metrics import format_classes
 
@@ -207,12 +208,12 @@ def test_ensemble_is_better_than_its_members() -> None:
 def test_ensemble_weights_are_reported_on_other_images() -> None:
     """Every second image tunes, the others are shown; changing the first ones' labels leaves the shown errors."""
     members, labels = _members(2, 200, 10)
-    text = ensemble.report(members, labels, tune=True)
+    text = report(members, labels, tune=True)
     assert "on 100 images" in text
     assert "tuned on 100 other images" in text
     shown = [line for line in text.splitlines() if line.startswith("net")]
     other = np.where(np.arange(200) % 2 == 0, (labels + 1) % 10, labels)
-    assert [line for line in ensemble.report(members, other, tune=True).splitlines() if line.startswith("net")] == shown
+    assert [line for line in report(members, other, tune=True).splitlines() if line.startswith("net")] == shown
     error = ensemble.errors(members[0].center[1::2], labels[1::2])
     assert f"{error[0]:14.2f}{error[1]:8.2f}" in shown[0]
     assert "2 averaged" in ensemble.report(members, labels, tune=False)
@@ -312,11 +313,11 @@ def test_probe_orders_initializations_on_photographs() -> None:
 
 def _with_statistics(folder: Path, pixels: int) -> Split:
     """A split whose folder has the statistics of a few random images, and their mean image."""
-    sums = pixel_statistics.Sums.zero(pixels)
+    sums = statistics.Sums.zero(pixels)
     rng = np.random.default_rng(0)
     for level in (40, 90, 200):
         sums.add(np.clip(rng.normal(level, 30, (pixels, pixels, 3)), 0, 255).astype(np.uint8))
-    pixel_statistics.write(sums, "train", folder)
+    statistics.write(sums, "train", folder)
     return Split([], "train", ("a", "b"), folder)
 
 

@@ -248,8 +248,12 @@ class AllTowers(AlexNet):
     def __call__(self, images: jax.Array, keys_B: jax.Array | None = None, train: bool = False) -> jax.Array:
         _check_images(images, keys_B)
         collections = ("params", "batch_stats", "intermediates", "perturbations")
+
+        def tower(module: Any, images: jax.Array, keys_B: jax.Array | None) -> jax.Array:  # Flax asks for its name
+            return AlexNet.__call__(module, images, keys_B, train)
+
         over_towers = nn.vmap(
-            functools.partial(AlexNet.__call__, train=train),
+            tower,
             in_axes=None,
             out_axes=None,
             axis_size=self.towers,

@@ -408,7 +408,8 @@ def test_batch_norm_is_equal_on_every_mesh(small_config: ConfigDict) -> None:
     losses, _, state = results[1, 1]
     assert np.any(np.asarray(state.statistics["bn1"]["mean"]) != 0)
     for shape in MESHES[1:]:
-        np.testing.assert_allclose(results[shape][0], losses, rtol=1e-5)
+        # Sums over the batch in another order, which the second step's loss shows: 1.1e-5 on one processor.
+        np.testing.assert_allclose(results[shape][0], losses, rtol=3e-5)
         for left, right in zip(
             jax.tree.leaves(results[shape][2].statistics), jax.tree.leaves(state.statistics), strict=True
         ):
