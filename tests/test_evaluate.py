@@ -216,7 +216,7 @@ def test_ensemble_weights_are_reported_on_other_images() -> None:
     assert [line for line in report(members, other, tune=True).splitlines() if line.startswith("net")] == shown
     error = ensemble.errors(members[0].center[1::2], labels[1::2])
     assert f"{error[0]:14.2f}{error[1]:8.2f}" in shown[0]
-    assert "2 averaged" in ensemble.report(members, labels, tune=False)
+    assert "2 averaged" in report(members, labels, tune=False)
 
 
 def test_ensemble_of_a_checkpoint_with_itself(
