@@ -232,8 +232,8 @@ def _check_free(host: str, port: int) -> None:
         socket.create_server((host, port)).close()
     except OSError as error:
         raise AlexNetError(
-            f"Process 0 cannot listen on port {port} ({os.strerror(error.errno or 0)}): another job may use it; end that one, or give "
-            "all processes another port in coordinator=HOST:PORT."
+            f"Process 0 cannot listen on port {port} ({os.strerror(error.errno or 0)}): another job may use it; end "
+            "that one, or give all processes another port in coordinator=HOST:PORT."
         ) from error
 
 
