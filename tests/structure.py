@@ -22,6 +22,7 @@ import alexnet_jax
 
 ROOT = Path(alexnet_jax.__file__).resolve().parent.parent
 PACKAGE = ROOT / "alexnet_jax"
+_BELOW = f"{PACKAGE}/"
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "configs").rglob("*.py")])
 # From the inside out: a ring imports itself and those before it.
 RINGS = {
@@ -78,7 +79,7 @@ def _traced(action: Callable[[], object], called: Callable[[FrameType], None]) -
     """Runs `action`, and `called` for the frame of every call of a function of the package, in all threads."""
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and PACKAGE in Path(frame.f_code.co_filename).parents:
+        if event == "call" and frame.f_code.co_filename.startswith(_BELOW):
             called(frame)
 
     threading.setprofile(profile)
@@ -127,7 +128,7 @@ def config_path() -> tuple[list[str], set[tuple[str, str]]]:
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         if any(_holds_config(frame.f_locals.get(name)) for name in names):
             module, caller = frame.f_globals["__name__"], frame.f_back
-            while caller is not None and PACKAGE not in Path(caller.f_code.co_filename).parents:
+            while caller is not None and not caller.f_code.co_filename.startswith(_BELOW):
                 caller = caller.f_back
             seen.setdefault(module)
             if caller is not None and caller.f_globals["__name__"] != module:
