@@ -11,7 +11,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 train: $(VENV)/installed
 	$(PY) main.py --config=configs/alexnet.py --workdir=runs/first
 
-# Every property once, at small sizes: under 12 minutes on two cores.
+# Every property once, at small sizes; the goal is 12 minutes on two cores, and it takes about twice that.
 test: $(VENV)/installed-test
 	$(PY) -m pytest -m "not slow" $(TESTS)
 
@@ -29,7 +29,7 @@ types: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	$(PY) tests/wheel.py
 
-# A hundred of them, drawn and counted: about 11 minutes on two cores.
+# A hundred of them, drawn and counted: 57 took 17 minutes on two slow cores.
 faults: $(VENV)/installed-test
 	$(PY) tests/faults.py $(FAULTS)
 

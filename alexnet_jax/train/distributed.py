@@ -203,7 +203,7 @@ def join(
     `start_timeout` seconds are left for all of them to come, `peer_timeout` until a silent one is lost. `check` is
     called while this process waits, and may end it. Raises AlexNetError.
     """
-    # A process that is gone is told by the thread above, with its number; JAX would end this one by abort().
+    # The thread above names a process that is gone; without this JAX would end this one by abort().
     jax.config.update("jax_enable_recoverability", True)
     # Signals are this program's: JAX would hold back SIGTERM until it is asked for.
     jax.config.update("jax_enable_preemption_service", False)
