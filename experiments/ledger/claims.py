@@ -78,8 +78,8 @@ class Claim:
     """A question and the runs that decide it. `seeds` is how many there are on each proxy; the first proxy decides.
 
     `known`: the results of other runs that were known when the prediction was written, "" for none. `core_minutes` is
-    what its runs were expected to take on one core. `number` is the source's in a few words, and `chinese` the first
-    comparison, that number and, where they are translated, the other comparisons.
+    what its runs were expected to take on one core. `number` is the source's in a few words, and `chinese` the
+    comparisons in Chinese, () where nobody has translated them.
     """
 
     folder: Path
@@ -135,12 +135,9 @@ def parse_claim(table: dict[str, Any], path: Path) -> Claim:
         raise AlexNetError(f"{path}: seeds must be a table of proxies and whole numbers from 1 to 1,000.")
     comparisons = tuple(_comparison(part, variants, path) for part in table.get("comparisons", []))
     question, number = _text(table, "question", path), _text(table, "number", path)
-    chinese = table.get("chinese", [question, number])
-    if not isinstance(chinese, list) or len(chinese) not in (2, 1 + len(comparisons)):
-        raise AlexNetError(
-            f"{path}: chinese must be two texts, of the first comparison and of the source's number, and may have one "
-            "more for each other comparison."
-        )
+    chinese = table.get("chinese", [])
+    if not isinstance(chinese, list) or len(chinese) not in (0, len(comparisons)):
+        raise AlexNetError(f"{path}: chinese must be a list with one text for each comparison.")
     return Claim(
         folder=path.parent, question=question, source=_text(table, "source", path), number=number,
         prediction=_text(table, "prediction", path), known=_text(table, "known", path) if "known" in table else "",

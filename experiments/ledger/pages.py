@@ -142,11 +142,10 @@ def sentence(ledger: Ledger, claim: Claim) -> str:
 def chinese(ledger: Ledger, claim: Claim) -> str:
     """All differences of a claim in Chinese: a line for each, a column for each proxy.
 
-    A comparison that the claim does not translate stands in English.
+    A claim that is not translated has its comparisons in English.
     """
     proxies = ledger.proxies_of(claim) or [next(iter(claim.seeds))]
-    first, _, *others = claim.chinese
-    names = [first, *(others or (comparison.what for comparison in claim.comparisons[1:]))]
+    names = claim.chinese or [comparison.what for comparison in claim.comparisons]
     rows = [
         [what, *(_in_chinese(f"{difference(d)}, n = {d.n}, {d.verdict}") if d.n else "" for d in of_each)]
         for what, *of_each in zip(names, *(ledger.differences(claim, proxy) for proxy in proxies), strict=True)
@@ -242,19 +241,15 @@ def _made_with(results: Results) -> str:
 # ---------------------------------------------------------------- across claims
 
 
-def overview(ledger: Ledger, *, whole: bool = False, zh: bool = False) -> str:
-    """For each claim its first difference, and all its verdicts; `whole`: those without runs, too."""
+def overview(ledger: Ledger) -> str:
+    """For each claim its first difference, and all its verdicts."""
     rows = list[list[str]]()
     for claim in (claim for claim in ledger.claims.values() if claim.comparisons):
         first = ledger.differences(claim, next(iter(claim.seeds)))[0]
-        if not first.n and not whole:
-            continue
-        what, number = claim.chinese[:2] if zh else (claim.comparisons[0].what, claim.number)
-        ours, verdict = difference(first) if first.n else "", ledger.verdict(claim)
-        if zh:
-            ours, verdict = _in_chinese(ours), re.sub(r"(\d+) ", r"\1 项", _in_chinese(verdict))
-        rows.append([f"[{what}](experiments/{claim.folder.name}/README.md)", number, ours, str(first.n), verdict])
-    return _table(["论断", "来源", "我们", "n", "结论"] if zh else ["claim", "source", "ours", "n", "verdict"], rows)
+        link = f"[{claim.comparisons[0].what}]({claim.folder.name}/README.md)"
+        ours = difference(first) if first.n else ""
+        rows.append([link, claim.number, ours, str(first.n), ledger.verdict(claim)])
+    return _table(["claim", "source", "ours", "n", "verdict"], rows)
 
 
 def known(ledger: Ledger) -> str:
@@ -356,8 +351,6 @@ def calibration(ledger: Ledger) -> str:
 
 _ACROSS: dict[str, Callable[[Ledger], str]] = {
     "ledger": overview,
-    "ledger zh": lambda ledger: overview(ledger, zh=True),
-    "ledger experiments": lambda ledger: overview(ledger, whole=True).replace("](experiments/", "]("),
     "known": known,
     "calibration": calibration,
     "noise": noise,
