@@ -20,6 +20,7 @@ _HOOK_SECONDS = 5.0
 hooks: list[Callable[[int, str], object]] = []  # each is called with (status, message) before the process ends
 hint: Callable[[], str] | None = None  # what follows "interrupted: ": what is saved, how to resume
 patience = 0.0  # seconds until a process of several knows that another one is gone; 0 for a single one
+abort_is_expected = False  # by JAX's runtime, once all processes are through
 _exiting = threading.Lock()
 _screen = 2  # the file descriptor of the terminal: another one once `redirect_native_output` was called
 _native_log = ""
@@ -89,6 +90,8 @@ def redirect_native_output(log: str) -> None:
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _on_abort(number: int) -> None:
     """Runs in the C++ thread that calls abort()."""
+    if abort_is_expected:
+        threading.Event().wait()  # the main thread ends the process
     exit_now(
         "error: JAX's runtime ended this process, as it does where process 0 is gone: start the same command again on "
         "all of them, and it resumes from the last checkpoint.",

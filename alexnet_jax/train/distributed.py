@@ -121,6 +121,7 @@ class ProcessGroup:
         self.barrier("the end")
         self._over.set()
         exits.hooks.remove(self._say_goodbye)
+        exits.abort_is_expected = True  # process 0 may end before this one
         # Not jax.distributed.shutdown(): the thread may still be asking, and the process ends by `exits.exit_now`.
         self._leave(60.0)
 
@@ -170,13 +171,11 @@ class ProcessGroup:
         self._leave(5.0)
 
     def _leave(self, seconds: float) -> None:
-        """Process 0, whose end aborts the others, waits for them; they wait until it has heard of them."""
+        """Process 0 hosts the service: its end aborts the others, so it waits until they need it no more."""
         self._set(f"gone/{self.index}", "")
-        awaited = {f"gone/{other}" for other in range(self.count) if other != self.index and self.index * other == 0}
         end = time.monotonic() + seconds
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone already
-            while awaited - dict(self._client.key_value_dir_get("gone/")).keys() and time.monotonic() < end:
-                time.sleep(0.05)
+        while self.main and len(self._client.key_value_dir_get("gone/")) < self.count and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _set(self, key: str, value: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is set already: the first one counts

@@ -75,8 +75,9 @@ def test_group_of_three_names_the_lost_process(tmp_path: Path) -> None:
     assert all("process 2 of 3 is gone" in lines[0] for _, lines in ended[:2]), ended
 
 
-def test_group_without_events_ends_well(tmp_path: Path) -> None:
-    assert _run("none", tmp_path) == [(0, ["through, stopped by 0"])] * 2
+@pytest.mark.parametrize("event", ["none", "abort at the end"])
+def test_group_without_events_ends_well(event: str, tmp_path: Path) -> None:
+    assert _run(event, tmp_path) == [(0, ["through, stopped by 0"])] * 2
     assert not list(tmp_path.glob("native-*"))  # what C++ wrote was Gloo's and the runtime's greeting
 
 
