@@ -11,11 +11,11 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax.data import feed, sources, statistics as pixel_statistics
+from alexnet_jax.data import feed, preprocess, sources, statistics as pixel_statistics
 from alexnet_jax.data.feed import Batch
+from alexnet_jax.data.preprocess import Augmentation, Input, Views, views_of
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, layers, towers
-from alexnet_jax.model.preprocess import Augmentation, Input, Views, views_of
 from alexnet_jax.train import memory, optimizer as optimizers, speed
 from alexnet_jax.train.step import StepSettings, TrainState, make_state, make_train_step
 
@@ -271,7 +271,7 @@ class Evaluation:
 
     def batches(self, say: Callable[[str], None]) -> Iterator[Batch]:
         """Every image of the split once, on the host, for this process; bad records are named to `say`."""
-        images, reader = feed.Images(self.side_pixels, self.side_pixels), dataclasses.replace(self.feed, say=say)
+        images, reader = preprocess.Crop(self.side_pixels, self.side_pixels), dataclasses.replace(self.feed, say=say)
         share = towers.feed_share(self.mesh)
         return feed.eval_batches(self.split, images, reader, batch_size=self.batch_size, share=share)
 
@@ -336,7 +336,7 @@ class TrainSetup:
     settings: StepSettings
     inputs: Input
     augmentation: Augmentation
-    images: feed.Images
+    images: preprocess.Crop
     feed: feed.Feed
     seed: int
     evaluation: Evaluation
@@ -386,7 +386,7 @@ def train_setup(config: ConfigDict, workdir: Path | None = None) -> TrainSetup:
         settings=step_settings(config),
         inputs=evaluated.inputs,
         augmentation=augmentation(config, images=steps.images),
-        images=feed.Images(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk, c.random_crop),
+        images=preprocess.Crop(c.resize_pixels, c.crop_pixels, c.center_square, c.crop_chunk, c.random_crop),
         feed=evaluated.feed,
         seed=config.train.seed,
         evaluation=evaluated,

@@ -20,12 +20,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import builder, config as configs, evaluate as evaluation, progress, weight_file
-from alexnet_jax.data import datasets, feed, pictures, sources
+from alexnet_jax.data import datasets, feed, pictures, preprocess, sources
 from alexnet_jax.data.feed import Split
 from alexnet_jax.data.pictures import Picture
+from alexnet_jax.data.preprocess import Input, Views, crop_view
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
-from alexnet_jax.model.preprocess import Input, Views, crop_view
 from alexnet_jax.model.towers import BATCH_SHARDED, DATA
 
 _BATCH = 32  # the most pictures at a time on each row of the mesh; a power of two
@@ -290,7 +290,7 @@ def _answers(net: Classifier, split: Split, views: Views) -> evaluation.Predicti
     threads, say = feed.parallelism(c.threads, 0)[0], functools.partial(warnings.warn, stacklevel=2)
     batches = feed.eval_batches(
         split,
-        feed.Images(c.resize_pixels, c.resize_pixels),
+        preprocess.Crop(c.resize_pixels, c.resize_pixels),
         feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, say),
         batch_size=size,
         share=towers.feed_share(net.mesh),

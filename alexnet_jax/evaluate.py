@@ -14,10 +14,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from alexnet_jax import builder, config as configs, files
 from alexnet_jax.data import feed
+from alexnet_jax.data.preprocess import Input, Views, crop_view
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import placement, towers
 from alexnet_jax.model.alexnet import AlexNet, in_top_k, logits_fn
-from alexnet_jax.model.preprocess import Input, Views, crop_view
 from alexnet_jax.model.towers import BATCH_SHARDED, DATA, REPLICATED
 from alexnet_jax.train.distributed import ProcessGroup
 from alexnet_jax.train.metrics import MetricsWriter, format_classes

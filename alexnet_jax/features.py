@@ -22,7 +22,7 @@ import xxhash
 
 from alexnet_jax import files, progress
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.data import feed, pictures as picture_files
+from alexnet_jax.data import feed, pictures as picture_files, preprocess
 from alexnet_jax.errors import AlexNetError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -73,12 +73,11 @@ def of_files(paths: Sequence[Path], net: Classifier) -> Pictures:
 def of_split(split: feed.Split, net: Classifier, data: str) -> Pictures:
     """A split of the prepared data set `data`."""
     pixels = net.config.data.resize_pixels
-    cropped = feed.Images(pixels, pixels)
+    cropped = preprocess.Crop(pixels, pixels)
 
     def read(number: int) -> tuple[str, int, Array]:
-        record, out = split.source[number], np.empty((pixels, pixels, 3), np.uint8)
-        cropped(record["image"], None, out)
-        return str(record["key"]), int(record["label"]), out
+        record = split.source[number]
+        return str(record["key"]), int(record["label"]), cropped(record["image"])
 
     about = {"data": data, "split": split.name, **feed.fingerprint(split)}
     return Pictures(len(split.source), read, about, split.class_names)

@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import __version__, builder, config as configs, files
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models
 from alexnet_jax.model.plain import Arrays, shapes_of, to_arrays
-from alexnet_jax.model.preprocess import Input
 
 # torchvision numbers its layers by their place in two Sequentials (torchvision/models/alexnet.py).
 TORCHVISION = {

@@ -44,12 +44,12 @@ Batches = Iterator[Any]
 
 def feed(where: Path, workers: int, batch: int) -> Batches:
     """The training feed over the prepared set."""
-    from alexnet_jax.data import feed as data, sources
+    from alexnet_jax.data import feed as data, preprocess, sources
 
     (name,) = (path.name for path in (where / "data").iterdir())
     split = sources.open_split(name, "train", str(where / "data"))
     return data.train_batches(
-        split, data.Images(256, 224), data.Feed(threads=workers), batch_size=batch, seed=0, step=0, share=(0, 1)
+        split, preprocess.Crop(256, 224), data.Feed(threads=workers), batch_size=batch, seed=0, step=0, share=(0, 1)
     )
 
 

@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from alexnet_jax.data import feed as data, sources
+from alexnet_jax.data import feed as data, preprocess, sources
 
 
 def _megabytes() -> float:
@@ -34,7 +34,7 @@ def main() -> None:
     split = sources.open_split(options.data, "train", options.data_dir)
     reading = data.Feed(*data.parallelism(options.threads, options.workers))
     batches = data.train_batches(
-        split, data.Images(256, 224), reading, batch_size=options.batch, seed=0, step=0, share=(0, 1)
+        split, preprocess.Crop(256, 224), reading, batch_size=options.batch, seed=0, step=0, share=(0, 1)
     )
     steps, start = -(-options.records // options.batch), time.perf_counter()
     memory, seen = list[float](), list[float]()

@@ -15,10 +15,11 @@ from sklearn import metrics
 
 from alexnet_jax import builder, config as configs, ensembles as ensemble, evaluate
 from alexnet_jax.cli.ensemble import report
+from alexnet_jax.data import preprocess
 from alexnet_jax.data.feed import Split
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import alexnet as models, placement, preprocess, probe, towers
-from alexnet_jax.model.preprocess import Input
+from alexnet_jax.model import alexnet as models, placement, probe, towers
 from alexnet_jax.prepare import statistics
 from alexnet_jax.train import loop
 from alexnet_jax.train.metrics import format_classes
@@ -287,10 +288,8 @@ def test_probe_orders_initializations_on_photographs() -> None:
 
     Computed elsewhere on synthetic images, std over mean at fc7: .108, .0089, .037, .0037, .00018.
     """
-    from alexnet_jax.data import augment
-
     files = sorted(PHOTOGRAPHS.glob("*/*.JPEG"))[:: 1000 // 8][:8]
-    squares = [augment.crop_resized(augment.decode(file.read_bytes()), 256, 227, None) for file in files]
+    squares = [preprocess.crop_resized(preprocess.decode(file.read_bytes()), 256, 227) for file in files]
     ratios, warned = {}, {}
     as_they_are, unit = ("alexnet", "alexnet_paper_text", "caffe_alexnet"), ("alexnet", "alexnet_paper_text")
     for name, std in [*((name, 1.0) for name in as_they_are), *((name, 74.0) for name in unit)]:

@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 import alexnet_jax as alexnet
 from alexnet_jax import __main__ as program, builder, config as configs
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.data.feed import Images
+from alexnet_jax.data import preprocess
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
 from alexnet_jax.model import placement
 from alexnet_jax.model.plain import to_arrays
-from alexnet_jax.model.preprocess import Input
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.metrics import METRICS
 from alexnet_jax.weights import hub
@@ -140,12 +140,10 @@ def test_onnx_has_mean_image_std_and_bgr() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "classes"), [("alexnet", 1000), ("caffe_alexnet", 999), ("alexnet_bn", 1000)])
 def test_onnx_gives_the_logits_of_photographs_at_full_size(recipe: str, classes: int) -> None:
-    from alexnet_jax.data import augment
-
     config = configs.load_recipe(f"{recipe}:imagenet2012")
     files = sorted(PHOTOGRAPHS.glob("*/*.JPEG"))[:: 1000 // 8][:4]
     side = config.data.crop_pixels
-    images = np.stack([augment.crop_resized(augment.decode(file.read_bytes()), 256, side, None) for file in files])
+    images = np.stack([preprocess.crop_resized(preprocess.decode(file.read_bytes()), 256, side) for file in files])
     assert images.dtype == np.uint8
     _assert_equal_in_onnx(_classifier(config, classes), images[:, :side, :side], "uint8")
 
@@ -223,9 +221,9 @@ def test_code_of_the_docs_preprocesses_as_predict(
     page: dict[str, Any] = {}
     exec(code, page)
     assert capsys.readouterr().out == f"class {net.logits(photographs[0]).argmax()}\n"
-    seen, differences = np.empty((PIXELS, PIXELS, 3), np.uint8), []
+    differences = []
     for path in photographs:
-        Images(76, PIXELS)(path.read_bytes(), None, seen)
+        seen = preprocess.Crop(76, PIXELS)(path.read_bytes())
         differences.append(np.abs(page["pixels"](path)[0] - seen).mean())
     assert np.mean(differences) < 8  # gray levels; squeezed into a square it is 33
 

@@ -151,10 +151,9 @@ def test_a_batch_passes_few_files_from_disk_to_loss() -> None:
     assert structure.disk_to_loss() == [
         "data/feed.py",
         "data/sources.py",
-        "data/augment.py",
+        "data/preprocess.py",
         "model/towers.py",
         "train/step.py",
-        "model/preprocess.py",
         "model/alexnet.py",
         "model/layers.py",
         "model/cpu_products.py",

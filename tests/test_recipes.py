@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.datasets import load_sample_images
 
 from alexnet_jax import builder, config as configs, summary
-from alexnet_jax.data import augment
+from alexnet_jax.data import preprocess
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
 from alexnet_jax.model.towers import REPLICATED, TOWER_SHARDED
@@ -438,7 +438,7 @@ def test_an_unknown_recipe_is_one_sentence() -> None:
 @functools.cache
 def _photographs() -> Array:
     """Two squares of 256 x 256 pixels, RGB, of the photographs that come with scikit-learn."""
-    return np.stack([augment.crop_resized(image, 256, 256, None) for image in load_sample_images().images])
+    return np.stack([preprocess.crop_resized(image, 256, 256) for image in load_sample_images().images])
 
 
 # Leaves larger than this repeat; it is a prime, so that no two rows or columns of a kernel are alike.

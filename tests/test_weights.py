@@ -15,9 +15,9 @@ import alexnet_jax as alexnet
 from alexnet_jax import builder, config as configs, summary, weight_file
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.cli.weights import export_weights
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, plain, towers
-from alexnet_jax.model.preprocess import Input
 from alexnet_jax.train import loop, start
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.step import TrainState

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import builder
 from alexnet_jax.cli import app, devices
 from alexnet_jax.cli.flags import HELP, take_recipe
-from alexnet_jax.data import augment, feed
+from alexnet_jax.data import feed, preprocess
 from alexnet_jax.model import placement, towers
 
 _SECONDS = 2.0  # for each stage
@@ -42,20 +42,19 @@ def bench_input(config: ConfigDict) -> str:
     )
 
 
-def _stages(split: feed.Split, images: feed.Images) -> dict[str, float]:
+def _stages(split: feed.Split, images: preprocess.Crop) -> dict[str, float]:
     """Microseconds per image on one core for reading, decoding and cropping, each alone, over up to 300 records."""
     numbers = np.random.default_rng(0).permutation(len(split.source))[:300].tolist()
-    out = np.zeros((images.crop_pixels, images.crop_pixels, 3), np.uint8)
     encoded = [split.source[i]["image"] for i in numbers]
-    decoded = [augment.decode(image, at_least=images.resize_pixels) for image in encoded[:50]]
+    decoded = [preprocess.decode(image, at_least=images.resize_pixels) for image in encoded[:50]]
     place = np.array([0.3, 0.7])
 
     def crop(pixels: np.ndarray) -> None:
-        augment.crop_resized(pixels, images.resize_pixels, images.crop_pixels, place, out)
+        preprocess.crop_resized(pixels, images.resize_pixels, images.crop_pixels, place)
 
     return {
         "read": _microseconds(lambda i: split.source[i], numbers),
-        "decode": _microseconds(lambda image: augment.decode(image, at_least=images.resize_pixels), encoded),
+        "decode": _microseconds(lambda image: preprocess.decode(image, at_least=images.resize_pixels), encoded),
         "crop": _microseconds(crop, decoded),
     }
 

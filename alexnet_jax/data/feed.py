@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alexnet_jax.data import augment
+from alexnet_jax.data import preprocess
+from alexnet_jax.data.preprocess import Crop
 from alexnet_jax.errors import AlexNetError, LostError
 
 Batch = dict[str, np.ndarray]
@@ -43,27 +44,6 @@ class Split:
     name: str
     class_names: tuple[str, ...]
     folder: Path | None = None  # of a prepared data set, with its statistics
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """How a record becomes the network's input: short side to `resize_pixels`, then a square crop.
-
-    `square`: random crops stay within the center square. `chunk`: how many neighbors in a batch share
-    a crop (32 in 2012, convdata_jpeg.py). `random`: where it is is drawn in training; it is the center
-    otherwise, as in evaluation, and nothing else that is drawn changes.
-    """
-
-    resize_pixels: int
-    crop_pixels: int
-    square: bool = False
-    chunk: int = 1
-    random: bool = True
-
-    def __call__(self, image: bytes | np.ndarray, place: np.ndarray | None, out: np.ndarray) -> None:
-        """Fills `out`, [crop, crop, 3]. `place` is as in `augment.crop_resized`. Raises ValueError."""
-        pixels = augment.decode(image, at_least=self.resize_pixels, for_now=True)
-        augment.crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, out, in_center=self.square)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +78,7 @@ def parallelism(threads: int, workers: int) -> tuple[int, int]:
 
 def train_batches(
     split: Split,
-    images: Images,
+    images: Crop,
     feed: Feed,
     *,
     batch_size: int,
@@ -121,9 +101,7 @@ def train_batches(
     return _checked(_iterate(step, _FOREVER, load, feed), split, feed)
 
 
-def eval_batches(
-    split: Split, images: Images, feed: Feed, *, batch_size: int, share: tuple[int, int]
-) -> Iterator[Batch]:
+def eval_batches(split: Split, images: Crop, feed: Feed, *, batch_size: int, share: tuple[int, int]) -> Iterator[Batch]:
     """Every record of the split once, in order, its center square of crop_pixels; label -1 fills up the last batch.
 
     A record that does not decode is named to `feed.say` and counted with a black image.
@@ -148,7 +126,7 @@ def fingerprint(split: Split) -> dict[str, Any]:
     }
 
 
-def some_images(split: Split, images: Images, count: int) -> np.ndarray:
+def some_images(split: Split, images: Crop, count: int) -> np.ndarray:
     """Up to `count` images from all over the split, center cropped, uint8 [n, crop, crop, 3]; bad ones are left out."""
     numbers = np.unique(np.linspace(0, len(split.source) - 1, count).round().astype(int)).tolist()
     batch = _empty(len(numbers), images)
@@ -161,7 +139,7 @@ def some_images(split: Split, images: Images, count: int) -> np.ndarray:
 @dataclasses.dataclass(frozen=True)
 class _LoadTraining:
     split: Split
-    images: Images
+    images: Crop
     batch_size: int
     seed: int
     share: tuple[int, int]
@@ -188,7 +166,7 @@ class _LoadTraining:
 @dataclasses.dataclass(frozen=True)
 class _LoadInOrder:
     split: Split
-    images: Images
+    images: Crop
     batch_size: int
     share: tuple[int, int]
 
@@ -210,7 +188,7 @@ def _order(seed: int, epoch: int, records: int) -> np.ndarray:
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(records)
 
 
-def _empty(size: int, images: Images) -> Batch:
+def _empty(size: int, images: Crop) -> Batch:
     """A batch to be filled, its images with whatever is in memory: to clear them takes as long as to crop them.
 
     `bad` is the number of the record that was to stand there and did not load, or -1.
@@ -222,12 +200,12 @@ def _empty(size: int, images: Images) -> Batch:
     }
 
 
-def _load(split: Split, images: Images, number: int, place: np.ndarray | None, batch: Batch, i: int) -> bool:
+def _load(split: Split, images: Crop, number: int, place: np.ndarray | None, batch: Batch, i: int) -> bool:
     """Puts a record into place i of the batch; False, and a black image, where it is bad. `_fault` says why."""
     try:
         record = split.source[number]
         batch["label"][i] = record["label"]
-        images(record["image"], place, batch["image"][i])
+        batch["image"][i] = images(record["image"], place)
     except Exception:
         # Whatever the reader raises: a worker must not die of one record, and `_fault` reads it again.
         batch["image"][i] = 0
@@ -248,7 +226,7 @@ def _fault(split: Split, number: int) -> str:
             f"classes, 0 to {classes - 1}: use a split that is labelled, or prepare the data again."
         )
     try:
-        augment.decode(record["image"])
+        preprocess.decode(record["image"])
     except ValueError as error:
         return f"{record['key']} does not decode ({error})"
     return f"{record['key']} could not be loaded, but could the second time"

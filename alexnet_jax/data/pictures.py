@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from alexnet_jax.data import augment
+from alexnet_jax.data import preprocess
 from alexnet_jax.errors import AlexNetError
 
 Picture = Any  # a path, a PIL image, or uint8 [H, W, 3]
@@ -58,7 +58,7 @@ def square(image: Picture, pixels: int, name: str = "image") -> np.ndarray:
         rgb = read(Path(image), at_least=pixels)
     else:
         rgb = _upright(image, name) if isinstance(image, Image.Image) else _checked_array(_array(image, name), name)
-    return augment.crop_resized(rgb, pixels, pixels, None)
+    return preprocess.crop_resized(rgb, pixels, pixels)
 
 
 def read(path: Path, *, at_least: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def read(path: Path, *, at_least: int) -> np.ndarray:
         opened = Image.open(io.BytesIO(data))
     if not isinstance(opened, JpegImageFile) or opened.mode not in ("L", "RGB"):
         return whole
-    scaled = Image.fromarray(augment.decode(data, at_least=at_least))
+    scaled = Image.fromarray(preprocess.decode(data, at_least=at_least))
     scaled.getexif().update(opened.getexif())
     return np.asarray(ImageOps.exif_transpose(scaled))
 

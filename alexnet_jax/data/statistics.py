@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.data import augment
+from alexnet_jax.data import preprocess
 from alexnet_jax.errors import AlexNetError
 
 JSON, MEAN_IMAGE = "statistics.json", "mean_image.npy"
@@ -32,7 +32,7 @@ def mean_image_of(folder: Path | None, name: str, short: int, pixels: int) -> np
     """
     _stored(folder, name, "config.data.mean_image=false")
     assert folder is not None
-    return augment.crop_resized(augment.resize_short_side(np.load(folder / MEAN_IMAGE), short), short, pixels, None)
+    return preprocess.crop_resized(preprocess.resize_short_side(np.load(folder / MEAN_IMAGE), short), short, pixels)
 
 
 def _stored(folder: Path | None, name: str, otherwise: str) -> dict[str, Any]:

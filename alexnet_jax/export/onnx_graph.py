@@ -16,11 +16,11 @@ import numpy as np
 
 from alexnet_jax import __version__, extras, files, weight_file
 from alexnet_jax.classifier import Classifier
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement
 from alexnet_jax.model.layers import pooled_length
 from alexnet_jax.model.plain import Arrays, to_arrays
-from alexnet_jax.model.preprocess import Input
 
 OPSET, _IR_VERSION = 17, 8
 IMAGES, LOGITS = "images", "logits"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_jax.data import augment, pictures as picture_files
+from alexnet_jax.data import pictures as picture_files, preprocess
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import Predictions
 from alexnet_jax.features import FeatureFile
@@ -126,7 +126,7 @@ def _name(query: Any) -> str:
 def center_square(image: bytes | Array, pixels: int = _PIXELS) -> Array:
     """A record's picture as it is looked at, uint8 [pixels, pixels, 3]: its center square; black if it is damaged."""
     try:
-        decoded = augment.decode(image, at_least=pixels)
+        decoded = preprocess.decode(image, at_least=pixels)
     except ValueError:
         return np.zeros((pixels, pixels, 3), np.uint8)
-    return augment.crop_resized(decoded, pixels, pixels, None)
+    return preprocess.crop_resized(decoded, pixels, pixels)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.model import alexnet as models, towers
-from alexnet_jax.model.preprocess import Input
 
 IMAGES = 16
 # Of the signal between images in that within one, at the last hidden layer.

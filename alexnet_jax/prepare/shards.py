@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.data import augment, pictures
+from alexnet_jax.data import pictures, preprocess
 from alexnet_jax.prepare.raw import Files, RawDataset
 from alexnet_jax.prepare.statistics import Sums
 from alexnet_jax.prepare.threads import image_threads
@@ -39,9 +39,9 @@ class Layout:
         """The bytes to store and the pixels in them (before their compression). Raises ValueError."""
         pixels, is_plain = pictures.decode(data, own=own)
         if self.pack:
-            pixels = augment.resize_short_side(pixels, self.pack)
+            pixels = preprocess.resize_short_side(pixels, self.pack)
             if not self.keep_long_side:
-                pixels = augment.crop_resized(pixels, self.pack, self.pack, None)
+                pixels = preprocess.crop_resized(pixels, self.pack, self.pack)
             return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality), pixels
         return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False), pixels
 

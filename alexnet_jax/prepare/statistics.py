@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.data import augment, sources
+from alexnet_jax.data import preprocess, sources
 from alexnet_jax.data.statistics import JSON, MEAN_IMAGE, mean_of
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.prepare.threads import image_threads
@@ -33,7 +33,7 @@ class Sums:
     def add(self, image: np.ndarray) -> None:
         """Adds an image, uint8 [H, W, 3]: its short side brought to P, the center square."""
         pixels = len(self.total)
-        square = augment.crop_resized(augment.resize_short_side(image, pixels), pixels, pixels, None)
+        square = preprocess.crop_resized(preprocess.resize_short_side(image, pixels), pixels, pixels)
         self.images += 1
         self.total += square
         flat = square.reshape(-1, 3).astype(np.float64)
@@ -86,7 +86,7 @@ def compute(name: str, data_dir: Path, threads: int) -> None:
             for i in numbers:
                 tick()
                 with contextlib.suppress(ValueError):  # training will name it
-                    sums.add(augment.decode(split.source[i]["image"]))
+                    sums.add(preprocess.decode(split.source[i]["image"]))
             return sums
 
         for sums in pool.map(sums_of, [range(i, min(i + 1000, size)) for i in range(0, size, 1000)]):

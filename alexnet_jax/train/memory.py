@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import placement
 from alexnet_jax.model.alexnet import AlexNet, count_parameters
-from alexnet_jax.model.preprocess import Input
 
 _FLOAT = 4  # bytes
 

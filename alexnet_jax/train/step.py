@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from alexnet_jax.data.preprocess import Augmentation, Input, fold_in_each
 from alexnet_jax.model import placement, towers
 from alexnet_jax.model.alexnet import AlexNet, in_top_k, init_variables, train_apply
-from alexnet_jax.model.preprocess import Augmentation, Input, fold_in_each
 from alexnet_jax.model.towers import BATCH_SHARDED, REPLICATED, TOWER
 from alexnet_jax.train import optimizer as optimizers
 

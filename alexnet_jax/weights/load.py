@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import builder, classifier, config as configs, files
 from alexnet_jax.classifier import Classifier
+from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model.plain import folded, from_arrays
-from alexnet_jax.model.preprocess import Input
 from alexnet_jax.weights import formats, hub, identify
 from alexnet_jax.weights.formats import WeightFile
 from alexnet_jax.weights.identify import own_config

@@ -33,9 +33,9 @@ from absl import flags  # noqa: E402
 from conftest import SMALL  # noqa: E402
 
 from alexnet_jax import builder, config as configs  # noqa: E402
-from alexnet_jax.data import feed  # noqa: E402
+from alexnet_jax.data import feed, preprocess  # noqa: E402
+from alexnet_jax.data.preprocess import fold_in_each  # noqa: E402
 from alexnet_jax.model import layers, placement, towers  # noqa: E402
-from alexnet_jax.model.preprocess import fold_in_each  # noqa: E402
 from alexnet_jax.train import step as steps  # noqa: E402
 
 # tests/conftest.py compiles at a lower effort than a run does, and is strict, where float64 is promoted to here.
@@ -113,7 +113,7 @@ class Runs:
         return state
 
     def batches(self, opened: builder.TrainSetup, seed: int) -> Iterator[feed.Batch]:
-        images, noise = feed.Images(67, 67), np.random.default_rng(seed)
+        images, noise = preprocess.Crop(67, 67), np.random.default_rng(seed)
         reading = feed.Feed(1, 0, 4, 0, print)
         for batch in feed.train_batches(
             opened.split, images, reading, batch_size=opened.plan.batch_size, seed=seed, step=0, share=(0, 1)

@@ -27,13 +27,13 @@ def ours(data: str, batch: int, folder: Path) -> None:
     import optax
 
     from alexnet_jax import builder, config as configs
-    from alexnet_jax.data import feed
+    from alexnet_jax.data import feed, preprocess
     from alexnet_jax.model import alexnet as models, towers
 
     config = configs.load_recipe(f"alexnet:{data}")
     split = builder.open_split(config, config.data.train_split)
     config = builder.with_statistics(config, split.folder)
-    images = feed.Images(config.data.resize_pixels, config.data.crop_pixels)
+    images = preprocess.Crop(config.data.resize_pixels, config.data.crop_pixels)
     pixels = feed.some_images(split, images, batch)
     labels = np.random.default_rng(0).integers(0, len(split.class_names), len(pixels)).astype(np.int32)
     x = builder.inputs(config, folder=split.folder)(jnp.asarray(pixels))

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import multiprocessing
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from alexnet_jax.data import augment, feed as data, sources
+from alexnet_jax.data import feed as data, preprocess, sources
 from alexnet_jax.errors import AlexNetError, LostError
 
 TFDS_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
-IMAGES = data.Images(resize_pixels=16, crop_pixels=8)  # nine places for a crop in each direction
+IMAGES = preprocess.Crop(resize_pixels=16, crop_pixels=8)  # nine places for a crop in each direction
 
 
 def _split(records: int) -> data.Split:
@@ -320,38 +319,21 @@ def _encoded(kind: str, image: np.ndarray) -> bytes:
     return bytes(cv2.imencode(kind, image[:, :, ::-1] if image.ndim == 3 else image)[1].tobytes())
 
 
-def test_decode_into_kept_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever was decoded before, in a thread that is another one's neighbor, and beyond what is kept."""
-    rng = np.random.default_rng(0)
-    shapes = [(40, 60), (300, 200), (8, 8), (200, 300), (64, 64)]
-    encoded = [_encoded(".jpg", rng.integers(0, 256, (*shape, 3), np.uint8)) for shape in shapes]
-    monkeypatch.setattr(augment, "_MOST_KEPT", 3 * 64 * 64)  # two of them are larger
-
-    def all_of_them(_: int) -> list[np.ndarray]:
-        return [augment.decode(data, at_least=5, for_now=True).copy() for data in encoded]
-
-    wanted = [augment.decode(data, at_least=5) for data in encoded]
-    with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(all_of_them, range(20)):
-            for one, other in zip(found, wanted, strict=True):
-                np.testing.assert_array_equal(one, other)
-
-
 def test_decode_gives_rgb() -> None:
     """Gray and RGB arrays, and encoded images: three channels, red first, PNG to the bit."""
     rgb = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
-    np.testing.assert_array_equal(augment.decode(rgb), rgb)
-    np.testing.assert_array_equal(augment.decode(rgb[:, :, :1]), np.stack([rgb[:, :, 0]] * 3, -1))
-    np.testing.assert_array_equal(augment.decode(_encoded(".png", rgb)), rgb)
-    np.testing.assert_array_equal(augment.decode(_encoded(".png", rgb[:, :, 0])), np.stack([rgb[:, :, 0]] * 3, -1))
+    np.testing.assert_array_equal(preprocess.decode(rgb), rgb)
+    np.testing.assert_array_equal(preprocess.decode(rgb[:, :, :1]), np.stack([rgb[:, :, 0]] * 3, -1))
+    np.testing.assert_array_equal(preprocess.decode(_encoded(".png", rgb)), rgb)
+    np.testing.assert_array_equal(preprocess.decode(_encoded(".png", rgb[:, :, 0])), np.stack([rgb[:, :, 0]] * 3, -1))
     red = np.full((16, 24, 3), (250, 20, 10), np.uint8)
-    decoded = augment.decode(_encoded(".jpg", red))
+    decoded = preprocess.decode(_encoded(".jpg", red))
     assert decoded.shape == red.shape
     assert decoded.dtype == np.uint8
     assert np.abs(decoded.astype(int) - red).max() < 5
     for wrong in (b"<html>404 Not Found</html>", b""):
         with pytest.raises(ValueError, match="not a whole image"):
-            augment.decode(wrong)
+            preprocess.decode(wrong)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -362,7 +344,8 @@ def test_resize_of_the_short_side(channels: int) -> None:
         (24, 8, 8): (24, 24), (24, 8, 13): (24, 39), (256, 333, 500): (256, 384), (256, 500, 375): (341, 256),
     }  # fmt: skip
     for (pixels, height, width), shape in wanted.items():
-        resized = augment.resize_short_side(augment.decode(np.full((height, width, channels), 77, np.uint8)), pixels)
+        image = preprocess.decode(np.full((height, width, channels), 77, np.uint8))
+        resized = preprocess.resize_short_side(image, pixels)
         assert resized.shape == (*shape, 3)
         assert resized.dtype == np.uint8
         assert np.all(resized == 77)
@@ -371,10 +354,10 @@ def test_resize_of_the_short_side(channels: int) -> None:
 def test_crop_is_the_center_or_anywhere_inside() -> None:
     """Without a generator the center; with one all places come, corners too, and each as often."""
     image = np.stack([*np.mgrid[:7, :6], np.zeros((7, 6))], -1).astype(np.uint8)
-    np.testing.assert_array_equal(augment.crop_resized(image, 6, 4, None), image[1:5, 1:5])
-    assert augment.crop_resized(image, 6, 6, None).shape == (6, 6, 3)
+    np.testing.assert_array_equal(preprocess.crop_resized(image, 6, 4), image[1:5, 1:5])
+    assert preprocess.crop_resized(image, 6, 6).shape == (6, 6, 3)
     rng = np.random.default_rng(0)
-    crops = [augment.crop_resized(image, 6, 4, rng.random(2)) for _ in range(1200)]
+    crops = [preprocess.crop_resized(image, 6, 4, rng.random(2)) for _ in range(1200)]
     assert {crop.shape for crop in crops} == {(4, 4, 3)}
     places, counts = np.unique([crop[0, 0, :2] for crop in crops], axis=0, return_counts=True)
     assert places.tolist() == [[top, left] for top in range(4) for left in range(3)]
@@ -408,7 +391,7 @@ def test_synthetic_data_have_the_shape_of_imagenet() -> None:
     assert (len(train.source), len(validation.source), len(train.class_names)) == (1_281_167, 1_000, 1000)
     records = [train.source[i] for i in range(1000)]
     assert 100e3 < np.mean([len(record["image"]) for record in records]) < 130e3
-    assert max(augment.decode(record["image"]).shape[0] for record in records[:20]) == 500
+    assert max(preprocess.decode(record["image"]).shape[0] for record in records[:20]) == 500
     assert np.bincount([train.source[i]["label"] for i in range(10_000)], minlength=1000).min() >= 5
     assert sources.open_split("synthetic", "train", "").source[77] == train.source[77]
 
@@ -426,7 +409,7 @@ def test_tfds_split_is_read(tfds_dir: str) -> None:
     assert len(split.source) == 50_000
     assert len(split.class_names) == 10
     assert {"airplane", "truck"} < set(split.class_names)
-    images = data.Images(resize_pixels=40, crop_pixels=32)
+    images = preprocess.Crop(resize_pixels=40, crop_pixels=32)
     batch = next(data.train_batches(split, images, data.Feed(1), batch_size=6, seed=0, step=0, share=(0, 1)))
     assert batch["image"].shape == (6, 32, 32, 3)
     assert batch["image"].dtype == np.uint8
@@ -466,11 +449,11 @@ def test_crops_of_2012_are_33_by_33_in_the_center_square() -> None:
     seen = set()
     rng = np.random.default_rng(0)
     for place in rng.random((20_000, 2)):
-        crop = augment.crop_resized(image, 256, 224, place, in_center=True)
+        crop = preprocess.crop_resized(image, 256, 224, place, in_center=True)
         seen.add((int(crop[0, 0, 0]), int(crop[0, 0, 1]) + 256 * int(crop[0, 0, 2])))
     assert seen == {(top, 72 + left) for top in range(33) for left in range(33)}
     for place, corner in (((0.0, 0.0), (0, 72)), ((0.5, 0.99), (16, 104)), ((0.999, 0.5), (32, 88))):
-        crop = augment.crop_resized(image, 256, 224, np.asarray(place), in_center=True)
+        crop = preprocess.crop_resized(image, 256, 224, np.asarray(place), in_center=True)
         np.testing.assert_array_equal(crop, image[corner[0] : corner[0] + 224, corner[1] : corner[1] + 224])
 
 
@@ -482,7 +465,7 @@ def test_without_random_crops_the_center_of_the_same_images() -> None:
                 data.train_batches(_split(10), images, data.Feed(), batch_size=4, seed=0, step=0, share=(0, 1)), 6
             )
         )
-        for images in (data.Images(16, 8), data.Images(16, 8, random=False))
+        for images in (preprocess.Crop(16, 8), preprocess.Crop(16, 8, random=False))
     )
     assert len({tuple(place) for place in _places(drawn)}) > 5
     assert _places(center) == [[4, 4]] * 24
@@ -494,7 +477,7 @@ def test_without_random_crops_the_center_of_the_same_images() -> None:
 
 def test_chunk_of_images_shares_a_crop() -> None:
     """With chunks of 4 there are two places in a batch of 8; for one process or two."""
-    split, chunked = _split(16), data.Images(16, 8, square=True, chunk=4)
+    split, chunked = _split(16), preprocess.Crop(16, 8, square=True, chunk=4)
 
     def corners(share: tuple[int, int]) -> np.ndarray:
         batches = data.train_batches(split, chunked, data.Feed(), batch_size=8, seed=0, step=0, share=share)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import augment, feed, pictures
+from alexnet_jax.data import pictures, preprocess
 from alexnet_jax.errors import AlexNetError
 
 _UPRIGHT = 1
@@ -58,7 +58,7 @@ def test_path_pil_image_and_array_give_the_same_square(name: str, tmp_path: Path
     path = _file(tmp_path / name, cv2.resize(_noise(9, 12, 3), (120, 90)))
     with Image.open(path) as picture:
         array = np.asarray(picture)
-        expected = augment.crop_resized(array, 67, 67, None)
+        expected = preprocess.crop_resized(array, 67, 67)
         for same in (path, str(path), picture, array, jnp.asarray(array)):
             np.testing.assert_array_equal(_one(same), expected)
     assert expected.std() > 10
@@ -70,12 +70,9 @@ def test_file_is_decoded_as_the_feed_does(size: tuple[int, int], gray: bool, tmp
     """Large JPEGs are decoded at a half, a quarter, ... as the feed does, those that a mark turns as well."""
     pixels = _noise(*size) if gray else _noise(*size, 3)
     path = _file(tmp_path / "upright.jpg", pixels)
-    expected = np.empty((67, 67, 3), np.uint8)
-    feed.Images(67, 67)(path.read_bytes(), None, expected)
-    np.testing.assert_array_equal(_one(path), expected)
+    np.testing.assert_array_equal(_one(path), preprocess.Crop(67, 67)(path.read_bytes()))
     turned = _file(tmp_path / "turned.jpg", pixels, mark=3)
-    feed.Images(67, 67)(turned.read_bytes(), None, expected)
-    scaled = augment.decode(turned.read_bytes(), at_least=67)
+    scaled = preprocess.decode(turned.read_bytes(), at_least=67)
     assert (scaled.shape[:2] == size) == (size == (90, 120))
     np.testing.assert_array_equal(_one(turned), _one(scaled[::-1, ::-1]))
 

@@ -26,7 +26,7 @@ from PIL import Image
 from tensorflow_datasets.core import hashing
 
 from alexnet_jax.cli import prepare as cli
-from alexnet_jax.data import augment, feed, pictures, sources, statistics as pixel_statistics
+from alexnet_jax.data import feed, pictures, preprocess, sources, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.prepare import raw, shards
 
@@ -138,7 +138,7 @@ def test_cmyk_and_png_of_imagenet_become_rgb_jpegs(imagenet: Path) -> None:
     for key, image in (("n01440764_900.JPEG", CMYK), ("n01440764_901.JPEG", PNG)):
         assert records[key]["image"][:2] == b"\xff\xd8"
         wanted = np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).astype(int)
-        assert np.abs(augment.decode(records[key]["image"]) - wanted).max() <= 4
+        assert np.abs(preprocess.decode(records[key]["image"]) - wanted).max() <= 4
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -180,9 +180,9 @@ def test_packed_pictures_are_resized_center_squares(tars: Path, imagenet: Path, 
     assert packed.keys() == whole.keys()
     for key, record in packed.items():
         assert record["label"] == whole[key]["label"]
-        resized = augment.resize_short_side(augment.decode(whole[key]["image"]), 48)
+        resized = preprocess.resize_short_side(preprocess.decode(whole[key]["image"]), 48)
         top, left = (np.asarray(resized.shape[:2]) - 48) // 2
-        error = augment.decode(record["image"]).astype(int) - resized[top : top + 48, left : left + 48]
+        error = preprocess.decode(record["image"]).astype(int) - resized[top : top + 48, left : left + 48]
         assert error.shape == (48, 48, 3)
         assert np.abs(error).mean() < 12
     folder = tmp_path / "imagenet2012_pack48" / "5.1.0"
@@ -194,7 +194,7 @@ def test_packed_pictures_are_resized_center_squares(tars: Path, imagenet: Path, 
     assert sum(info.metadata["bytes"].values()) == sum(path.stat().st_size for path in folder.glob("*.array_record-*"))
     _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--keep_long_side")
     for record in _read("imagenet2012_pack48_long", "validation", tmp_path).values():
-        assert min(augment.decode(record["image"]).shape[:2]) == 48
+        assert min(preprocess.decode(record["image"]).shape[:2]) == 48
 
 
 def test_raw_pixels_are_those_before_the_jpeg(imagenet: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_raw_pixels_are_those_before_the_jpeg(imagenet: Path, tmp_path: Path) ->
     assert raw.keys() == whole.keys()
     for key, record in raw.items():
         pixels, _ = pictures.decode(whole[key]["image"], own=False)
-        wanted = augment.crop_resized(augment.resize_short_side(pixels, 48), 48, 48, None)
+        wanted = preprocess.crop_resized(preprocess.resize_short_side(pixels, 48), 48, 48)
         np.testing.assert_array_equal(record["image"], wanted)
         assert record["label"] == whole[key]["label"]
     folder = tmp_path / "imagenet2012_pack48_raw" / "5.1.0"
@@ -215,7 +215,7 @@ def test_raw_pixels_are_those_before_the_jpeg(imagenet: Path, tmp_path: Path) ->
     np.testing.assert_allclose(mean, np.mean([r["image"] for r in raw.values()], axis=(0, 1, 2)), atol=0.01)
 
     split = sources.open_split("imagenet2012_pack48_raw", "validation", str(tmp_path))
-    batches = feed.eval_batches(split, feed.Images(48, 40), feed.Feed(1), batch_size=12, share=(0, 1))
+    batches = feed.eval_batches(split, preprocess.Crop(48, 40), feed.Feed(1), batch_size=12, share=(0, 1))
     centers = [split.source[i]["image"][4:44, 4:44] for i in range(12)]
     np.testing.assert_array_equal(next(batches)["image"], centers)
     with pytest.raises(AlexNetError, match="imagenet2012_pack48_raw"):
@@ -339,7 +339,7 @@ def test_odd_pictures_are_stored_as_they_look(tmp_path: Path) -> None:
     records = _read("pets", "train", tmp_path)
     for what, (data, shape, color, kept) in ODD.items():
         stored = records[f"cat/{what}.jpg"]["image"]
-        pixels = augment.decode(stored)
+        pixels = preprocess.decode(stored)
         assert pixels.shape == (*shape, 3), what
         assert np.abs(pixels[0, 0].astype(int) - color).max() <= 8, what
         assert (stored == data) == kept, what
@@ -488,7 +488,7 @@ def test_statistics_are_those_of_the_pixels(tmp_path: Path, capsys: Any) -> None
     folder = tmp_path / "pets" / "1.0.0"
     images = []
     for record in _read("pets", "train", tmp_path).values():
-        resized = augment.resize_short_side(augment.decode(record["image"]), 256)
+        resized = preprocess.resize_short_side(preprocess.decode(record["image"]), 256)
         top, left = (np.asarray(resized.shape[:2]) - 256) // 2
         images.append(resized[top : top + 256, left : left + 256].astype(np.float64))
     stored = json.loads((folder / pixel_statistics.JSON).read_text())

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import builder, evaluate, schema
 from alexnet_jax.configs.alexnet import get_config
+from alexnet_jax.data.preprocess import Augmentation, Input
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import placement, towers
-from alexnet_jax.model.preprocess import Augmentation, Input
 from alexnet_jax.train import loop
 from alexnet_jax.train.checkpoint import restore_network
 from alexnet_jax.train.step import TrainState, cross_entropy, make_state, make_train_step

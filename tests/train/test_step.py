@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import builder, config as configs
 from alexnet_jax.configs.alexnet import get_config
+from alexnet_jax.data.preprocess import Augmentation, Input, mirrored
 from alexnet_jax.model import alexnet as models, placement, towers
 from alexnet_jax.model.alexnet import in_top_k
-from alexnet_jax.model.preprocess import Augmentation, Input, mirrored
 from alexnet_jax.train import optimizer
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.step import TrainState, make_state, make_train_step

@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from alexnet_jax import builder
+from alexnet_jax.data.preprocess import Augmentation, Input
 from alexnet_jax.model import alexnet as models, placement
-from alexnet_jax.model.preprocess import Augmentation, Input
 from alexnet_jax.model.towers import BATCH_SHARDED, DATA, TOWER
 from alexnet_jax.train.step import make_state, make_train_step
 from tools.traffic.formula import (
