@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,7 +97,7 @@ def train_batches(
     set that does. Raises AlexNetError when there are more of them than `feed.max_bad_records`, and
     for a label without a class.
     """
-    load = _LoadTraining(split, images, batch_size, seed, share, tries=feed.max_bad_records + 2)
+    load = functools.partial(_train_batch, split, images, batch_size, seed, share, feed.max_bad_records + 2)
     return _checked(_iterate(step, _FOREVER, load, feed), split, feed)
 
 
@@ -107,7 +107,7 @@ def eval_batches(split: Split, images: Crop, feed: Feed, *, batch_size: int, sha
     A record that does not decode is named to `feed.say` and counted with a black image.
     """
     batches = -(-len(split.source) // batch_size)
-    load = _LoadInOrder(split, images, batch_size, share)
+    load = functools.partial(_eval_batch, split, images, batch_size, share)
     return _checked(_iterate(0, batches, load, feed), split, feed)
 
 
@@ -129,57 +129,31 @@ def fingerprint(split: Split) -> dict[str, Any]:
 def some_images(split: Split, images: Crop, count: int) -> np.ndarray:
     """Up to `count` images from all over the split, center cropped, uint8 [n, crop, crop, 3]; bad ones are left out."""
     numbers = np.unique(np.linspace(0, len(split.source) - 1, count).round().astype(int)).tolist()
-    batch = _empty(len(numbers), images)
-    good = [_load(split, images, number, None, batch, i) for i, number in enumerate(numbers)]
+    batch = _load(split, images, numbers, [None] * len(numbers))
+    good = batch["bad"] < 0
     if not any(good):
         raise AlexNetError(f"Not one picture of {split.name} can be read: {_fault(split, numbers[0])}.")
     return batch["image"][good]
 
 
-@dataclasses.dataclass(frozen=True)
-class _LoadTraining:
-    split: Split
-    images: Crop
-    batch_size: int
-    seed: int
-    share: tuple[int, int]
-    tries: int
-
-    def __call__(self, step: int) -> Batch:
-        index, count = self.share
-        records = len(self.split.source)
-        # Drawn for the global batch, so that an example's crop does not depend on how many processes there are.
-        place = np.arange(self.batch_size)[index::count]
-        crops = np.random.default_rng((self.seed, _CROPS, step)).random((self.batch_size, 2))
-        places = crops[place // self.images.chunk] if self.images.random else [None] * len(place)
-        batch = _empty(len(place), self.images) | {"place": place.astype(np.int32)}
-        for i, at in enumerate((step * self.batch_size + place).tolist()):
-            epoch, position = divmod(at, records)
-            number = int(_order(self.seed, epoch, records)[position])
-            for further in range(self.tries):
-                if _load(self.split, self.images, (number + further) % records, places[i], batch, i):
-                    break
-                batch["bad"][i] = number
-        return batch
+def _train_batch(
+    split: Split, crop: Crop, size: int, seed: int, share: tuple[int, int], tries: int, step: int
+) -> Batch:
+    index, count = share
+    # Drawn for the global batch, so that an example's crop does not depend on how many processes there are.
+    place = np.arange(size)[index::count]
+    crops = np.random.default_rng((seed, _CROPS, step)).random((size, 2))
+    corners = crops[place // crop.chunk] if crop.random else [None] * len(place)
+    records = len(split.source)
+    epochs = (divmod(at, records) for at in (step * size + place).tolist())
+    numbers = [int(_order(seed, epoch, records)[position]) for epoch, position in epochs]
+    return _load(split, crop, numbers, corners, tries=tries) | {"place": place.astype(np.int32)}
 
 
-@dataclasses.dataclass(frozen=True)
-class _LoadInOrder:
-    split: Split
-    images: Crop
-    batch_size: int
-    share: tuple[int, int]
-
-    def __call__(self, number: int) -> Batch:
-        index, count = self.share
-        numbers = range(number * self.batch_size, (number + 1) * self.batch_size)[index::count]
-        batch = _empty(len(numbers), self.images)
-        for i, record in enumerate(numbers):
-            if record >= len(self.split.source):
-                batch["label"][i], batch["image"][i] = -1, 0
-            elif not _load(self.split, self.images, record, None, batch, i):
-                batch["bad"][i] = record  # and its image stays black
-        return batch
+def _eval_batch(split: Split, crop: Crop, size: int, share: tuple[int, int], number: int) -> Batch:
+    index, count = share
+    numbers = range(number * size, (number + 1) * size)[index::count]
+    return _load(split, crop, numbers, [None] * len(numbers))
 
 
 @functools.lru_cache(2)  # a batch may hold the end of one epoch and the beginning of the next
@@ -188,27 +162,38 @@ def _order(seed: int, epoch: int, records: int) -> np.ndarray:
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(records)
 
 
-def _empty(size: int, images: Crop) -> Batch:
-    """A batch to be filled, its images with whatever is in memory: to clear them takes as long as to crop them.
+def _load(
+    split: Split, crop: Crop, numbers: Sequence[int], corners: Sequence[np.ndarray | None], *, tries: int = 1
+) -> Batch:
+    """The records of these numbers, cropped at these corners; a black image of label -1 for a number beyond them.
 
-    `bad` is the number of the record that was to stand there and did not load, or -1.
+    `bad` is the number of a record that cannot be loaded, or -1. The next one of so many `tries` stands in for it; if
+    there is none, its image is black.
     """
-    return {
-        "image": np.empty((size, images.crop_pixels, images.crop_pixels, 3), np.uint8),
-        "label": np.zeros(size, np.int32),
+    size, side, records = len(numbers), crop.crop_pixels, len(split.source)
+    batch = {
+        "image": np.empty((size, side, side, 3), np.uint8),  # to clear them takes as long as to crop them
+        "label": np.full(size, -1, np.int32),
         "bad": np.full(size, -1, np.int64),
     }
+    for i, (number, corner) in enumerate(zip(numbers, corners, strict=True)):
+        for further in range(tries if number < records else 0):
+            if _put(split, crop, (number + further) % records, corner, batch, i):
+                break
+            batch["bad"][i] = number
+        else:
+            batch["image"][i] = 0
+    return batch
 
 
-def _load(split: Split, images: Crop, number: int, place: np.ndarray | None, batch: Batch, i: int) -> bool:
-    """Puts a record into place i of the batch; False, and a black image, where it is bad. `_fault` says why."""
+def _put(split: Split, crop: Crop, number: int, corner: np.ndarray | None, batch: Batch, i: int) -> bool:
+    """Puts a record into place i of the batch; False where it is bad. `_fault` says why."""
     try:
         record = split.source[number]
         batch["label"][i] = record["label"]
-        batch["image"][i] = images(record["image"], place)
+        batch["image"][i] = crop(record["image"], corner)
     except Exception:
         # Whatever the reader raises: a worker must not die of one record, and `_fault` reads it again.
-        batch["image"][i] = 0
         return False
     return bool(0 <= record["label"] < len(split.class_names))
 
