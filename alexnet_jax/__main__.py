@@ -3,7 +3,7 @@
 import sys
 
 # Nothing heavy is imported here: Ctrl-C during the imports of a command must end in one line, too.
-from alexnet_jax import signals
+from alexnet_jax import exits
 
 COMMANDS = {
     "prepare": "prepare a data set: ImageNet's tars, a folder of pictures, a TFDS set",
@@ -23,7 +23,7 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one command and exits with its status."""
-    with signals.guard():
+    with exits.guard():
         _run(sys.argv[1:] if argv is None else argv)
 
 

@@ -1,6 +1,7 @@
-"""Ending a process early: one line for people, an exit status (docs/faults.md), and nothing half written.
+"""How a process ends: one line for people, an exit status (docs/faults.md), and nothing half written.
 
-Imported first of all, so it imports little.
+Ctrl-C, SIGTERM and SIGHUP end a command at once, or ask the training loop to save and stop. A run survives kill -9, so
+nothing needs to be unwound first. Imported before anything else, so it imports little.
 """
 
 import contextlib
@@ -9,12 +10,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 FAILED = 1  # the same command would fail again
 LOST = 75  # EX_TEMPFAIL of sysexits.h: a process is gone or hangs; started again, the run resumes
 SIGNALED = 128  # + the signal's number: it was stopped, and resumes
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _HOOK_SECONDS = 5.0
 hooks: list[Callable[[int, str], object]] = []  # each is called with (status, message) before the process ends
@@ -24,6 +26,16 @@ abort_is_expected = False  # by JAX's runtime, once all processes are through
 _exiting = threading.Lock()
 _screen = 2  # the file descriptor of the terminal: another one once `redirect_native_output` was called
 _native_log = ""
+_requested = 0  # the number of the signal that asks the training loop to stop
+_graceful = False
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and did, with everything saved. `signal` is the number of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
 
 
 def exit_now(message: str | None = "", *, status: int) -> NoReturn:
@@ -33,9 +45,6 @@ def exit_now(message: str | None = "", *, status: int) -> NoReturn:
     """
     if not _exiting.acquire(blocking=False):
         threading.Event().wait()  # the other thread ends the process
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
     if message == "":
         below = "\n" if os.isatty(_screen) else ""  # the progress bar and ^C
         message = f"{below}interrupted{f': {hint()}' if hint else ''}"
@@ -64,6 +73,67 @@ def write(text: str) -> None:
     """Writes to the terminal past Python's buffers, from any thread and in the middle of anything."""
     with contextlib.suppress(OSError):  # the terminal is gone: that is what SIGHUP says
         os.write(_screen, text.encode("utf-8", "backslashreplace"))
+
+
+# ---------------------------------------------------------------- signals
+
+
+@contextlib.contextmanager
+def guard() -> Iterator[None]:
+    """Around a whole command: a signal ends it, and so does sys.exit(message), by `exit_now`."""
+    _watch_signals()
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            exit_now(end.code, status=FAILED)
+        raise
+
+
+@contextlib.contextmanager
+def graceful() -> Iterator[None]:
+    """While it is entered the first signal only sets `requested()`; the second ends the process at once."""
+    global _graceful  # noqa: PLW0603
+    _graceful = True
+    try:
+        yield
+    finally:
+        _graceful = False
+
+
+def requested() -> int:
+    """The number of the signal that asked this process to stop, 0 without one."""
+    return _requested
+
+
+def _watch_signals() -> None:
+    """In a thread, since Python runs no handler while XLA compiles or computes. Ignored signals stay ignored."""
+    # The C-level handler writes the signal's number to the pipe at once; the thread waits at its other end.
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+            signal.signal(number, lambda *_: None)
+    sys.warnoptions.append("ignore:resource_tracker")  # the process that frees shared memory after this one says so
+    threading.Thread(target=_on_signals, args=(read,), daemon=True).start()
+
+
+def _on_signals(read: int) -> None:
+    while number := os.read(read, 1)[0]:
+        if number in SIGNALS:
+            _on_signal(number)
+
+
+def _on_signal(number: int) -> None:
+    global _requested  # noqa: PLW0603
+    if _requested or not _graceful:
+        exit_now(status=SIGNALED + number)
+    _requested = number
+    write(f"\n{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)\n")
+
+
+# ---------------------------------------------------------------- what C++ writes, and its abort()
 
 
 def redirect_native_output(log: str) -> None:

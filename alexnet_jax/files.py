@@ -75,6 +75,7 @@ def sync(path: Path) -> None:
 def drop_unfinished() -> None:
     """Removes what is only half written, before the process ends in the middle of it."""
     for growing in list(_growing):
+        shutil.rmtree(growing, ignore_errors=True)
         with contextlib.suppress(OSError):
             growing.unlink(missing_ok=True)
 
@@ -103,6 +104,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     make_folder(path.absolute().parent)
     with named(path, "written"):
         growing = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        _growing.add(growing)
         try:
             whole = growing / "folder"  # mkdtemp makes a private one
             whole.mkdir()
@@ -110,6 +112,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.replace(whole, path)  # an empty folder may be there
         finally:
             shutil.rmtree(growing, ignore_errors=True)
+            _growing.discard(growing)
 
 
 def read_text(path: Path) -> str:

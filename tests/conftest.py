@@ -17,7 +17,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, signals
+from alexnet_jax import config as configs, exits
 from alexnet_jax.train import speed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C and the hooks for exceptions stay pytest's where a command is run inside a test."""
-    monkeypatch.setattr(signals, "_install", lambda: None)
+    monkeypatch.setattr(exits, "_watch_signals", lambda: None)
     for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))
 

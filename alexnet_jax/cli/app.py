@@ -1,7 +1,6 @@
 """Running a command: a user's mistake ends in one sentence and status 1; a bug shows its traceback."""
 
 import argparse
-import contextlib
 import importlib
 import os
 import re
@@ -9,19 +8,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from types import TracebackType
+from collections.abc import Callable
 from typing import NoReturn
 
 from absl import flags, logging
 
-from alexnet_jax import exits, signals
+from alexnet_jax import exits
 from alexnet_jax.errors import AlexNetError
 
 
 def program(module: str) -> None:
     """Runs `module` as a program of its own: python -m MODULE."""
-    with signals.guard():
+    with exits.guard():
         run(module, sys.argv[1:])
 
 
@@ -32,8 +30,9 @@ def run(module: str, argv: list[str]) -> None:
     try:
         if module != "alexnet_jax.cli.predict":  # which only reads, and prints any name
             _check_text(argv)
-        with _threads_held_back():
-            importlib.import_module(module).main(argv)
+        # Orbax's threads print the full disk that the main thread then ends with in a sentence.
+        threading.excepthook = lambda args: sentence(args.exc_value) or threading.__excepthook__(args)
+        importlib.import_module(module).main(argv)
         if sys.stdout is not None:  # None where it is closed
             sys.stdout.flush()
     except BrokenPipeError:
@@ -41,7 +40,7 @@ def run(module: str, argv: list[str]) -> None:
         sys.exit(1)
     except Exception as error:
         several, words = exits.patience > 0, sentence(error)
-        if signals.requested() or not (words or several):
+        if not (words or several):
             raise
         if words is None:
             time.sleep(exits.patience)  # where another process is gone, collectives fail here: that is said instead
@@ -52,7 +51,7 @@ def run(module: str, argv: list[str]) -> None:
         sys.exit(words)
 
 
-def sentence(error: BaseException) -> str | None:
+def sentence(error: BaseException | None) -> str | None:
     """A user's mistake in one sentence; None for a bug."""
     line = " ".join(str(error).split())
     if isinstance(error, AlexNetError | flags.Error):
@@ -62,31 +61,6 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}."
     return None
-
-
-@contextlib.contextmanager
-def _threads_held_back() -> Iterator[None]:
-    """Drops what threads and C++ print, such as Orbax on a full disk, where the command ends in a sentence.
-
-    Otherwise it follows when the command is over.
-    """
-    printed = list[str]()
-
-    def hold_back(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-        printed.append("".join(traceback.format_exception(kind, error, trace)))
-
-    before = threading.excepthook, sys.unraisablehook
-    threading.excepthook = lambda args: hold_back(args.exc_type, args.exc_value, args.exc_traceback)
-    sys.unraisablehook = lambda args: hold_back(args.exc_type, args.exc_value, args.exc_traceback)
-    try:
-        yield
-    except Exception as error:
-        if sentence(error):
-            printed.clear()
-        raise
-    finally:
-        threading.excepthook, sys.unraisablehook = before
-        sys.stderr.write("".join(printed))
 
 
 def _check_text(argv: list[str]) -> None:

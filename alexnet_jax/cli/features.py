@@ -5,7 +5,7 @@ import math
 import sys
 from pathlib import Path
 
-from alexnet_jax import features, progress as bars
+from alexnet_jax import exits, features, progress as bars
 from alexnet_jax.cli import app, networks
 from alexnet_jax.errors import AlexNetError
 
@@ -27,10 +27,8 @@ def main(argv: list[str]) -> None:
     if options.layer in net.layers:
         size = networks.amount(4 * pictures.count * math.prod(net.layers[options.layer]))
         print(f"{options.layer} of {pictures.count:,} pictures: {size}, twice that until it is put together")
-    try:
-        rows = features.write(net, pictures, options.layer, options.output, say=_say)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted: the same command resumes where it stopped") from None
+    exits.hint = lambda: "the same command resumes where it stopped"
+    rows = features.write(net, pictures, options.layer, options.output, say=_say)
     shape = " x ".join(f"{side:,}" for side in (rows, *net.layers[options.layer]))
     print(f"wrote {options.output}: {options.layer} of {rows:,} pictures, float32 {shape}")
     if left := pictures.count - rows:

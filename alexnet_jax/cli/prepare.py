@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from alexnet_jax import exits
 from alexnet_jax.cli import app
 from alexnet_jax.data import datasets
 from alexnet_jax.errors import AlexNetError
@@ -102,10 +103,9 @@ def main(argv: list[str]) -> None:
     data = _raw_dataset(options)
     for split, source in data.splits.items():
         print(f"{split:10} {len(source):10,} pictures of {len(data.class_names):,} classes", flush=True)
+    exits.hint = lambda: "the same command resumes where it stopped"
     try:
         prepare(data, layout, data_dir=options.data_dir, threads=options.threads)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted: the same command resumes where it stopped") from None
     except (OSError, RuntimeError) as error:  # RuntimeError is ArrayRecord's, of a full disk
         filed = isinstance(error, OSError) and error.filename
         why = f"{error.filename}: {error.strerror}" if filed else str(error).splitlines()[0]  # type: ignore[union-attr]

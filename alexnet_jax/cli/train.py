@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs, exits, schema, signals
+from alexnet_jax import config as configs, exits, schema
 from alexnet_jax.cli import devices
 from alexnet_jax.cli.flags import HELP
 from alexnet_jax.errors import AlexNetError
@@ -122,7 +122,7 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
                 group=group, watchdog=watchdog, open_trackers=lambda: trackers.opened(config, workdir),
             )  # fmt: skip
             report.after(run)
-        except signals.Stopped as stop:
+        except exits.Stopped as stop:
             status = 128 + stop.signal
     if group.count > 1:
         exits.exit_now(None, status=status)

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from alexnet_jax import exits, files, signals
+from alexnet_jax import exits, files
 from alexnet_jax.errors import AlexNetError
 
 _TICK = 0.5  # seconds
@@ -106,7 +106,7 @@ class ProcessGroup:
         All processes must call it equally often: before each step and each batch of an evaluation.
         """
         if self._client is None:
-            return signals.requested()
+            return exits.requested()
         with self._lock:
             self._calls += 1
             if self._calls_heard < 0:
@@ -154,7 +154,7 @@ class ProcessGroup:
     def _agree_to_stop(self) -> None:
         """All stop after the same call: the last one that any of them had made when it heard of the signal."""
         found = dict(self._client.key_value_dir_get("stop/"))
-        number = int(found.get("stop/signal", signals.requested()))
+        number = int(found.get("stop/signal", exits.requested()))
         if number and self._calls_heard < 0:
             self._set("stop/signal", str(number))
             with self._lock:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import builder, config as configs, exits, files, signals
+from alexnet_jax import builder, config as configs, exits, files
 from alexnet_jax.data import feed, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import PerImage, Predictions, evaluator
@@ -184,7 +184,7 @@ class Run:
         first = next(batches)
         train_step = self._compile(state, first)
         batches = itertools.chain([first], batches)
-        with signals.graceful():
+        with exits.graceful():
             while step < plan.steps:
                 self.watchdog.phase("waiting for data", f" of step {step + 1}")
                 with self._clock.waiting():
@@ -207,7 +207,7 @@ class Run:
                         if plan.evaluates(step):
                             try:
                                 state, evaluation = self._evaluate(state)
-                            except signals.Stopped as stop:
+                            except exits.Stopped as stop:
                                 self._stop(step, state, stop.signal)
                         self._save(step, state, evaluation)
             self.watchdog.phase("saving a checkpoint", f" of step {step}")
@@ -218,7 +218,7 @@ class Run:
             self._save(step, state, None)
         self.checkpoints.close()
         self.report.say(f"saved at step {step:,} of {self.setup.plan.steps:,}; to resume: {self.command}")
-        raise signals.Stopped(signal)
+        raise exits.Stopped(signal)
 
     def _compile(self, state: TrainState, batch: feed.Batch) -> Any:
         """The step, compiled before the first of it: slower processes are waited for."""
@@ -281,7 +281,7 @@ class Run:
                     self.watchdog.phase("")
                     self.group.barrier(f"the evaluation at step {step}")
                 if signal := self.group.stop_requested():
-                    raise signals.Stopped(signal)
+                    raise exits.Stopped(signal)
                 self.watchdog.phase("evaluating", f" at step {step}")
 
             self.watchdog.phase("compiling")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from alexnet_jax import exits, signals
+from alexnet_jax import exits
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.train import distributed
 
@@ -34,13 +34,13 @@ def main() -> None:
     own.mkdir(exist_ok=True)
     group.check_shared(own, timeout=1.0)
     assert group.gather("the indices", 10 * index) == [10 * other for other in range(count)]
-    with signals.graceful():
+    with exits.graceful():
         _run(group, event, last)
     group.close()
     if event == "abort at the end" and last:  # JAX's runtime aborts where process 0 has ended first
         threading.Thread(target=os.abort, daemon=True).start()
         threading.Event().wait(1.0)
-    print(f"through, stopped by {signals.requested()}", flush=True)
+    print(f"through, stopped by {exits.requested()}", flush=True)
     exits.exit_now(None, status=0)
 
 
@@ -64,7 +64,7 @@ def _happen(event: str) -> None:
 
 
 if __name__ == "__main__":
-    with signals.guard():
+    with exits.guard():
         try:
             main()
         except AlexNetError as error:

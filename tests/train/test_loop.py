@@ -17,7 +17,7 @@ import pytest
 from conftest import without_speed
 from ml_collections import ConfigDict
 
-from alexnet_jax import builder, config as configs, signals
+from alexnet_jax import builder, config as configs, exits
 from alexnet_jax.cli import prepare
 from alexnet_jax.data import sources
 from alexnet_jax.errors import AlexNetError
@@ -137,7 +137,7 @@ def test_stop_saves_and_resume_evaluates_first(
     """Before a step, or in the second batch of an evaluation, which is not waited for; there are five."""
     devices(1)
     fields = {"train.batch_size": 128, "train.steps": 24}
-    with pytest.raises(signals.Stopped) as stopped:
+    with pytest.raises(exits.Stopped) as stopped:
         _train(small_config, tmp_path, group=_StoppedAt(call), **fields)
     assert stopped.value.signal == signal.SIGINT
     assert f"saved at step {at} of 24; to resume: the same command" in (tmp_path / "train.log").read_text()

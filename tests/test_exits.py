@@ -1,0 +1,79 @@
+"""A signal to a command, whatever it is doing; and one, then another, to a run that saves."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from alexnet_jax import exits
+
+ROOT = Path(__file__).resolve().parent.parent
+_CODE = """
+import hashlib
+from pathlib import Path
+from alexnet_jax import exits, files
+def fill(path):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # an hour in C, where Python runs no handler
+with exits.guard(), files.new_folder(Path("made")) as folder:
+    files.write(folder / "whole", lambda path: path.write_text("whole"))
+    files.write(Path("file"), fill)
+"""
+
+
+@pytest.mark.parametrize("number", exits.SIGNALS)
+def test_signal_ends_a_computation_at_once_with_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CODE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(number)
+    assert (process.communicate()[0], process.returncode) == ("interrupted\n", 128 + number)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["absl.flags", "numpy", "jax._src.core"])
+def test_ctrl_c_during_imports_is_one_line_and_status_130(module: str) -> None:
+    """As soon as Python says that the module is imported: over many others a library puts an except of its own."""
+    command = [sys.executable, "-X", "importtime", "-m", "alexnet_jax", "recipes"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert module in (line.split("|")[-1].strip() for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+    assert (process.returncode, said) == (130, ["interrupted\n"])
+
+
+class _Exited(Exception):
+    pass
+
+
+@pytest.fixture
+def exited(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
+    def exit_now(message: str = "", *, status: int) -> NoReturn:
+        raise _Exited(status)
+
+    monkeypatch.setattr(exits, "exit_now", exit_now)
+    monkeypatch.setattr(exits, "_requested", 0)
+    return _Exited
+
+
+def test_second_signal_ends_a_run_that_was_asked_to_save(exited: type[Exception], capfd: pytest.CaptureFixture) -> None:
+    with exits.graceful():
+        exits._on_signal(signal.SIGTERM)
+        assert exits.requested() == signal.SIGTERM
+        with pytest.raises(exited, match="130"):
+            exits._on_signal(signal.SIGINT)
+    assert capfd.readouterr().err == "\nSIGTERM: saving after this step (once more ends at once, unsaved)\n"
+
+
+def test_signal_after_the_loop_that_was_asked_to_save_ends_it(exited: type[Exception]) -> None:
+    with exits.graceful():
+        exits._on_signal(signal.SIGTERM)
+    with pytest.raises(exited, match="143"):
+        exits._on_signal(signal.SIGTERM)
