@@ -98,7 +98,7 @@ def train_batches(
     for a label without a class.
     """
     load = functools.partial(_train_batch, split, images, batch_size, seed, share, feed.max_bad_records + 2)
-    return _checked(_iterate(step, _FOREVER, load, feed), split, feed)
+    return _checked(computed_ahead(step, _FOREVER, load, feed), split, feed)
 
 
 def eval_batches(split: Split, images: Crop, feed: Feed, *, batch_size: int, share: tuple[int, int]) -> Iterator[Batch]:
@@ -108,7 +108,7 @@ def eval_batches(split: Split, images: Crop, feed: Feed, *, batch_size: int, sha
     """
     batches = -(-len(split.source) // batch_size)
     load = functools.partial(_eval_batch, split, images, batch_size, share)
-    return _checked(_iterate(0, batches, load, feed), split, feed)
+    return _checked(computed_ahead(0, batches, load, feed), split, feed)
 
 
 def fingerprint(split: Split) -> dict[str, Any]:
@@ -239,11 +239,11 @@ def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Bat
             batches.close()
 
 
-def _iterate(first: int, end: int, load: Callable[[int], Batch], feed: Feed) -> Iterator[Batch]:
-    """Batches `first` to `end`, computed ahead by threads or worker processes."""
+def computed_ahead(first: int, end: int, compute: Callable[[int], Any], feed: Feed) -> Iterator[Any]:
+    """compute(first) to compute(end - 1) in order, by threads or worker processes; what is None is left out."""
     import grain  # only a run needs it
 
-    stream = grain.MapDataset.range(first, end).map(load)
+    stream = grain.MapDataset.range(first, end).map(compute)
     # The buffer counts batches, and its default of 500 would hold 10 GB of them.
     ahead = max(feed.prefetch_batches, feed.threads)
     batches = stream.to_iter_dataset(grain.ReadOptions(num_threads=feed.threads, prefetch_buffer_size=ahead))

@@ -104,7 +104,7 @@ def _finish(shards: Shards, fingerprint: str) -> None:
     sums = statistics.Sums.zero(shards.layout.pack or 256)
     for number in range(shards.count("train") if "train" in parts else 0):
         with np.load(shards.part_path("train", number, "npz")) as saved:
-            sums.merge(statistics.Sums(int(saved["images"]), saved["total"], saved["products"]))
+            sums.add(statistics.Sums(int(saved["images"]), saved["total"], saved["products"]))
     if sums.images:
         statistics.write(sums, "train", shards.folder)
     (shards.folder / "plan.json").unlink(missing_ok=True)

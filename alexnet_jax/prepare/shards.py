@@ -1,11 +1,11 @@
-"""The shards of a data set that is being prepared, written by several threads; each is there whole or not at all."""
+"""The shards of a data set that is being prepared, one after the other; each is there whole or not at all."""
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import as_completed
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ import numpy as np
 from alexnet_jax import files
 from alexnet_jax.data import pictures, preprocess
 from alexnet_jax.prepare.raw import Files, RawDataset
-from alexnet_jax.prepare.statistics import Sums
-from alexnet_jax.prepare.threads import image_threads
+from alexnet_jax.prepare.statistics import Sums, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +90,27 @@ class Shards:
         left = sum(len(self._records(*job)) for job in todo)
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo):,} of {len(jobs):,} shards are finished already: resuming with the others")
-        with image_threads(threads, self.name, total=total, done=total - left) as (pool, tick):
-            for future in as_completed([pool.submit(self._write_one, *job, tick) for job in todo]):
-                future.result()
+        places = [(split, i) for split, number in todo for i in self._records(split, number)]
+        stored = counted(lambda n: self._store(*places[n]), left, threads, self.name, done=total - left)
+        for job in todo:
+            self._write_one(*job, itertools.islice(stored, len(self._records(*job))))
 
     def _records(self, split: str, number: int) -> range:
         size = self.layout.images_per_shard
         return range(number * size, min((number + 1) * size, len(self.data.splits[split])))
 
-    def _write_one(self, split: str, number: int, tick: Callable[[], None]) -> None:
+    def _store(self, split: str, i: int) -> "_Stored":
+        source = self.data.splits[split]
+        try:
+            record = source[i]
+            data, pixels = self.layout.picture(record["image"], own=self.data.own)
+        except (ValueError, OSError) as error:
+            key = source.references[i].key if isinstance(source, Files) else f"{split}[{i}]"
+            return _Stored(key, refused=str(error).splitlines()[0])
+        sums = Sums.of(pixels, self.layout.pack or 256) if split == "train" else None
+        return _Stored(record["key"], record["label"], data, sums)
+
+    def _write_one(self, split: str, number: int, pictures: Iterable["_Stored"]) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         path = self.path(split, number)
@@ -109,18 +120,14 @@ class Shards:
         labels: Counter[int] = Counter()
         # One record a group, so that each can be read alone; a JPEG does not compress any further.
         writer = ArrayRecordWriter(str(growing), "group_size:1,uncompressed")
-        for i in self._records(split, number):
-            tick()
-            try:
-                record = self.data.splits[split][i]
-                data, pixels = self.layout.picture(record["image"], own=self.data.own)
-            except (ValueError, OSError) as error:
-                refused.append((self._key(split, i), str(error).splitlines()[0]))
+        for picture in pictures:
+            if picture.refused:
+                refused.append((picture.key, picture.refused))
                 continue
-            writer.write(_example(record["key"], record["label"], data))
-            labels[record["label"]] += 1
-            if split == "train":
-                sums.add(pixels)
+            writer.write(_example(picture.key, picture.label, picture.data))
+            labels[picture.label] += 1
+            if picture.sums:
+                sums.add(picture.sums)
         writer.close()
         with growing.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -136,9 +143,16 @@ class Shards:
         files.write_text(self.part_path(split, number, "json"), json.dumps(part))
         growing.replace(path)  # the last of all: a shard that is there has its parts
 
-    def _key(self, split: str, i: int) -> str:
-        source = self.data.splits[split]
-        return source.references[i].key if isinstance(source, Files) else f"{split}[{i}]"
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """What is stored of a picture, and the sums of its pixels where they count; or why it is refused."""
+
+    key: str
+    label: int = -1
+    data: bytes = b""
+    sums: Sums | None = None
+    refused: str = ""
 
 
 def _example(key: str, label: int, image: bytes) -> bytes:

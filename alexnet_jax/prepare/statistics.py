@@ -3,18 +3,19 @@
 They are sums of integers, so any order and any interruption give the same values to the bit.
 """
 
-import contextlib
 import dataclasses
 import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from alexnet_jax import files
-from alexnet_jax.data import preprocess, sources
+from alexnet_jax import files, progress
+from alexnet_jax.data import feed, preprocess, sources
 from alexnet_jax.data.statistics import JSON, MEAN_IMAGE, mean_of
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.prepare.threads import image_threads
 
 
 @dataclasses.dataclass
@@ -30,16 +31,14 @@ class Sums:
         """The sums over no image."""
         return cls(0, np.zeros((pixels, pixels, 3), np.int64), np.zeros((3, 3), np.int64))
 
-    def add(self, image: np.ndarray) -> None:
-        """Adds an image, uint8 [H, W, 3]: its short side brought to P, the center square."""
-        pixels = len(self.total)
+    @classmethod
+    def of(cls, image: np.ndarray, pixels: int) -> "Sums":
+        """Of an image, uint8 [H, W, 3]: its short side brought to P, the center square."""
         square = preprocess.crop_resized(preprocess.resize_short_side(image, pixels), pixels, pixels)
-        self.images += 1
-        self.total += square
         flat = square.reshape(-1, 3).astype(np.float64)
-        self.products += np.rint(flat.T @ flat).astype(np.int64)  # integers below 2**53: exact
+        return cls(1, square, np.rint(flat.T @ flat).astype(np.int64))  # integers below 2**53: exact
 
-    def merge(self, other: "Sums") -> None:
+    def add(self, other: "Sums") -> None:
         """Adds other sums of the same size of images."""
         self.images += other.images
         self.total += other.total
@@ -79,19 +78,32 @@ def compute(name: str, data_dir: Path, threads: int) -> None:
     if split.folder is None:
         raise AlexNetError(f"{name} lies in no folder, and the recipes know its means: there is nothing to do.")
     total, size = Sums.zero(256), len(split.source)
-    with image_threads(threads, name, total=size) as (pool, tick):
 
-        def sums_of(numbers: range) -> Sums:
-            sums = Sums.zero(256)
-            for i in numbers:
-                tick()
-                with contextlib.suppress(ValueError):  # training will name it
-                    sums.add(preprocess.decode(split.source[i]["image"]))
-            return sums
+    def sums_of(i: int) -> Sums | None:
+        try:
+            return Sums.of(preprocess.decode(split.source[i]["image"]), 256)
+        except ValueError:
+            return None  # training will name it
 
-        for sums in pool.map(sums_of, [range(i, min(i + 1000, size)) for i in range(0, size, 1000)]):
-            total.merge(sums)
+    for sums in counted(sums_of, size, threads, name):
+        total.add(sums)
     if not total.images:
         raise AlexNetError(f"None of the {size:,} pictures of {name} can be decoded: prepare it again.")
     write(total, "train", split.folder)
     print(f"{split.folder / JSON}: channel means {mean_of(split.folder, name)}")
+
+
+def counted(compute: Callable[[int], Any], count: int, threads: int, name: str, *, done: int = 0) -> Iterator[Any]:
+    """What is computed of images 0 to `count` - 1, in order, several at a time; what is None is left out.
+
+    `done` were computed before. Progress is a bar on a terminal, else a line every ten seconds.
+    """
+    printed, total = time.monotonic(), done + count
+    results = feed.computed_ahead(0, count, compute, feed.Feed(threads, prefetch_batches=2 * threads))
+    with progress.bar(total=total, done=done, what=name, unit="image") as bar:
+        for number, result in enumerate(results, done + 1):
+            yield result
+            bar.update()
+            if bar.disable and time.monotonic() - printed > 10:
+                printed = time.monotonic()
+                print(f"{name}: {number:,} of {total:,} images", flush=True)
