@@ -73,7 +73,6 @@ def _commands(away: Path, python: Path) -> None:
         (["train", "--mode=eval", "--workdir=run"], "of pets validation"),
         (["weights", "export", "--workdir=run", "--output=net.npz"], "net.npz"),
         (["weights", "identify", "--input=net.npz"], "conv1"),
-        (["figures", "architecture", "--config=half", "--output=half.svg"], "wrote half.svg"),
         (["features", "pictures", "--workdir=run", "--output=fc7.npz"], "fc7 of 20 pictures"),
         (["neighbours", "pictures/val/dog/0.jpg", "--workdir=run", "--features=fc7.npz"], ".jpg"),
         (["predict", "--workdir=run", "pictures/val/cat/0.jpg"], "cat"),

@@ -16,17 +16,14 @@ from alexnet_jax.figures import drawing
 
 def main(argv: list[str]) -> None:
     """Draws one figure and says where it is. Raises AlexNetError."""
-    of_recipe = argv[:1] == ["architecture"]
-    recipe, config, argv = take_recipe(argv, data="imagenet2012") if of_recipe else ("", None, argv)
+    config = None
+    if argv[:1] == ["architecture"]:
+        _, config, argv = take_recipe(argv, data="imagenet2012")
     options = _parser().parse_args(argv)
-    output = options.output or Path(f"{options.kind}.{'svg' if of_recipe else 'png'}")
-    drawing.check_name(output, only_svg=of_recipe)
-    if config:
-        figure: Any = _architecture(recipe, config)
-    else:
-        drawing.new(1.0)  # without Matplotlib the command ends here, before it computes
-        figure = _DRAWN[options.kind](options)
-    figures.save(figure, output)
+    output = options.output or Path(f"{options.kind}.png")
+    drawing.check_name(output)
+    drawing.new(1.0)  # without Matplotlib the command ends here, before it computes
+    figures.save(options.draw(options) if config is None else _architecture(config), output)
     print(f"wrote {output}")
 
 
@@ -87,26 +84,14 @@ def _pictures_of(found: features.FeatureFile, options: argparse.Namespace, net: 
     return lambda row: split.source[int(found.numbers[row])]["image"]
 
 
-def _architecture(recipe: str, config: ConfigDict) -> str:
-    model = builder.model(config, summary.classes_of(config))
-    return figures.architecture(model, config.data.crop_pixels, title=f"AlexNet: {recipe}")
+def _architecture(config: ConfigDict) -> Any:
+    return figures.architecture(builder.model(config, summary.classes_of(config)), config.data.crop_pixels)
 
 
 def _answers(options: argparse.Namespace) -> Predictions:
     net = networks.open_network(options)
     name, split, data_dir = networks.data_of(options, net)
     return net.answers(name, split=split, data_dir=data_dir)
-
-
-_DRAWN: dict[str, Callable[[argparse.Namespace], Any]] = {
-    "filters": _filters,
-    "activations": _activations,
-    "occlusion": _occlusion,
-    "curves": _curves,
-    "confusion": _confusion,
-    "predictions": _predictions,
-    "neighbours": _neighbours,
-}
 
 
 # ---------------------------------------------------------------- the command line
@@ -116,31 +101,34 @@ def _parser() -> argparse.ArgumentParser:
     parser = app.Parser(prog="alexnet figures", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="FIGURE")
 
-    def kind(name: str, words: str, *, network: bool = True, data: bool = False) -> argparse.ArgumentParser:
+    def kind(
+        name: str, words: str, draw: Callable[[argparse.Namespace], Any] | None, *, data: bool = False
+    ) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = kinds.add_parser(name, help=words, description=words, allow_abbrev=False)
-        made.add_argument("--output", type=Path, help=f"the file, .png or .svg (default: {name} in this folder)")
-        if network:
+        made.set_defaults(draw=draw)
+        made.add_argument("--output", type=Path, help=f"the file, .png or .svg (default: {name}.png in this folder)")
+        if draw not in (None, _curves):
             networks.add_options(made)
         if data:
             networks.add_data_options(made)
         return made
 
-    kind("filters", "conv1's kernels by tower, and how colorful they are: the paper's figure 3")
-    kind("activations", "what each layer makes of a picture").add_argument("picture", type=Path)
-    occlusion = kind("occlusion", "what the answer for a picture depends on")
+    kind("filters", "conv1's kernels by tower, and how colorful they are: the paper's figure 3", _filters)
+    kind("activations", "what each layer makes of a picture", _activations).add_argument("picture", type=Path)
+    occlusion = kind("occlusion", "what the answer for a picture depends on", _occlusion)
     occlusion.add_argument("picture", type=Path)
     occlusion.add_argument("--class", dest="class_name", help="of which the probability is shown (default: the answer)")
     occlusion.add_argument("--side", type=app.whole(1, 4096), default=0, help="of the square, in pixels")
-    curves = kind("curves", "loss, accuracy, rate and speed of runs over each other", network=False)
+    curves = kind("curves", "loss, accuracy, rate and speed of runs over each other", _curves)
     curves.add_argument("--workdirs", type=Path, nargs="+", required=True)
-    kind("confusion", "which classes are taken for which", data=True)
-    panel = kind("predictions", "pictures with their five best answers: figure 4, left", data=True)
+    kind("confusion", "which classes are taken for which", _confusion, data=True)
+    panel = kind("predictions", "pictures with their five best answers: figure 4, left", _predictions, data=True)
     panel.add_argument("--worst", type=app.whole(1, 64), default=0, help="of so many worst mistakes")
-    near = kind("neighbours", "the nearest pictures of a file of features: figure 4, right")
+    near = kind("neighbours", "the nearest pictures of a file of features: figure 4, right", _neighbours)
     near.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
     near.add_argument("--features", type=Path, required=True, help="what alexnet features wrote")
     near.add_argument("--data_dir", default="", help="where its data set lies, if not where the run had it")
     near.add_argument("--top", type=app.whole(1, 20), default=6, help="so many (%(default)s)")
     near.add_argument("--rows", type=app.whole(1, 50), default=8, help="at most so many pictures (%(default)s)")
-    kind("architecture", "the towers and their exchanges, as SVG", network=False).epilog = HELP
+    kind("architecture", "the towers and their exchanges, of a recipe", None).epilog = HELP
     return parser

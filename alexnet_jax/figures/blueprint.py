@@ -1,88 +1,53 @@
-"""The network as a drawing, read off the live model: its towers, what each layer gives, and where they exchange.
+"""The network as a drawing, read off the live model: its towers, what each layer gives, and where they exchange."""
 
-The text of an SVG. It brings its own background, light or dark; at the width of a phone, 360 pixels, its text is 11
-pixels high.
-"""
-
-import itertools
 import math
-from html import escape
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.figures import drawing
 from alexnet_jax.model import alexnet as models, placement
 
-WIDTH, MARGIN = 720, 20
-BOX, GAP = 320, 40  # the width of a tower, and what is between the two
-LINE, OWN, GATHER, BAR = 34, 30, 92, 56  # heights: a line of text in a box, an arrow, an exchange, a shared box
-LEFTS = (MARGIN, MARGIN + BOX + GAP)
-CROSSING = (268, WIDTH - 268)  # where the links of an exchange leave and arrive, tower 0 and tower 1
-STRAIGHT = (MARGIN + 22, WIDTH - MARGIN - 22)  # where a tower's own features pass an exchange
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-STYLE = """
-  text { font-family: Helvetica, Arial, 'DejaVu Sans', sans-serif; font-size: 22px; fill: #1b2330 }
-  .name { font-size: 26px; font-weight: bold }
-  .shape { font-size: 25px; text-anchor: end }
-  .small { text-anchor: end }
-  .middle { text-anchor: middle }
-  .title0, .title1 { font-size: 24px; font-weight: bold; text-anchor: middle }
-  .title0 { fill: #2459c4 } .title1 { fill: #bf4a0b }
-  .code { font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace; font-weight: bold }
-  .card { fill: #ffffff; stroke: #cfd6e0; stroke-width: 2 }
-  .shared { fill: #eceff4 }
-  .divider { stroke: #8d99a9; stroke-width: 3; stroke-dasharray: 3 9; stroke-linecap: round }
-  .halo { fill: none; stroke: #eceff4; stroke-width: 15 }
-  .link0, .link1 { fill: none; stroke-width: 7 }
-  .box0 { fill: #dbe8fd; stroke: #2459c4; stroke-width: 3 }
-  .box1 { fill: #fde3d2; stroke: #bf4a0b; stroke-width: 3 }
-  .link0 { stroke: #2459c4 } .head0 { fill: #2459c4 }
-  .link1 { stroke: #bf4a0b } .head1 { fill: #bf4a0b }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #e8edf4 }
-    .title0 { fill: #6ea0ff } .title1 { fill: #ff9a5c }
-    .card { fill: #11161d; stroke: #333d4b }
-    .shared { fill: #262e3a }
-    .halo { stroke: #262e3a }
-    .divider { stroke: #748297 }
-    .box0 { fill: #16305c; stroke: #6ea0ff } .link0 { stroke: #6ea0ff } .head0 { fill: #6ea0ff }
-    .box1 { fill: #56290f; stroke: #ff9a5c } .link1 { stroke: #ff9a5c } .head1 { fill: #ff9a5c }
-  }
-"""
-
+_BOX, _LINE, _ARROW, _GATHER = 2.45, 0.2, 0.22, 0.68  # inches: a box's width; heights: a line, an arrow, an exchange
+_CENTERS = (0.05 + _BOX / 2, drawing.WIDTH - 0.05 - _BOX / 2)
+_GRAY = "#8d99a9"
 _WORDS = {"relu": "ReLU", "batch_norm": "BN", "spatial_norm": "spatial norm"}
 
 
-def architecture(model: models.AlexNet, image_pixels: int, *, title: str = "") -> str:
-    """The drawing of a network on images of so many pixels, as the text of an SVG. Raises AlexNetError.
+def architecture(model: models.AlexNet, image_pixels: int) -> "Figure":
+    """The towers from the image to the logits, on images of so many pixels. Raises AlexNetError for three and more.
 
-    Shapes are per tower: channels x height x width. `title` is its accessible name.
+    Shapes are per tower: channels x height x width.
     """
     if model.towers > 2:
         raise AlexNetError(f"The drawing has room for one tower or two, and this network has {model.towers}.")
-    drawing = _Drawing(model.towers)
-    drawing.head(f"image 3 x {image_pixels} x {image_pixels}")
     shapes, sent = placement.shapes(model, image_pixels), placement.traffic(model, image_pixels)
-    held: tuple[int, ...] = (image_pixels, image_pixels, 3)
-    for place, layer in enumerate(model.stack):
-        gathers = layer.name in model.exchange and model.towers > 1
-        is_dense = isinstance(layer, models.DenseLayer)
-        if gathers:
-            joined = (*held[:-1], model.towers * held[-1])
-            drawing.gather(f"{sent[layer.name]:,} floats", _shape((math.prod(joined),) if is_dense else joined))
-        elif place:
-            drawing.own()
-        lines, held = _lines(model, layer, shapes)
-        drawing.layer(lines)
-    if model.towers > 1:
-        drawing.gather(f"{held[-1]:,} logits", f"{model.classes:,} logits")
-    drawing.foot(_note(model))
-    name = title or f"AlexNet with {model.towers} tower{'s' * (model.towers > 1)}"
-    return drawing.svg(name, _in_words(model, sent))
+    with drawing.style():
+        sheet = _Sheet(model.towers)
+        sheet.shared(f"image 3 x {image_pixels} x {image_pixels}", names=True)
+        held: tuple[int, ...] = (image_pixels, image_pixels, 3)
+        for layer in model.stack:
+            if layer.name in model.exchange and model.towers > 1:
+                joined = (*held[:-1], model.towers * held[-1])
+                is_dense = isinstance(layer, models.DenseLayer)
+                sheet.gather(f"{sent[layer.name]:,} floats", _shape((math.prod(joined),) if is_dense else joined))
+            else:
+                sheet.arrows()
+            lines, held = _lines(model, layer, shapes)
+            sheet.layer(lines)
+        if model.towers > 1:
+            sheet.gather(f"{held[-1]:,} logits", f"{model.classes:,} logits")
+        else:
+            sheet.arrows()
+        sheet.shared("softmax, on both devices" if model.towers > 1 else "softmax")
+        return sheet.finish(_note(model) if model.towers > 1 else "")
 
 
 def _note(model: models.AlexNet) -> str:
-    """What is below the drawing."""
-    if model.towers == 1:
-        return ""
+    """What is below the drawing of two towers."""
     norms = [models.operation_name("norm", layer.name) for layer in model.stack if "norm" in layer.post_ops]
     if model.norm.across_towers and norms:
         return f"{' and '.join(norms)} also exchange their outermost channels"
@@ -94,22 +59,25 @@ def _lines(
 ) -> tuple[list[tuple[str, str]], tuple[int, ...]]:
     """[(operations, shape)] of a layer, a shape where it changes, and the shape in which it ends."""
     held = shapes[f"{layer.name}_out"]
-    if layer is model.stack[-1] and model.towers > 1:
-        lines = [(layer.name, f"{held[-1]:,} of {model.classes:,}")]
+    if layer is not model.stack[-1]:
+        lines = [(layer.name, _shape(held))]
     else:
-        lines = [(layer.name, _shape(held if layer is not model.stack[-1] else (model.classes,)))]
+        lines = [(layer.name, f"{held[-1]:,} of {model.classes:,}" if model.towers > 1 else f"{model.classes:,}")]
+    names = list[str]()
     for word in layer.post_ops:
         name = models.operation_name(word, layer.name)
-        said = name if word in ("norm", *models.POOLS) else _WORDS.get(word, word)
-        shape = shapes[name]
-        if len(lines) > 1 and not lines[-1][1] and len(f"{lines[-1][0]}, {said}") <= (11 if shape != held else 22):
-            lines[-1] = (f"{lines[-1][0]}, {said}", _shape(shape) if shape != held else "")
-        elif len(lines) > 1 and lines[-1][1] and shape == held and len(f"{lines[-1][0]}, {said}") <= 11:
-            lines[-1] = (f"{lines[-1][0]}, {said}", lines[-1][1])
-        else:
-            lines.append((said, _shape(shape) if shape != held else ""))
-        held = shape
-    return lines, held
+        names.append(name if word in ("norm", *models.POOLS) else _WORDS.get(word, word))
+        if shapes[name] != held:
+            held = shapes[name]
+            lines += _wrapped(names, _shape(held))
+            names = []
+    return lines + _wrapped(names, ""), held
+
+
+def _wrapped(names: list[str], shape: str) -> list[tuple[str, str]]:
+    """Operations in as many lines as they take, the shape after the last."""
+    lines = textwrap.wrap(", ".join(names), 17 if shape else 28)
+    return [(line, shape if line is lines[-1] else "") for line in lines]
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -117,126 +85,74 @@ def _shape(shape: tuple[int, ...]) -> str:
     return f"{shape[-1]:,}" if len(shape) == 1 else f"{shape[-1]} x {shape[0]} x {shape[1]}"
 
 
-def _in_words(model: models.AlexNet, sent: dict[str, int]) -> str:
-    """The drawing for those who cannot see it."""
-    if model.towers == 1:
-        return f"One tower of {len(model.stack)} layers: {', '.join(layer.name for layer in model.stack)}."
-    meets = [layer.name for layer in model.stack if layer.name in model.exchange]
-    alone = [layer.name for layer in model.stack if layer.name not in model.exchange]
-    exchanges = ", ".join(f"{sent[name]:,} floats before {name}" for name in meets)
-    return (
-        f"Both devices read the whole image. {', '.join(alone)} see their own tower only. The towers exchange "
-        f"{exchanges or 'nothing before the logits'}, per image each way. Each tower computes half of the logits, and "
-        "a last exchange gives all of them to both."
-    )
-
-
-class _Drawing:
-    """The parts of an SVG from the top down: `_y` is where the next one begins."""
+class _Sheet:
+    """A figure that grows downwards, in inches: `_y` is where the next part begins."""
 
     def __init__(self, towers: int) -> None:
-        self._towers, self._y, self._alone_from = towers, float(MARGIN), float(MARGIN)
-        self._lefts = LEFTS if towers == 2 else ((WIDTH - BOX) / 2,)
-        self._arrows: list[str] = []
-        self._boxes: list[str] = []
+        self._figure, self._y = drawing.new(1.0), 0.05
+        self._figure.set_layout_engine("none")
+        self._axes = self._figure.add_axes((0, 0, 1, 1))
+        self._centers: tuple[float, ...] = _CENTERS if towers == 2 else (drawing.WIDTH / 2,)
 
-    def head(self, image: str) -> None:
-        """The image, which both devices read, between the names of the towers."""
-        y, end = self._y, self._y + BAR + 44
-        self._boxes.append(_shared(y, image, width=300))
-        for tower, left in enumerate(self._lefts):
-            if self._towers == 2:
-                name_x = STRAIGHT[tower] + (48 if tower == 0 else -48)
-                self._boxes.append(_text(name_x, y + 22, f"tower {tower}", f"title{tower}"))
-                self._boxes.append(_text(name_x, y + 48, f"device {tower}", "middle"))
-            start = WIDTH / 2 + (80 if tower else -80) * (self._towers == 2)
-            self._arrows.append(_link((start, y + BAR), (left + BOX / 2, end), tower))
-        self._y = self._alone_from = end
+    def shared(self, words: str, *, names: bool = False) -> None:
+        """What all towers have, and their names beside it if asked for."""
+        self._box(drawing.WIDTH / 2, self._centers[-1] - self._centers[0] + _BOX, 1, _GRAY)
+        self._text(drawing.WIDTH / 2, self._y + 0.2, words, ha="center")
+        for tower, center in enumerate(self._centers if names and len(self._centers) > 1 else ()):
+            x, ha = (center + _BOX / 2 - 0.08, "right") if tower else (center - _BOX / 2 + 0.08, "left")
+            self._text(x, self._y + 0.2, f"tower {tower}", ha=ha, color=drawing.TOWERS[tower], fontweight="bold")
+        self._y += 0.1 + _LINE
 
     def layer(self, lines: list[tuple[str, str]]) -> None:
         """A layer, once per tower."""
-        height = LINE * len(lines) + 14
-        for tower, left in enumerate(self._lefts):
-            self._boxes.append(_rectangle(left, self._y, BOX, height, f"box{tower}"))
+        for center, color in zip(self._centers, drawing.TOWERS, strict=False):
+            self._box(center, _BOX, len(lines), color)
             for number, (operations, shape) in enumerate(lines):
-                base = self._y + 32 + LINE * number
-                self._boxes.append(_text(left + 14, base, operations, "" if number else "name"))
-                if shape:
-                    self._boxes.append(_text(left + BOX - 14, base, shape, "small" if number else "shape"))
-        self._y += height
+                y = self._y + 0.2 + _LINE * number
+                self._text(center - _BOX / 2 + 0.08, y, operations, fontweight="normal" if number else "bold")
+                self._text(center + _BOX / 2 - 0.08, y, shape, ha="right")
+        self._y += 0.1 + _LINE * len(lines)
 
-    def own(self) -> None:
-        """An arrow within each tower, none between them."""
-        for tower, left in enumerate(self._lefts):
-            self._arrows.append(_link((left + BOX / 2, self._y), (left + BOX / 2, self._y + OWN), tower))
-        self._y += OWN
+    def arrows(self) -> None:
+        """From each tower's last layer to its next one, none between the towers."""
+        for center, color in zip(self._centers, drawing.TOWERS, strict=False):
+            self._arrow(center, center, _ARROW, color)
+        self._y += _ARROW
 
     def gather(self, sent: str, held: str) -> None:
         """An exchange: each tower's features go to both towers."""
-        y, end = self._y, self._y + GATHER
-        self._divider()
-        self._arrows.append(_rectangle(MARGIN / 2, y + 8, WIDTH - MARGIN, GATHER - 16, "shared"))
-        for tower in (0, 1):
-            self._arrows.append(_link((STRAIGHT[tower], y), (STRAIGHT[tower], end), tower))
-            self._arrows.append(_link((CROSSING[tower], y), (CROSSING[1 - tower], end), tower, halo=tower == 1))
-        left, right = STRAIGHT[0] + 20, STRAIGHT[1] - 20
-        self._arrows += [_text(left, y + 40, "all_gather", "code"), _text(left, y + 70, sent)]
-        self._arrows += [_text(right, y + 40, "each now holds", "small"), _text(right, y + 70, held, "small")]
-        self._y = self._alone_from = end
+        for own, other, color in zip(self._centers, reversed(self._centers), drawing.TOWERS, strict=True):
+            side = 1 if own < other else -1
+            self._arrow(own - 1.05 * side, own - 1.05 * side, _GATHER, color)
+            self._arrow(own + 0.8 * side, other - 0.8 * side, _GATHER, color)
+        left, right = self._centers[0] - 0.95, self._centers[1] + 0.95
+        for row, (ours, theirs) in enumerate((("all_gather", "each now holds"), (sent, held))):
+            y = self._y + 0.3 + _LINE * row
+            self._text(left, y, ours, fontweight="normal" if row else "bold")
+            self._text(right, y, theirs, ha="right")
+        self._y += _GATHER
 
-    def foot(self, note: str) -> None:
-        """The softmax, and a note below it."""
-        if self._towers == 2:
-            self._boxes.append(_shared(self._y, "softmax, on both devices", width=WIDTH - MARGIN))
-        else:
-            self.own()
-            self._boxes.append(_shared(self._y, "softmax", width=BOX))
-        self._y += BAR
+    def finish(self, note: str) -> "Figure":
+        """The figure, as high as it has become."""
         if note:
-            self._boxes.append(_text(WIDTH / 2, self._y + 34, note, "middle"))
-            self._y += 34
-        self._y += MARGIN
+            self._text(drawing.WIDTH / 2, self._y + 0.2, note, ha="center")
+            self._y += 0.1 + _LINE
+        height = self._y + 0.05
+        self._figure.set_size_inches(drawing.WIDTH, height)
+        self._axes.set(xlim=(0, drawing.WIDTH), ylim=(height, 0))
+        self._axes.axis("off")
+        return self._figure
 
-    def _divider(self) -> None:
-        """A dotted line between the towers, where nothing crosses."""
-        if self._y - self._alone_from > 16:
-            path = f"M {WIDTH / 2} {self._alone_from + 10} V {self._y - 6}"
-            self._arrows.append(f'<path d="{path}" class="divider"/>')
+    def _box(self, center: float, width: float, lines: int, color: str) -> None:
+        from matplotlib.patches import Rectangle
 
-    def svg(self, title: str, description: str) -> str:
-        """The whole picture."""
-        total = round(self._y)
-        opening = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" width="{WIDTH}" height="{total}" '
-            'role="img" aria-labelledby="title description">'
-        )
-        labels = f'<title id="title">{escape(title)}</title>\n<desc id="description">{escape(description)}</desc>'
-        card = f'<rect x="1" y="1" width="{WIDTH - 2}" height="{total - 2}" rx="18" class="card"/>'
-        parts = itertools.chain(self._arrows, self._boxes)
-        return "\n".join([opening, labels, f"<style>{STYLE}</style>", card, *parts, "</svg>"]) + "\n"
+        corner = (center - width / 2, self._y)
+        height = 0.1 + _LINE * lines
+        self._axes.add_patch(Rectangle(corner, width, height, facecolor=(color, 0.16), edgecolor=color, linewidth=1.3))
 
+    def _text(self, x: float, y: float, words: str, **style: Any) -> None:
+        self._axes.text(x, y, words.replace(" x ", " \u00d7 "), fontsize=9.5, **style)
 
-def _text(x: float, y: float, words: str, style: str = "") -> str:
-    """A line of text on its baseline; the x of a shape becomes a multiplication sign."""
-    words = escape(words).replace(" x ", " &#215; ")
-    return f'<text x="{x:g}" y="{y:g}" class="{style}">{words}</text>'
-
-
-def _rectangle(x: float, y: float, width: float, height: float, style: str) -> str:
-    """A box with round corners."""
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="12" class="{style}"/>'
-
-
-def _shared(y: float, words: str, *, width: float) -> str:
-    """A box for what both devices have."""
-    box = _rectangle((WIDTH - width) / 2, y, width, BAR, "shared")
-    return box + _text(WIDTH / 2, y + BAR / 2 + 8, words, "middle")
-
-
-def _link(start: tuple[float, float], end: tuple[float, float], tower: int, *, halo: bool = False) -> str:
-    """An arrow in a tower's color, vertical at both ends; `halo` sets it off from what it crosses."""
-    (x0, y0), (x1, y1) = start, (end[0], end[1] - 14)
-    middle = (y0 + y1) / 2
-    path = f'd="M {x0:g} {y0:g} C {x0:g} {middle:g}, {x1:g} {middle:g}, {x1:g} {y1:g}"'
-    head = f'<path d="M {x1 - 12:g} {y1:g} L {x1 + 12:g} {y1:g} L {end[0]:g} {end[1]:g} Z" class="head{tower}"/>'
-    return (f'<path {path} class="halo"/>' if halo else "") + f'<path {path} class="link{tower}"/>{head}'
+    def _arrow(self, start: float, end: float, height: float, color: str) -> None:
+        arrow = {"arrowstyle": "-|>,head_width=0.25", "color": color, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+        self._axes.annotate("", xytext=(start, self._y), xy=(end, self._y + height), arrowprops=arrow)

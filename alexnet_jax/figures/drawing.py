@@ -1,8 +1,6 @@
-"""What all figures share: a width that a phone and a page can show, colors of the towers, light and dark, and files."""
+"""What all figures share: a width that a phone and a page can show, colors of the towers, and files."""
 
 import contextlib
-import contextvars
-import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +16,7 @@ WIDTH = 5.4  # inches: its text of 10.5 points is 10 pixels high on a phone of 3
 TOWERS = ("#2f6ad9", "#cf5a14")  # as in the drawing of the towers; both stand out on white and on black
 GOOD, BAD = "#2a8c4a", "#c9364b"
 _PIXELS_PER_INCH = 150
-_DARK = "#e8edf4"  # text on a dark page
-_is_dark: contextvars.ContextVar[bool] = contextvars.ContextVar("is_dark", default=False)
+_TEXT = "#1b2330"
 
 
 def new(height: float, *, width: float = WIDTH) -> "Figure":
@@ -35,60 +32,34 @@ def new(height: float, *, width: float = WIDTH) -> "Figure":
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Figures made inside have the fonts and colors of the project, for the page that `on_page` says.
+    """Figures made inside have the fonts and colors of the project, on white.
 
     Names of files and classes are shown as they are: a $ is a $.
     """
     matplotlib = extras.module("matplotlib", extra="figures", what="a figure")
-    colors = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"),
-        _DARK if _is_dark.get() else "#1b2330",
-    )
-    rules = {"font.size": 10.5, "axes.titlesize": 10.5, "text.parse_math": False, "svg.fonttype": "path"}
-    with matplotlib.rc_context(rules | colors | {"figure.facecolor": "none", "axes.facecolor": "none"}):
+    colors = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    rules = {"font.size": 10.5, "axes.titlesize": 10.5, "text.parse_math": False, "axes.facecolor": "none"}
+    with matplotlib.rc_context(rules | dict.fromkeys(colors, _TEXT)):
         yield
 
 
-@contextlib.contextmanager
-def on_page(*, dark: bool) -> Iterator[None]:
-    """Figures made inside are for a dark page, or a light one."""
-    token = _is_dark.set(dark)
-    try:
-        yield
-    finally:
-        _is_dark.reset(token)
-
-
-def png(figure: "Figure", pixels_per_inch: int) -> bytes:
-    """The figure as a PNG."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=pixels_per_inch)
-    return out.getvalue()
-
-
-def check_name(path: Path, *, only_svg: bool = False) -> None:
+def check_name(path: Path) -> None:
     """Raises AlexNetError where a figure cannot have this name."""
-    if path.suffix not in ((".svg",) if only_svg else (".png", ".svg")):
-        raise AlexNetError(f"output={path} must end in {'.svg' if only_svg else '.png or .svg'}.")
+    if path.suffix not in (".png", ".svg"):
+        raise AlexNetError(f"output={path} must end in .png or .svg.")
     if path.is_dir():
         raise AlexNetError(f"output={path} is a folder: name a file in it.")
 
 
 def save(figure: Any, path: str | Path, *, about: str = "") -> None:
-    """Writes a figure as .png or .svg, on white; the text of an SVG as .svg. Raises AlexNetError.
-
-    `about` is kept in the file as its description.
-    """
+    """Writes a figure as .png or .svg, `about` as the file's description. Raises AlexNetError."""
     path = Path(path)
-    check_name(path, only_svg=isinstance(figure, str))
+    check_name(path)
     files.make_folder(path.absolute().parent)
-    if isinstance(figure, str):
-        files.write_text(path, figure)
-        return
     matplotlib = extras.module("matplotlib", extra="figures", what="a figure")
     # Without the date and with a fixed salt, a figure is the same file each time.
-    options: dict[str, Any] = {"format": path.suffix[1:], "dpi": _PIXELS_PER_INCH, "facecolor": "white"}
-    options["metadata"] = ({"Date": None} if path.suffix == ".svg" else {}) | ({"Description": about} if about else {})
+    metadata = ({"Date": None} if path.suffix == ".svg" else {}) | ({"Description": about} if about else {})
+    options: dict[str, Any] = {"format": path.suffix[1:], "dpi": _PIXELS_PER_INCH, "metadata": metadata}
     with matplotlib.rc_context({"svg.hashsalt": "alexnet_jax", "svg.fonttype": "path"}):
         files.write(path, lambda growing: figure.savefig(growing, **options))
 

@@ -5,11 +5,12 @@ It holds no script, forbids any (Content-Security-Policy), and escapes every nam
 
 import base64
 import datetime
+import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,44 +19,41 @@ from alexnet_jax import config as configs, files, summary
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import Predictions
-from alexnet_jax.figures import drawing
 from alexnet_jax.figures.blueprint import architecture
 from alexnet_jax.figures.history import curves, history
 from alexnet_jax.figures.kernels import filters, specialization
 from alexnet_jax.figures.pictures import center_square, confusion
 from alexnet_jax.train import provenance
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _MISTAKES, _CLASSES = 12, 50  # so many pictures, and rows of classes, at most
 _SIDE = 168  # pixels of such a picture
 _PIXELS_PER_INCH = 120
 
+# Light or dark, as the reader has it: the browser's own colors, and grays that suit both.
 _STYLE = """
-:root { color-scheme: light dark; --page: #ffffff; --text: #1b2330; --soft: #5a6675; --line: #d8dee7; --card: #f4f6f9;
-  --link: #2459c4; --good: #2a8c4a }
-@media (prefers-color-scheme: dark) { :root { --page: #11161d; --text: #e8edf4; --soft: #a3afbf; --line: #333d4b;
-  --card: #1a212b; --link: #6ea0ff; --good: #5cc482 } }
+:root { color-scheme: light dark }
 * { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, 'Segoe UI', Helvetica, Arial,
-  'DejaVu Sans', sans-serif }
+body { margin: 0; font: 16px/1.5 system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif }
 main { max-width: 60rem; margin: 0 auto; padding: 1.25rem 1rem 4rem }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere }
-h2 { font-size: 1.2rem; margin: 2.25rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line) }
+h2 { font-size: 1.2rem; margin: 2.25rem 0 .6rem; padding-top: .6rem; border-top: 1px solid #8884 }
 p { margin: .4rem 0 }
-.soft { color: var(--soft) }
+.soft, th { opacity: .7 }
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; margin: 1rem 0 }
-.number { background: var(--card); border-radius: .5rem; padding: .6rem .75rem }
+.number { background: #8882; border-radius: .5rem; padding: .6rem .75rem }
 .number b { display: block; font-size: 1.45rem; line-height: 1.2 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .22rem .6rem .22rem 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { color: var(--soft); font-weight: 600 }
+th, td { padding: .22rem .6rem .22rem 0; text-align: left; border-bottom: 1px solid #8884; white-space: nowrap }
 .right { text-align: right }
 td.name { white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
-.facts td:first-child { color: var(--soft) }
 .facts td:last-child { white-space: normal; overflow-wrap: anywhere }
 img { max-width: 100%; height: auto }
-picture img { width: 100%; max-width: 44rem }
-pre { background: var(--card); border-radius: .5rem; padding: .7rem .8rem; overflow-x: auto; font-size: .85rem }
+.drawn { width: 100%; max-width: 44rem; border-radius: .5rem }
+pre { background: #8882; border-radius: .5rem; padding: .7rem .8rem; overflow-x: auto; font-size: .85rem }
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .9rem }
 figure { margin: 0 }
 figure img { width: 100%; border-radius: .35rem }
@@ -78,7 +76,7 @@ def write(workdir: Path, output: Path, net: Classifier, predictions: Predictions
 
 def _page(workdir: Path, net: Classifier, predictions: Predictions | None) -> str:
     config, (training, evaluations) = configs.load(workdir), history(workdir)
-    last: dict[str, Any] = (evaluations or [{}])[-1]
+    last: dict[str, Any] = evaluations[-1] if evaluations else {}
     if predictions is not None:
         last = {"eval_split": f"{config.data.name} {predictions.split.name}"} | predictions.evaluation
     starts = provenance.starts(workdir)
@@ -86,7 +84,7 @@ def _page(workdir: Path, net: Classifier, predictions: Predictions | None) -> st
     sections = [
         _head(title, workdir, training, last, net),
         _section("What was run", _facts(workdir, net, training, starts, last)),
-        _section("Curves", _drawn(lambda: curves([workdir]), "Loss, top-1, learning rate and images per second")),
+        _section("Curves", _drawn(curves([workdir]), "Loss, top-1, learning rate and images per second")),
         *(_evaluation(predictions) if predictions is not None else []),
         _section("What conv1 learned", _kernels(net)),
         _section("The network", _network(net)),
@@ -113,15 +111,14 @@ def _section(title: str, body: str) -> str:
 
 
 def _head(title: str, workdir: Path, training: list[dict[str, Any]], last: dict[str, Any], net: Classifier) -> str:
-    numbers = []
-    if last:
-        numbers += [(f"{last['eval_top1']:.2f} %", "top-1, center crop"), (f"{last['eval_top5']:.2f} %", "top-5")]
-    if "eval_views_top1" in last:
-        numbers.append((f"{last['eval_views_top1']:.2f} %", "top-1, all views"))
-    if last:
-        numbers.append((f"{last['eval_images']:,}", "images evaluated"))
-    numbers += [(f"{training[-1]['epoch']:.3g}", "epochs"), (_duration(training), "of training")]
-    numbers.append((f"{_median(training, 'images_per_second'):,.0f}", "images/s, median"))
+    percents = {"eval_top1": "top-1, center crop", "eval_top5": "top-5", "eval_views_top1": "top-1, all views"}
+    numbers = [(f"{last[name]:.2f} %", what) for name, what in percents.items() if name in last]
+    numbers += [(f"{last['eval_images']:,}", "images evaluated")] if last else []
+    numbers += [
+        (f"{training[-1]['epoch']:.3g}", "epochs"),
+        (_duration(training), "of training"),
+        (f"{_median(training, 'images_per_second'):,.0f}", "images/s, median"),
+    ]
     cards = "".join(f'<div class="number"><b>{escape(n)}</b>{escape(what)}</div>' for n, what in numbers)
     what = escape(f"{workdir}, {repr(net)[1:-1]}")
     return f'<h1>{escape(title)}</h1>\n<p class="soft">{what}</p>\n<div class="numbers">{cards}</div>'
@@ -164,15 +161,13 @@ def _evaluation(predictions: Predictions) -> list[str]:
     ]
     mean = ("mean of the classes", f"{e['eval_images']:,}", f"{e['eval_recall']:.2f}", "", f"{e['eval_precision']:.2f}")
     left = f'<p class="soft">... and {len(rows) - _CLASSES:,} classes more.</p>' if len(rows) > _CLASSES else ""
-    words = (
-        '<p class="soft">In percent, by the center crop, the weakest class first. A class\'s top-1 is its recall.</p>'
-    )
-    head = ("class", "images", "top-1", "top-5", "precision")
-    found = [
-        _section("By class", words + _table(head, [*cells, mean]) + left),
-        _section("Confusion", _drawn(lambda: confusion(predictions), "Classes against predictions")),
+    words = "In percent, by the center crop, the weakest class first. A class's top-1 is its recall."
+    table = _table(("class", "images", "top-1", "top-5", "precision"), [*cells, mean])
+    return [
+        _section("By class", f'<p class="soft">{words}</p>{table}{left}'),
+        _section("Confusion", _drawn(confusion(predictions), "Classes against predictions")),
+        _section("The worst mistakes", _mistakes(predictions)),
     ]
-    return [*found, _section("The worst mistakes", _mistakes(predictions))]
 
 
 def _mistakes(predictions: Predictions) -> str:
@@ -190,7 +185,8 @@ def _mistakes(predictions: Predictions) -> str:
             f"<b>{escape(label)}</b>, called {escape(called)} ({100 * predictions.top_probabilities[i, 0]:.1f} %)<br>"
             f'<span class="soft">{escape(str(record["key"]))}; of its class {100 * own:.2g} %</span>'
         )
-        image = _jpeg(center_square(record["image"], _SIDE))
+        pixels = center_square(record["image"], _SIDE)[:, :, ::-1]
+        image = _data("image/jpeg", cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes())
         parts.append(f'<figure><img src="{image}" alt=""><figcaption>{caption}</figcaption></figure>')
     return f'<div class="mistakes">{"".join(parts)}</div>'
 
@@ -206,25 +202,23 @@ def _kernels(net: Classifier) -> str:
         words += (
             f" Kernels dealt to the towers at random differ as much in {100 * found['chance']:.2g} % of 10,000 deals."
         )
-    return _drawn(lambda: filters(net), "The kernels of conv1 by tower") + f'<p class="soft">{escape(words)}</p>'
+    return _drawn(filters(net), "The kernels of conv1 by tower") + f'<p class="soft">{escape(words)}</p>'
 
 
 def _network(net: Classifier) -> str:
     head, *rows = summary.table_cells(net.tower, net.image_pixels)
-    svg = architecture(net.tower, net.image_pixels) if net.tower.towers <= 2 else ""
-    data = base64.b64encode(svg.encode()).decode()
-    drawn = f'<p><img src="data:image/svg+xml;base64,{data}" width="460" alt="The towers and their exchanges"></p>'
-    return '<p class="soft">Shapes are those of one tower.</p>' + _table(head, rows) + (drawn if svg else "")
+    table = '<p class="soft">Shapes are those of one tower.</p>' + _table(head, rows)
+    if net.tower.towers > 2:
+        return table
+    return table + _drawn(architecture(net.tower, net.image_pixels), "The towers and their exchanges")
 
 
 def _commands(workdir: Path, starts: list[dict[str, Any]]) -> str:
     where, command = str(workdir), str(starts[-1]["command"]) if starts else "alexnet train --workdir=..."
+    evaluate = f"alexnet train --mode=eval --workdir={where} --predictions=predictions.csv"
     lines = (
         ("Resume, or train on", command),
-        (
-            "Evaluate, with the predictions of every image",
-            f"alexnet train --mode=eval --workdir={where} --predictions=predictions.csv",
-        ),
+        ("Evaluate, with the predictions of every image", evaluate),
         ("Use", f"alexnet predict --workdir={where} PICTURE"),
         ("From Python", f"import alexnet_jax as alexnet\nnet = alexnet.load({where!r})\nnet.predict('cat.jpg')"),
         ("Take it elsewhere", f"alexnet weights export --workdir={where} --output=net.safetensors"),
@@ -235,39 +229,30 @@ def _commands(workdir: Path, starts: list[dict[str, Any]]) -> str:
 # ---------------------------------------------------------------- what they are made of
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], kind: str = "") -> str:
-    """A table; columns of numbers are aligned on the right, but for those of `kind` facts."""
-    numbers = {
-        i
-        for i in range(1, len(head))
-        if kind != "facts" and all(re.fullmatch(r"[\d,.]*", row[i]) for row in rows)
-    }  # fmt: skip
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A table whose columns of numbers are aligned on the right, but for those of one without a head."""
+    columns = list(zip(*rows, strict=True))
+    are_numbers = [any(head) and all(re.fullmatch(r"[\d,.]*", text) for text in column) for column in columns[1:]]
+    kinds = ["name", *("right" if numbers else "" for numbers in are_numbers)]
 
-    def cells(tag: str, row: Sequence[str]) -> str:
-        kinds = ("right" if i in numbers else "" if i else "name" for i in range(len(row)))
-        return "".join(f'<{tag} class="{c}">{escape(text)}</{tag}>' for text, c in zip(row, kinds, strict=True))
+    def line(tag: str, row: Sequence[str]) -> str:
+        cells = (f'<{tag} class="{c}">{escape(text)}</{tag}>' for text, c in zip(row, kinds, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
 
-    top = f"<thead><tr>{cells('th', head)}</tr></thead>" if any(head) else ""
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    top = f"<thead>{line('th', head)}</thead>" if any(head) else ""
+    body = "".join(line("td", row) for row in rows)
     return f'<div class="wide"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
 
 
-def _drawn(draw: Callable[[], Any], words: str) -> str:
-    """A figure for a light page and for a dark one."""
-    sources = []
-    for dark in (False, True):
-        with drawing.on_page(dark=dark):
-            sources.append(f"data:image/png;base64,{base64.b64encode(drawing.png(draw(), _PIXELS_PER_INCH)).decode()}")
-    light, night = sources
-    return (
-        f'<picture><source srcset="{night}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{light}" alt="{escape(words)}"></picture>'
-    )
+def _drawn(figure: "Figure", words: str) -> str:
+    """A figure on white, also on a dark page."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=_PIXELS_PER_INCH)
+    return f'<img class="drawn" src="{_data("image/png", out.getvalue())}" alt="{escape(words)}">'
 
 
-def _jpeg(pixels: np.ndarray) -> str:
-    encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _median(training: list[dict[str, Any]], name: str) -> float:

@@ -93,10 +93,9 @@ def filters(net: Classifier) -> "Figure":
 def _grid(tiles: Array, columns: int) -> Array:
     """[N, k, k, 3] in 0..1 -> one picture with `columns` tiles a row and a transparent line between them, RGBA."""
     count, size = tiles.shape[:2]
-    rows = math.ceil(count / columns)
-    out = np.zeros((rows * (size + 1) - 1, columns * (size + 1) - 1, 4), np.float32)
-    for i, tile in enumerate(tiles):
-        top, left = (i // columns) * (size + 1), (i % columns) * (size + 1)
-        out[top : top + size, left : left + size, :3] = tile
-        out[top : top + size, left : left + size, 3] = 1.0
-    return out
+    rows, step = math.ceil(count / columns), size + 1
+    out = np.zeros((rows * columns, step, step, 4), np.float32)
+    out[:count, :size, :size, :3] = tiles
+    out[:count, :size, :size, 3] = 1.0
+    out = out.reshape(rows, columns, step, step, 4).swapaxes(1, 2)
+    return out.reshape(rows * step, columns * step, 4)[:-1, :-1]

@@ -222,7 +222,6 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("figures filters", "--workdir --weights"),
         ("figures filters --workdir=W/run --output=W/new.pdf", r"\.png or \.svg"),
         ("figures filters --weights=W/weights.npz", "recipe='NAME'"),
-        ("figures architecture --output=W/new.png", r"\.svg"),
         (f"figures architecture --config.model.towers=3 {NEW}.svg", "one tower or two"),
         (f"figures activations W/empty.json --workdir=W/run {NEW}.png", "empty.json"),
         (f"figures occlusion {CAT} --workdir=W/run --class=bat {NEW}.png", "'bat'"),
