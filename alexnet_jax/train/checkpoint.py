@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ class Checkpoints:
             temporary_path_class=_Unfinished,
             todelete_subdir=_DELETED,
         )
+        self._purge()
         with self._written(), files.named(self.folder, "written"):
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler()
@@ -97,6 +97,7 @@ class Checkpoints:
         """Starts to save; the state may be changed or donated when this returns. Raises AlexNetError."""
         with self._written():
             self._manager.wait_until_finished()
+        self._purge()
         if jax.process_index() == 0:
             self._check_room(state)
         with self._written():
@@ -105,21 +106,23 @@ class Checkpoints:
             )
 
     def _check_room(self, state: Any) -> None:
-        """Raises AlexNetError where the next checkpoint will not fit; it takes what the last one took."""
-        needed = _needed(self.folder, self.latest(), state)
-        if (free := _free(self.folder, needed)) < needed:
+        """Raises AlexNetError where the next checkpoint will not fit: random numbers hardly compress."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        with files.named(self.folder, "written"):
+            free = shutil.disk_usage(self.folder).free
+        if free < needed:
             raise AlexNetError(
                 f"There is no room for a checkpoint in {self.folder}: it takes {needed:,} bytes and {free:,} are free: "
-                f"make room, then start the same command again{self._kept()}."
+                f"make room, then start the same command again; {self.last_saved()}."
             )
 
-    def _kept(self) -> str:
-        """What is left where a checkpoint could not be written, for the end of a sentence."""
+    def last_saved(self) -> str:
+        """What is left where a run ends before its time, for the end of a sentence."""
         try:
             last = self.latest()
         except AlexNetError:
-            return ""
-        return "" if last is None else f"; the last whole checkpoint is step {last:,}"
+            last = None
+        return "no checkpoint was written yet" if last is None else f"the last whole checkpoint is of step {last:,}"
 
     def drop(self, step: int) -> None:
         """Deletes a checkpoint that turned out to be bad, if it is there."""
@@ -135,30 +138,30 @@ class Checkpoints:
         the checkpoint is of another network or damaged.
         """
         folder = self.folder / str(step)
-        before = checksums.stamps(folder)
-        by_first_process(lambda: _verify(folder))
+        if jax.process_index() == 0:  # where it raises, the other processes end too
+            _verify(folder)
         handler, item = ocp.PyTreeCheckpointHandler(), folder / "default"
         try:
             _compare(folder, handler.metadata(item).tree, target)
             where = ocp.checkpoint_utils.construct_restore_args(target)
-            restored = handler.restore(
-                item, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
-            )
+            return handler.restore(item, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True))
         except (OSError, ValueError, KeyError) as error:
+            _verify(folder, quick=True)  # it may be deleted meanwhile
             raise _damaged(folder, "Orbax cannot read it") from error
         finally:
             handler.close()
-        if checksums.stamps(folder) != before:
-            raise AlexNetError(f"The checkpoint {folder} was changed or deleted while it was read: start again.")
-        return restored
 
     def close(self) -> None:
         """Waits for what is being written. Raises AlexNetError."""
         with self._written():
             self._manager.wait_until_finished()
             self._manager.close()
+        self._purge()
+
+    def _purge(self) -> None:
+        """Deletes what Orbax only renamed: a kill in the middle leaves no half of a checkpoint under its name."""
         if jax.process_index() == 0:
-            _purge(self.folder)
+            shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -173,17 +176,12 @@ class Checkpoints:
             todo = f"{files.REMEDIES[number]}, then start" if number in files.REMEDIES else "start"
             raise AlexNetError(
                 f"A checkpoint in {self.folder} cannot be written: {os.strerror(number)}: {todo} the same command "
-                f"again{self._kept()}."
+                f"again; {self.last_saved()}."
             ) from error
 
 
 # Orbax takes these for unfinished checkpoints, and removes them after a kill.
 _SUMMING, _DELETED = ".orbax-checkpoint-tmp-summing", "deleted.orbax-checkpoint-tmp"
-
-
-def _purge(folder: Path) -> None:
-    """Deletes what Orbax only renamed: a kill in the middle leaves no half of a checkpoint under its name."""
-    shutil.rmtree(folder / _DELETED, ignore_errors=True)
 
 
 class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -199,11 +197,6 @@ class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
     def get_final(self) -> Any:
         hidden = super().get_final()
         return hidden.with_name(hidden.name.removesuffix(_SUMMING))
-
-    async def create(self) -> Any:
-        if self.get_final() != super().get_final():
-            await asyncio.to_thread(_purge, Path(self.get_final()).parent)
-        return await super().create()
 
     async def finalize(self) -> None:
         await super().finalize()
@@ -224,20 +217,6 @@ def _errno(error: BaseException) -> int | None:
     return next((number for number in files.REMEDIES if os.strerror(number) in str(error)), None)
 
 
-def _needed(folder: Path, last: int | None, state: Any) -> int:
-    """The bytes of the next checkpoint: those of the last one, of the state itself for the first."""
-    of_last = checksums.size(folder / str(last)) if last is not None else 0
-    return of_last or sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-
-
-def _free(folder: Path, needed: int) -> int:
-    """The bytes that are free, after deleting what was only renamed if fewer than needed are."""
-    with files.named(folder, "written"):
-        if shutil.disk_usage(folder).free < needed:
-            _purge(folder)
-        return shutil.disk_usage(folder).free
-
-
 def _verify(folder: Path, *, quick: bool = False) -> None:
     """Raises AlexNetError where a checkpoint is not as it was written."""
     if damage := checksums.damage(folder, quick=quick):
@@ -250,44 +229,23 @@ def _damaged(folder: Path, wrong: str) -> AlexNetError:
     )
 
 
-def by_first_process(find: Callable[[], int | None]) -> int | None:
-    """What `find` returns in process 0, in all of them; where it raises AlexNetError, all of them do."""
-    if jax.process_count() == 1:
-        return find()
-    result: dict[str, Any] = {}
-    if jax.process_index() == 0:
-        try:
-            result = {"found": find()}
-        except AlexNetError as error:
-            result = {"error": str(error)[:300]}
-    data = np.frombuffer(json.dumps(result).ljust(2048).encode(), np.uint8)
-    result = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(data)).tolist()))
-    if "error" in result:
-        raise AlexNetError(result["error"])
-    return result["found"]
-
-
 def _compare(folder: Path, saved: Any, target: Any) -> None:
     """Raises AlexNetError where a saved tree does not have the parameters of `target`."""
-    theirs = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(target):
-        name = _path(path)
-        if not name.startswith("params/"):
-            continue  # the rest follows from them
-        if theirs.get(name) != tuple(leaf.shape):
+    theirs, ours = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (saved, target))
+    )
+    for name, shape in ours.items():
+        if name.startswith("params/") and theirs.get(name) != shape:  # the rest follows from them
             raise AlexNetError(
                 f"The checkpoint {folder} is of another network: its {name} is "
-                f"{theirs.get(name, 'missing')}, and this one's is {tuple(leaf.shape)}. Use the config it was "
+                f"{theirs.get(name, 'missing')}, and this one's is {shape}. Use the config it was "
                 "trained with, or another workdir."
             )
 
 
 def _top1(metrics: dict[str, Any]) -> float:
     return float(metrics[BEST_BY])
-
-
-def _path(path: Any) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 # ---------------------------------------------------------------- a network that was trained
@@ -337,8 +295,8 @@ def restore_network(
             f"checkpoint={which}:{part}: only :average may follow a checkpoint, and only one of a run with "
             "config.train.ema_decay."
         )
-    step = by_first_process(lambda: checkpoints.find(which, say=say))
-    assert step is not None
+    found = checkpoints.find(which, say=say) if jax.process_index() == 0 else 0
+    step = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
     names = {"params": "params", "batch_stats": "statistics"}
     shapes = placement.variables(model, config.data.crop_pixels)
     target = {names[name]: placement.on_mesh(model, tree, mesh) for name, tree in shapes.items()}

@@ -75,17 +75,9 @@ def _checksum(path: Path, *, sync: bool = False) -> list[int | str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """The paths of all files below a folder, except that of its checksums. Raises OSError."""
-
-    def walk(below: Path) -> Iterator[str]:
-        with os.scandir(below) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from walk(Path(entry.path))
-                else:
-                    yield str(Path(entry.path).relative_to(folder))
-
-    return sorted(set(walk(folder)) - {SUMS})
+    """The paths of all files and links below a folder, except that of its checksums."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted({str(path.relative_to(folder)) for path in found} - {SUMS})
 
 
 # ---------------------------------------------------------------- verifying
@@ -94,15 +86,16 @@ def _files(folder: Path) -> list[str]:
 def damage(folder: Path, *, quick: bool = False) -> str | None:
     """The first damage to a checkpoint, with the file's name: "default/_METADATA is missing"; None if it is whole.
 
-    Of one without checksums, as versions before 0.2 wrote them, only what is visible. `quick` reads the small files
-    only, and compares the sizes of the large ones.
+    One without checksums, as version 0.1 wrote them, counts as whole. `quick` reads the small files only, and compares
+    the sizes of the large ones.
     """
     try:
         if not folder.is_dir():
             return "it is not a folder"
-        written = _read(folder)
-        found = _visible(folder) if written is None else _changes(folder, written["files"], quick=quick)
-        return next(found, None)
+        if written := _read(folder):
+            return next(_changes(folder, written["files"], quick=quick), None)
+        had_some = MARK["sums"].encode() in (folder / _METADATA).read_bytes()
+        return f"{SUMS} is missing" if had_some else None
     except OSError as error:
         name = os.path.relpath(error.filename, folder) if error.filename else "it"
         return f"{name} cannot be read: {error.strerror or error}"
@@ -144,41 +137,6 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return written
 
 
-def _visible(folder: Path) -> Iterator[str]:
-    """The visible damage to a checkpoint without checksums. Raises OSError."""
-    found = _files(folder)
-    needed = (_METADATA, "default/_METADATA", "default/manifest.ocdbt")
-    yield from ["it is empty"] if not found else (f"{name} is missing" for name in needed if name not in found)
-    yield from (f"{name} is not a plain file" for name in found if not _is_plain(folder / name))
-    yield from (f"{name} is empty" for name in found if not (folder / name).stat().st_size)
-    for name in (*needed[:2], *({"metrics/metrics"} & set(found))):
-        try:
-            held = json.loads((folder / name).read_bytes())
-        except (ValueError, RecursionError):
-            held = None
-        if not isinstance(held, dict):
-            yield f"{name} is damaged"
-        elif name == _METADATA and held.get("custom_metadata") == MARK:
-            yield f"{SUMS} is missing"
-
-
-def stamps(folder: Path) -> list[tuple[str, int, int, int]]:
-    """[(path, inode, bytes, ns of the last change)] of the files of a checkpoint: the same as long as they are.
-
-    Empty where they cannot be read.
-    """
-    try:
-        found = ((name, (folder / name).lstat()) for name in _files(folder))
-        return [(name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in found]
-    except OSError:
-        return []
-
-
-def size(folder: Path) -> int:
-    """The bytes that a checkpoint takes, 0 where that cannot be read."""
-    return sum(count for _, _, count, _ in stamps(folder))
-
-
 # ---------------------------------------------------------------- the checkpoints of a run
 
 
@@ -188,13 +146,8 @@ def steps(workdir: Path) -> list[int]:
 
 
 def _names(workdir: Path) -> list[str]:
-    try:
-        with files.named(workdir / FOLDER, "read"):
-            return sorted(os.listdir(workdir / FOLDER))
-    except AlexNetError as error:
-        if isinstance(error.__cause__, FileNotFoundError) or workdir.is_file():
-            return []
-        raise
+    with files.named(workdir / FOLDER, "read"):
+        return os.listdir(workdir / FOLDER) if (workdir / FOLDER).exists() else []
 
 
 def newest_whole(workdir: Path, *, quarantine: bool, say: Say) -> int | None:
@@ -210,7 +163,7 @@ def newest_whole(workdir: Path, *, quarantine: bool, say: Say) -> int | None:
             break
         damaged[step] = found
     else:
-        quarantined = [name for name in _names(workdir) if ".damaged" in name]
+        quarantined = [name for name in sorted(_names(workdir)) if ".damaged" in name]
         if not there and not quarantined:
             return None
         what = [f"{step} is damaged ({why})" for step, why in damaged.items()]
@@ -233,10 +186,10 @@ def newest_whole(workdir: Path, *, quarantine: bool, say: Say) -> int | None:
 
 def _quarantine(path: Path, name: str) -> str:
     """Renames a file or folder to a name beside it, or that with a number; the name it got. Raises AlexNetError."""
-    stem, dot, ending = name.partition(".damaged")
-    numbers = iter(range(2, 1_000_000))
+    wanted, number = name, 1
     while os.path.lexists(path.with_name(name)):
-        name = f"{stem}{dot}-{next(numbers)}{ending}"
+        number += 1
+        name = wanted.replace(".damaged", f".damaged-{number}")
     with files.named(path, f"renamed to {name}"):
         path.rename(path.with_name(name))
         files.sync(path.parent)

@@ -1,7 +1,6 @@
 """A training run that can be stopped at any step and resumes to the bit."""
 
 import itertools
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +109,7 @@ def _train(
             files.write(workdir / pixel_statistics.MEAN_IMAGE, lambda path: np.save(path, setup.inputs.mean))
         provenance.add_start(workdir, step=latest or 0, command=command)
     checkpoints = Checkpoints(workdir, keep=setup.plan.keep)
-    exits.hint = lambda: f"{_last_saved(checkpoints.folder)}; to resume: {command}"
+    exits.hint = lambda: f"{checkpoints.last_saved()}; to resume: {command}"
     tracked = open_trackers() if group.main else []
     with MetricsWriter(workdir, main=group.main, first_step=latest or 0, trackers=tracked) as report:
         where = [f"tracked  {tracker.where}" for tracker in tracked]
@@ -149,11 +148,6 @@ def check_resume(ours: ConfigDict, theirs: ConfigDict, step: int, steps: int, wo
         )
     changed = configs.differences(ours, theirs)
     return [f"changed  config.{field}: {their!r} so far, {our!r} from now on" for field, our, their in changed]
-
-
-def _last_saved(folder: Path) -> str:
-    steps = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()] if folder.is_dir() else []
-    return f"the last whole checkpoint is of step {max(steps):,}" if steps else "no checkpoint was written yet"
 
 
 class Run:
@@ -223,7 +217,7 @@ class Run:
     def _compile(self, state: TrainState, batch: feed.Batch) -> Any:
         """The step, compiled before the first of it: slower processes are waited for."""
         self.watchdog.phase("compiling")
-        compiled = _compile_step(self.setup, self.workdir, state, batch, self.report.say)
+        compiled = _compile_step(self.setup, state, batch, self.report.say)
         self._peak, dtype = speed.peak(self.setup.model.compute_dtype), self.setup.model.compute_dtype
         self.report.say(
             f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {self._peak.source}"
@@ -306,13 +300,9 @@ class Run:
         self._saved = step
 
 
-def _compile_step(
-    setup: builder.TrainSetup, workdir: Path, state: TrainState, batch: feed.Batch, say: Callable[[str], None]
-) -> Any:
+def _compile_step(setup: builder.TrainSetup, state: TrainState, batch: feed.Batch, say: Callable[[str], None]) -> Any:
     """The compiled step. Raises AlexNetError where it takes more memory than there is."""
-    log = workdir / "train.log"
-    earlier = re.findall(rb"compiled in ([0-9.]+) s\n", log.read_bytes()) if log.exists() else []
-    say(f"compiling the step ...{f' ({float(earlier[-1]):.1f} s the last time)' if earlier else ''}")
+    say("compiling the step ...")
     since = time.perf_counter()
     with memory.shortage_named("compiling the step"):
         compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
