@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -212,12 +212,14 @@ def join(
         _check_free("127.0.0.1" if own_machine else "", int(port))
     exits.redirect_native_output(native_log)
     exits.patience = peer_timeout + 2 * _TICK
-    with _waiting(coordinator, index, count, start_timeout, check):
-        jax.distributed.initialize(
-            coordinator, count, index, local_device_ids=local_devices, cluster_detection_method="deactivate",
-            initialization_timeout=round(start_timeout) + 60, heartbeat_timeout_seconds=round(peer_timeout),
-            coordinator_bind_address=f"127.0.0.1:{port}" if own_machine else None,
-        )  # fmt: skip
+    joined = threading.Event()
+    threading.Thread(target=_expect_all, args=(joined, coordinator, count, start_timeout, check), daemon=True).start()
+    jax.distributed.initialize(
+        coordinator, count, index, local_device_ids=local_devices, cluster_detection_method="deactivate",
+        initialization_timeout=round(start_timeout) + 60, heartbeat_timeout_seconds=round(peer_timeout),
+        coordinator_bind_address=f"127.0.0.1:{port}" if own_machine else None,
+    )  # fmt: skip
+    joined.set()
     from orbax.checkpoint import multihost  # its public way to JAX's client
 
     group = ProcessGroup(index, count, multihost.get_jax_distributed_client())
@@ -236,36 +238,16 @@ def _check_free(host: str, port: int) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _waiting(coordinator: str, index: int, count: int, timeout: float, check: Callable[[], None]) -> Iterator[None]:
+def _expect_all(
+    joined: threading.Event, coordinator: str, count: int, timeout: float, check: Callable[[], None]
+) -> None:
     """Ends the process with a sentence where not all have come in time; JAX would end it by abort()."""
-    joined = threading.Event()
-
-    def wait() -> None:
-        end = time.monotonic() + timeout
-        while not joined.wait(_TICK):
-            check()
-            if time.monotonic() > end:
-                who = "not even process 1 of 2" if (index, count) == (0, 2) else f"not all {count} processes"
-                reached = index == 0 or _answers(coordinator)
-                exits.exit_now(
-                    f"error: After {timeout:.0f} s {who} had come to process 0 at {coordinator}: start all of them, on "
-                    "hosts that reach that address, or allow more time with start_timeout."
-                    if reached
-                    else f"error: Process {index} of {count} did not reach process 0 at {coordinator} in {timeout:.0f} "
-                    "s: start process 0 there, or allow more time with start_timeout.",
-                    status=exits.FAILED,
-                )
-
-    threading.Thread(target=wait, daemon=True).start()
-    try:
-        yield
-    finally:
-        joined.set()
-
-
-def _answers(coordinator: str) -> bool:
-    host, _, port = coordinator.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=2.0):
-        return True
-    return False
+    end = time.monotonic() + timeout
+    while not joined.wait(_TICK):
+        check()
+        if time.monotonic() > end:
+            exits.exit_now(
+                f"error: After {timeout:.0f} s not all {count} processes had come to process 0 at {coordinator}: start "
+                "all of them, on hosts that reach that address, or allow more time with start_timeout.",
+                status=exits.FAILED,
+            )

@@ -26,7 +26,7 @@ def main() -> None:
         0 if event == "same index" and last else index,
         count + 1 if event == "another count" and last else count,
         facts={"config.train.seed": 7 if event == "another seed" and last else 0},
-        start_timeout=8.0 if event in ("missing", "same index") else 120.0,
+        start_timeout=3.0 if event in ("missing", "same index") else 120.0,
         peer_timeout=5.0,
         native_log=str(folder / f"native-{index}"),
     )
