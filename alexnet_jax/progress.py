@@ -1,9 +1,9 @@
 """Progress bars for everything that takes long, on a terminal and in a notebook, and lines that fit beside them."""
 
-import importlib.util
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -13,23 +13,24 @@ _DELAY = 1.0  # seconds before a bar appears: what is done by then needs none
 _FORMAT = "{percentage:3.0f}%|{bar}| {desc}{unit} {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
 
-def bar(
-    *, total: int, what: str = "", unit: str = "batch", done: int = 0, file: Any = None, delay: float = _DELAY
-) -> Any:
+def bar(*, total: int, what: str = "", unit: str = "batch", done: int = 0, delay: float = _DELAY) -> Any:
     """A tqdm bar with the time that is left, gone when it is closed; of a terminal it takes one line, however narrow.
 
-    `what` is shown before `unit`, which is counted. `file` is sys.stderr by default.
+    `what` is shown before `unit`, which is counted.
     """
-    tqdm, options = _tqdm()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are nicer bars with ipywidgets
+        from tqdm.auto import tqdm
     return tqdm(
-        total=total, initial=done, desc=f"{what}, " if what else "", unit=unit, file=file, delay=delay, leave=False,
-        bar_format=_FORMAT, **options,
+        total=total, initial=done, desc=f"{what}, " if what else "", unit=unit, delay=delay, leave=False,
+        bar_format=_FORMAT, dynamic_ncols=True,
+        disable=not (_in_notebook() or (sys.stderr is not None and sys.stderr.isatty())),
     )  # fmt: skip
 
 
-def watched(items: Iterable[T], *, total: int, what: str = "", unit: str = "batch", file: Any = None) -> Iterator[T]:
+def watched(items: Iterable[T], *, total: int, what: str = "", unit: str = "batch") -> Iterator[T]:
     """The items, with a bar that counts them."""
-    with bar(total=total, what=what, unit=unit, file=file) as shown:
+    with bar(total=total, what=what, unit=unit) as shown:
         for item in items:
             yield item
             shown.update()
@@ -53,23 +54,6 @@ def wrap(text: str) -> str:
     )
 
 
-def _tqdm() -> tuple[Any, dict[str, Any]]:
-    """The class of bars for where this runs, and its options."""
-    if not _in_notebook():
-        from tqdm import tqdm
-
-        return tqdm, {"disable": None, "dynamic_ncols": True}  # None: only on a terminal
-    if importlib.util.find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm
-
-        return tqdm, {"disable": False}
-    from tqdm import tqdm
-
-    return tqdm, {"disable": False, "ncols": 79, "mininterval": 0.5}
-
-
 def _in_notebook() -> bool:
     """Whether this is the kernel of a notebook, which shows what is written to it, although it has no terminal."""
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None and hasattr(module, "get_ipython") else None
-    return type(shell).__name__ == "ZMQInteractiveShell"
+    return "ipykernel.zmqshell" in sys.modules

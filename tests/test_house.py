@@ -17,7 +17,7 @@ from structure import MODULES, PACKAGE, RINGS, ROOT, imports, lines, module_name
 # number is today's: lower it, do not raise it.
 CORE_LINES, PACKAGE_LINES = 7_800, 13_300
 TESTS_PER_LINE = (0.6, 1.1)  # goal: 0.9
-TOO_LONG_TODAY = {"ProcessGroup", "MetricsWriter", "make_train_step"}  # goal: none
+TOO_LONG_TODAY = {"ProcessGroup", "make_train_step"}  # goal: none
 
 
 def _ring(name: str) -> int | None:
@@ -147,7 +147,7 @@ def test_importing_and_building_need_nothing_heavy() -> None:
 
 
 def test_a_batch_passes_few_files_from_disk_to_loss() -> None:
-    """The goal is 7."""
+    """Seven: what only bfloat16 on a CPU needs, `cpu_bfloat16.py`, is no part of it here."""
     assert structure.disk_to_loss() == [
         "data/feed.py",
         "data/sources.py",
@@ -156,7 +156,6 @@ def test_a_batch_passes_few_files_from_disk_to_loss() -> None:
         "train/step.py",
         "model/alexnet.py",
         "model/layers.py",
-        "model/cpu_products.py",
     ]
 
 

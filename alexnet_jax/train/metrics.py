@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -34,52 +34,39 @@ class MetricsWriter:
     `metrics.jsonl` has one object a line, written at once: training lines with `step` and `loss`, evaluations with
     `step` and `eval_top1`. A training run that starts or resumes at `first_step` cuts off what a killed one wrote
     after that, so that the file holds one history, and moves lines that cannot be read to `metrics.damaged.jsonl`.
-    Without a `first_step` it only appends, and a file that cannot be written, as in a workdir that one may only read,
-    is warned of once and left out. Raises AlexNetError.
+    Without a `first_step` it only appends, and where that fails, as in a workdir that one may only read, it warns and
+    from then on only prints. Raises AlexNetError.
     """
 
     def __init__(
         self, workdir: Path, *, main: bool, first_step: int | None = None, trackers: Sequence[Tracker] = ()
     ) -> None:
         self.evaluated: dict[int, dict[str, Any]] = {}  # by step; the same in every process, which decide by it
-        self._main, self._appends, self._trackers = main, first_step is None, list(trackers)
-        self._path, self._log_path = workdir / METRICS, workdir / LOG
-        self._out, self._err = _Stream(sys.stdout), _Stream(sys.stderr)
+        self._main, self._trains, self._trackers = main, first_step is not None, list(trackers)
+        self._workdir, self._writes, self._stdout = workdir, main, sys.stdout
         self._bar: Any = None
-        self._board: Any = None
-        self._unwritten: dict[Path, AlexNetError] = {}
-        warning = self._cut(first_step) if first_step is not None else ""
-        if not main:
-            return
-        if warning:
-            self.say(warning)
-        for path in (self._path, self._log_path):
-            with self._writing(path):
-                path.open("ab").close()
-        board = workdir / "tensorboard"
-        with self._writing(board):
-            from tensorboardX import SummaryWriter
+        if first_step is not None:
+            self._cut(first_step)
+        for name in (METRICS, LOG):
+            self._write(name, lambda path: path.open("ab").close())
+        self._board = self._write("tensorboard", lambda path: _open_board(path, first_step))
 
-            self._board = SummaryWriter(str(board), purge_step=None if first_step is None else first_step + 1)
-        if self._unwritten:
-            names = ", ".join(path.name for path in self._unwritten)
-            _warn(f"not written: {names}: {next(iter(self._unwritten.values()))}")
-
-    def _cut(self, first_step: int) -> str:
+    def _cut(self, first_step: int) -> None:
         """Reads the history up to `first_step` and leaves no other in the file; says which lines were damaged."""
-        entries, damaged = _read_lines(self._path)
+        path, aside = self._workdir / METRICS, self._workdir / DAMAGED
+        entries, damaged = _read_lines(path)
         kept = [(line, entry) for line, entry in entries if entry["step"] <= first_step]
         for _, entry in kept:
             if "eval_top1" in entry and "mode" not in entry:  # not one of --mode=eval
                 self.evaluated[entry["step"]] = entry
         if not self._main:
-            return ""
-        aside = self._path.with_name(DAMAGED)
+            return
         for number, line in damaged:
             files.append_line(aside, json.dumps({"line": number, "text": line}))
-        files.write_text(self._path, "".join(line + "\n" for line, _ in kept))
-        numbers = format_names([str(number) for number, _ in damaged])
-        return f"{self._path}: damaged lines {numbers} are moved to {aside.name}" if damaged else ""
+        files.write_text(path, "".join(line + "\n" for line, _ in kept))
+        if damaged:
+            numbers = format_names([str(number) for number, _ in damaged])
+            self.say(f"{path}: damaged lines {numbers} are moved to {aside.name}")
 
     def __enter__(self) -> Self:
         return self
@@ -87,40 +74,42 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._main:
-            return
-        self._close_bar()
+        if self._bar is not None:
+            self._bar.close()
         self._to_trackers(lambda tracker: tracker.close())
-        try:
-            if self._board is not None:
-                self._board.close()
-        except OSError as error:  # a full disk, which was already reported if it ended the run
-            if value is None and not self._appends:
-                raise AlexNetError(f"{self._path.parent} cannot be written: {error.strerror}.") from error
+        if self._board is not None:
+            with contextlib.suppress(AlexNetError) if value else contextlib.nullcontext():  # it was reported already
+                self._write("tensorboard", lambda _: self._board.close())
 
-    @contextlib.contextmanager
-    def _writing(self, path: Path, *, warn: bool = False) -> Iterator[None]:
-        """An evaluation goes on where `path` cannot be written, and is worth printing anyway; a training run ends."""
+    def _write(self, name: str, write: Callable[[Path], Any]) -> Any:
+        """Has a file of the workdir written. An evaluation goes on where that fails: it is worth printing anyway."""
+        if not self._writes:
+            return None
         try:
-            with files.named(path, "written"):
-                yield
+            with files.named(self._workdir / name, "written"):
+                return write(self._workdir / name)
         except AlexNetError as error:
-            if not self._appends:
+            if self._trains:
                 raise
-            self._unwritten[path] = error
-            if warn:
-                _warn(f"not written: {path.name}: {error}")
+            self._writes = False
+            _warn(f"nothing is written: {error}")
 
     # ---------------------------------------------------------------- lines
 
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in train.log."""
-        if self._main:
-            progress.write(progress.wrap(text), file=self._out)
-            self._out.flush()
-            self._log(text)
-            if self._out.was_lost():
-                self._log("the terminal, or whatever read stdout, is gone: the run continues, and so does this log")
+        if not self._main:
+            return
+        self._log(text)
+        try:
+            if self._stdout is not None:
+                progress.write(progress.wrap(text), file=self._stdout)
+                self._stdout.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # what is in its buffer goes nowhere, without an error
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
+            self._stdout = None
+            self._log("the terminal, or whatever read stdout, is gone: the run continues, and so does this log")
 
     def warn(self, text: str) -> None:
         """A line for people from any process, such as what the feed of another one finds."""
@@ -130,38 +119,32 @@ class MetricsWriter:
             _warn(text)
 
     def _log(self, text: str) -> None:
-        if self._log_path not in self._unwritten:
-            with self._writing(self._log_path, warn=True):
-                line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
-                files.append_line(self._log_path, line, synced=False)
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        self._write(LOG, lambda path: files.append_line(path, line, synced=False))
 
     def step(self, entry: dict[str, Any], *, steps: int) -> None:
         """A training line: `step`, `loss`, `images_per_second`, ..."""
-        if not self._main:
-            return
-        self._write(entry)
-        text = format_step(entry, steps)
+        self._add(entry)
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix_str(f"loss {entry['loss']:.4f}, {entry['images_per_second']:.1f} images/s")
-            self._log(text)
+            self._log(format_step(entry, steps))
         else:
-            self.say(text)
+            self.say(format_step(entry, steps))
 
     def evaluation(self, entry: dict[str, Any]) -> None:
         """An evaluation line: `step`, `eval_top1`, `eval_top5`, `eval_loss`, `eval_images`, ..."""
         self.evaluated[entry["step"]] = entry
-        if not self._main:
-            return
-        self._write(entry)
+        self._add(entry)
         self.say(f"step {entry['step']}  {format_evaluation(entry)}")
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        if self._path not in self._unwritten:
-            with self._writing(self._path, warn=True):
-                files.append_line(self._path, json.dumps(entry), synced="eval_top1" in entry)
-        group = "eval" if "eval_top1" in entry else "train"
+    def _add(self, entry: dict[str, Any]) -> None:
+        """To metrics.jsonl, TensorBoard and the trackers."""
+        if not self._main:
+            return
+        is_evaluation = "eval_top1" in entry
+        self._write(METRICS, lambda path: files.append_line(path, json.dumps(entry), synced=is_evaluation))
         numbers = {
-            f"{group}/{name.removeprefix('eval_')}": value
+            f"{'eval' if is_evaluation else 'train'}/{name.removeprefix('eval_')}": value
             for name, value in entry.items()
             if name != "step" and isinstance(value, int | float)
         }
@@ -182,64 +165,28 @@ class MetricsWriter:
     # ---------------------------------------------------------------- progress bars
 
     def start(self, *, step: int, steps: int) -> None:
-        """Shows the progress bar, on a terminal only, until the last step."""
+        """Shows the progress bar, on a terminal only."""
         if self._main and step < steps:
-            self._bar = progress.bar(total=steps, done=step, unit="step", file=self._err, delay=0.0)
+            self._bar = progress.bar(total=steps, done=step, unit="step", delay=0.0)
 
     def tick(self) -> None:
         """One step was started."""
         if self._bar is not None:
             self._bar.update()
-            if self._bar.n >= self._bar.total:
-                self._close_bar()
 
     def progress(self, batches: Iterable[T], *, total: int, what: str) -> Iterable[T]:
         """The batches, with a progress bar of their own below the run's."""
-        return progress.watched(batches, total=total, what=what, file=self._err) if self._main else batches
+        return progress.watched(batches, total=total, what=what) if self._main else batches
 
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+
+def _open_board(folder: Path, first_step: int | None) -> Any:
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=None if first_step is None else first_step + 1)
 
 
 def _warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-class _Stream:
-    """A stream that may go away, as a terminal that is closed or `head -1`: what nobody reads is dropped."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._lost = stream, False
-
-    def was_lost(self) -> bool:
-        """Whether it went away since this was asked last."""
-        lost, self._lost = self._lost, False
-        return lost
-
-    def write(self, text: str) -> int:
-        self._call("write", text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._call("flush")
-
-    def _call(self, method: str, *given: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            getattr(self._stream, method)(*given)
-        except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):  # what is still in its buffer goes nowhere, without an error
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            self._stream, self._lost = None, True
-
-    def isatty(self) -> bool:
-        return self._stream is not None and self._stream.isatty()
-
-    def fileno(self) -> int:
-        return int(self._stream.fileno())  # tqdm asks it for the width of the terminal
 
 
 # ---------------------------------------------------------------- metrics in words
