@@ -1,5 +1,6 @@
 """Four virtual CPU devices, strict promotion, and a network small enough to train in seconds."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -67,7 +68,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C and the hooks for exceptions stay pytest's where a command is run inside a test."""
-    monkeypatch.setattr(exits, "_watch_signals", lambda: None)
+    monkeypatch.setattr(exits, "guard", contextlib.nullcontext)
     for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))
 
