@@ -75,29 +75,6 @@ class ProcessGroup:
                         f"{ours.get(name)!r} here. Start all processes with the same command, code and data."
                     )
 
-    def check_shared(self, folder: Path, *, timeout: float = 20.0) -> None:
-        """Raises AlexNetError on every process where `folder` is not the same one for all of them.
-
-        Process 0 leaves a file there; on a network's file system it may take seconds until the others see it.
-        """
-        if self._client is None:
-            return
-        token = folder / f".shared-{os.urandom(4).hex()}"
-        if self.main:
-            files.write_text(token, "process 0 was here\n")
-        name, end = self.gather("the token", token.name)[0], time.monotonic() + timeout
-        while not (seen := (folder / name).exists()) and time.monotonic() < end:
-            time.sleep(0.1)
-        everyone = self.gather("the workdir", [seen, str(folder.absolute()), socket.gethostname()])
-        if self.main:
-            token.unlink(missing_ok=True)
-        for process, (sees, path, host) in enumerate(everyone):
-            if not sees:
-                raise AlexNetError(
-                    f"Process {process} has another workdir than process 0: {path} on {host} is not {everyone[0][1]} "
-                    f"on {everyone[0][2]}. Name a folder on a file system that all processes share."
-                )
-
     # ------------------------------------------------------------ stopping
 
     def stop_requested(self) -> int:
@@ -227,6 +204,30 @@ def join(
     return group
 
 
+def check_shared(group: ProcessGroup, folder: Path, *, timeout: float = 20.0) -> None:
+    """Raises AlexNetError on every process where `folder` is not the same one for all of them.
+
+    Process 0 leaves a file there; on a network's file system it may take seconds until the others see it.
+    """
+    if group.count == 1:
+        return
+    token = folder / f".shared-{os.urandom(4).hex()}"
+    if group.main:
+        files.write_text(token, "process 0 was here\n")
+    name, end = group.gather("the token", token.name)[0], time.monotonic() + timeout
+    while not (seen := (folder / name).exists()) and time.monotonic() < end:
+        time.sleep(0.1)
+    everyone = group.gather("the workdir", [seen, str(folder.absolute()), socket.gethostname()])
+    if group.main:
+        token.unlink(missing_ok=True)
+    for process, (sees, path, host) in enumerate(everyone):
+        if not sees:
+            raise AlexNetError(
+                f"Process {process} has another workdir than process 0: {path} on {host} is not {everyone[0][1]} "
+                f"on {everyone[0][2]}. Name a folder on a file system that all processes share."
+            )
+
+
 def _check_free(host: str, port: int) -> None:
     """Raises AlexNetError where process 0 cannot listen: JAX 0.10 crashes there."""
     try:
@@ -241,7 +242,7 @@ def _check_free(host: str, port: int) -> None:
 def _expect_all(
     joined: threading.Event, coordinator: str, count: int, timeout: float, check: Callable[[], None]
 ) -> None:
-    """Ends the process with a sentence where not all have come in time; JAX would end it by abort()."""
+    """Ends the process with a sentence where not all have come in time: JAX would end it by abort()."""
     end = time.monotonic() + timeout
     while not joined.wait(_TICK):
         check()

@@ -25,7 +25,7 @@ from alexnet_jax.train import (
     start,
 )
 from alexnet_jax.train.checkpoint import Checkpoints
-from alexnet_jax.train.distributed import ProcessGroup
+from alexnet_jax.train.distributed import ProcessGroup, check_shared
 from alexnet_jax.train.metrics import MetricsWriter, Tracker, format_evaluation
 from alexnet_jax.train.step import TrainState
 from alexnet_jax.train.watchdog import Watchdog
@@ -65,7 +65,7 @@ def train(
     group.compare(feed.fingerprint(setup.split) | feed.fingerprint(setup.evaluation.split) | precision)
     if group.main:
         files.make_folder(workdir)
-    group.check_shared(workdir)
+    check_shared(group, workdir)
     while True:
         try:
             return _train(

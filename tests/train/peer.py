@@ -32,7 +32,7 @@ def main() -> None:
     )
     own = folder / str(index) if event == "another workdir" and last else folder
     own.mkdir(exist_ok=True)
-    group.check_shared(own, timeout=1.0)
+    distributed.check_shared(group, own, timeout=1.0)
     assert group.gather("the indices", 10 * index) == [10 * other for other in range(count)]
     with exits.graceful():
         _run(group, event, last)

@@ -129,6 +129,6 @@ def test_group_of_one_exchanges_nothing(tmp_path: Path) -> None:
     group = ProcessGroup()
     assert group.gather("anything", 7) == [7]
     group.compare({"seed": 0})
-    group.check_shared(tmp_path)
+    distributed.check_shared(group, tmp_path)
     assert (group.main, group.stop_requested(), list(tmp_path.iterdir())) == (True, 0, [])
     group.close()
