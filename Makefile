@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
+# Two processes, which share what they compile.
+PYTEST = $(PY) -m pytest -n 2 --dist worksteal
 
 # Huge pages for the arrays: a CPU step takes a third less time (docs/results.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -13,10 +15,10 @@ train: $(VENV)/installed
 
 # Every property once, at small sizes; the goal is 12 minutes on two cores, and it takes about twice that.
 test: $(VENV)/installed-test
-	$(PY) -m pytest -m "not slow" $(TESTS)
+	$(PYTEST) -m "not slow" $(TESTS)
 
 test-all: $(VENV)/installed-test
-	$(PY) -m pytest $(TESTS)
+	$(PYTEST) $(TESTS)
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .
