@@ -143,7 +143,7 @@ def _train_batch(
     # Drawn for the global batch, so that an example's crop does not depend on how many processes there are.
     place = np.arange(size)[index::count]
     crops = np.random.default_rng((seed, _CROPS, step)).random((size, 2))
-    corners = crops[place // crop.chunk] if crop.random else [None] * len(place)
+    corners = [*crops[place // crop.chunk]] if crop.random else [None] * len(place)
     records = len(split.source)
     epochs = (divmod(at, records) for at in (step * size + place).tolist())
     numbers = [int(_order(seed, epoch, records)[position]) for epoch, position in epochs]
@@ -171,7 +171,7 @@ def _load(
     there is none, its image is black.
     """
     size, side, records = len(numbers), crop.crop_pixels, len(split.source)
-    batch = {
+    batch: Batch = {
         "image": np.empty((size, side, side, 3), np.uint8),  # to clear them takes as long as to crop them
         "label": np.full(size, -1, np.int32),
         "bad": np.full(size, -1, np.int64),
