@@ -17,7 +17,6 @@ from structure import MODULES, PACKAGE, RINGS, ROOT, imports, lines, module_name
 # number is today's: lower it, do not raise it.
 CORE_LINES, PACKAGE_LINES = 7_800, 13_300
 TESTS_PER_LINE = (0.6, 1.1)  # goal: 0.9
-TOO_LONG_TODAY = {"ProcessGroup", "make_train_step"}  # goal: none
 
 
 def _ring(name: str) -> int | None:
@@ -30,7 +29,7 @@ def test_module_class_and_function_lengths(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) < 400
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in TOO_LONG_TODAY:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
             assert node.end_lineno is not None
             most = 60 if isinstance(node, ast.FunctionDef) else 150
             assert node.end_lineno - node.lineno + 1 < most, node.name

@@ -86,21 +86,15 @@ class Checkpoints:
     def metrics(self, step: int) -> dict[str, Any] | None:
         """The evaluation that was saved with a checkpoint, None without one. Raises AlexNetError."""
         path = self.folder / str(step) / "metrics" / "metrics"
-        if not path.parent.exists():
-            return None
-        metrics = files.read_json(path)
-        if not isinstance(metrics, dict) or not isinstance(metrics.get(BEST_BY), int | float):
-            raise AlexNetError(f"{path} is damaged: use another checkpoint than {step} (checkpoint=STEP).")
-        return metrics
+        return files.read_json(path) if path.parent.exists() else None
 
     def save(self, step: int, state: Any, metrics: dict[str, Any] | None = None) -> None:
         """Starts to save; the state may be changed or donated when this returns. Raises AlexNetError."""
         with self._written():
             self._manager.wait_until_finished()
-        self._purge()
-        if jax.process_index() == 0:
-            self._check_room(state)
-        with self._written():
+            self._purge()
+            if jax.process_index() == 0:
+                self._check_room(state)
             self._manager.save(
                 step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True, custom_metadata=checksums.MARK
             )
@@ -108,9 +102,7 @@ class Checkpoints:
     def _check_room(self, state: Any) -> None:
         """Raises AlexNetError where the next checkpoint will not fit: random numbers hardly compress."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        with files.named(self.folder, "written"):
-            free = shutil.disk_usage(self.folder).free
-        if free < needed:
+        if (free := shutil.disk_usage(self.folder).free) < needed:
             raise AlexNetError(
                 f"There is no room for a checkpoint in {self.folder}: it takes {needed:,} bytes and {free:,} are free: "
                 f"make room, then start the same command again; {self.last_saved()}."

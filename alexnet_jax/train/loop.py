@@ -194,7 +194,7 @@ class Run:
                     jax.block_until_ready(self._on_device[-3][1])
                 self.report.tick()
                 if plan.logs(step):
-                    self._log(step)
+                    self._log(step, state)
                 if plan.saves(step):
                     with self._clock.paused():
                         evaluation = None
@@ -243,11 +243,11 @@ class Run:
         good = self.group.gather(f"the divergence at step {step}", self.checkpoints.latest())[0]
         return Diverged(what, self.workdir, first=first, step=step, good=good)
 
-    def _log(self, step: int) -> None:
+    def _log(self, step: int, state: TrainState) -> None:
         entry, setup, plan = self._check_losses(), self.setup, self.setup.plan
         seconds, waited = self._clock.seconds_per_step(step), self._clock.share_waited()
         self._clock.restart(step)
-        rate = float(setup.learning_rate(jnp.asarray(step - 1))) * entry.pop("rate_scale", 1.0)
+        rate = float(setup.learning_rate(jnp.asarray(step - 1))) * float(state.opt_state.plateau.scale)
         teraflops = plan.batch_size / seconds * speed.flops_per_image(setup.model, setup.inputs.crop_pixels) / 1e12
         entry |= {
             "epoch": plan.epoch(step),

@@ -14,7 +14,6 @@ from alexnet_jax.data.preprocess import Augmentation, Input, fold_in_each
 from alexnet_jax.model import placement, towers
 from alexnet_jax.model.alexnet import AlexNet, in_top_k, init_variables, train_apply
 from alexnet_jax.model.towers import BATCH_SHARDED, REPLICATED, TOWER
-from alexnet_jax.train import optimizer as optimizers
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -75,6 +74,8 @@ def cross_entropy(logits_BK: jax.Array, label_B: jax.Array, label_smoothing: flo
 
 def _averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
     """The moving average after update number `step`, from 0; early ones decay faster, to forget the initialization."""
+    if not decay:
+        return average
     count = step.astype(jnp.float32)
     decay_now = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
     return jax.tree.map(lambda old, new: decay_now * old + (1.0 - decay_now) * new, average, variables)
@@ -95,8 +96,7 @@ def make_train_step(
 
     `batch` is one of `data.train_batches` on `mesh`, `batch_size` its global size, `state` any tree of the state's
     shapes, which lies as `placement.specs` says. Loss in nats and top-k in percent, of the whole batch before the
-    update. With `optimizer.sgd_2012` the metrics also have rate_scale, the plateau's; any other optimizer of optax will
-    do, too.
+    update. Any optimizer of optax will do.
     """
     run = towers.over_towers(train_apply(placement.for_mesh(model, mesh)), mesh=mesh, out_axes=(None, 0))
     spec = placement.specs(model, state, mesh)
@@ -132,13 +132,9 @@ def make_train_step(
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            average = state.average
-            if settings.ema_decay:
-                average = _averaged(average, variables_of(params, statistics), state.step, settings.ema_decay)
+            average = _averaged(state.average, variables_of(params, statistics), state.step, settings.ema_decay)
         state = TrainState(state.step + 1, params, statistics, opt_state, average, state.key)
         metrics = towers.sum_over_data(metrics, mesh, "metrics")
-        if isinstance(opt_state, optimizers.State):
-            metrics["rate_scale"] = opt_state.plateau.scale
         return state, metrics
 
     return towers.sharded(
