@@ -15,7 +15,7 @@ from alexnet_jax.data import feed, preprocess, sources, statistics as pixel_stat
 from alexnet_jax.data.feed import Batch
 from alexnet_jax.data.preprocess import Augmentation, Input, Views, views_of
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import alexnet as models, layers, towers
+from alexnet_jax.model import alexnet as models, towers
 from alexnet_jax.train import memory, optimizer as optimizers, speed
 from alexnet_jax.train.step import StepSettings, TrainState, make_state, make_train_step
 
@@ -28,9 +28,8 @@ def model(config: ConfigDict, classes: int) -> models.AlexNet:
     stack: list[models.ConvLayer | models.DenseLayer] = []
     for name in c.layers:
         fields = dict(c[name]) | {"name": name, "post_ops": tuple(c[name].post_ops.split())}
-        kernel, bias = layers.Normal(fields.pop("init_std")), layers.Constant(fields.pop("init_bias"))
-        fields |= {"weight_norm": c.weight_norm}  # what a layer begins with by default is "fan_in"
-        fields |= {"kernel_init": kernel, "bias_init": bias} if c.init == "normal" else {}
+        fields |= {"weight_norm": c.weight_norm}
+        fields |= {} if c.init == "normal" else {"init_std": None, "init_bias": None}
         if "kernel_size" in fields:
             stack.append(models.ConvLayer(**fields))
         else:

@@ -26,6 +26,7 @@ from alexnet_jax.data.pictures import Picture
 from alexnet_jax.data.preprocess import Input, Views, crop_view
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
+from alexnet_jax.model.all_towers import AllTowers
 from alexnet_jax.model.towers import BATCH_SHARDED, DATA
 
 _BATCH = 32  # the most pictures at a time on each row of the mesh; a power of two
@@ -204,13 +205,13 @@ class Classifier:
         )  # fmt: skip
 
     @functools.cached_property
-    def module(self) -> models.AllTowers:
+    def module(self) -> AllTowers:
         """The network as an ordinary Flax module: module.apply(net.variables, net.inputs(images)) -> logits [B, K].
 
         It reads float32 [B, crop, crop, 3] less the mean, as `inputs` makes it of RGB in 0..255. A third argument, one
         key per image, means training: dropout, and batch norms that use the batch (mutable=["batch_stats"]).
         """
-        return models.all_towers(self.tower)
+        return AllTowers.of(self.tower)
 
     def apply(self, variables: Any, images: jax.Array) -> jax.Array:
         """Logits [B, K] of RGB images [B, crop, crop, 3] in 0..255, or [K] of one [crop, crop, 3].

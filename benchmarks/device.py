@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import builder, config as configs
-from alexnet_jax.model import cpu_products as products, placement, towers
+from alexnet_jax.model import layers, placement, towers
 from alexnet_jax.train.step import make_state, make_train_step
 
 jax.config.update("jax_default_matmul_precision", "highest")  # products of float32, not of TF32 or bfloat16
@@ -41,7 +41,7 @@ def convolutions(dtype: str, batch: int) -> float:
         x = jnp.asarray(rng.normal(size=(batch, pixels, pixels, channels)), dtype)
         kernel = rng.normal(size=(layer.kernel_size, layer.kernel_size, channels, layer.features)).astype(np.float32)
         kernel = np.asarray(jnp.asarray(kernel, dtype), np.float32)
-        conv = functools.partial(products.tower_conv, stride=layer.stride, padding=layer.padding)
+        conv = functools.partial(layers.tower_conv, stride=layer.stride, padding=layer.padding)
         value, pullback = jax.vjp(jax.vmap(conv), x[None], jnp.asarray(kernel)[None])
         g = jnp.ones_like(value)
         got = [value[0], *(part[0] for part in pullback(g))]

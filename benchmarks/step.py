@@ -158,7 +158,7 @@ def layer_times(batch: int, dtype: str) -> dict[str, dict[str, float]]:
     import jax.numpy as jnp
 
     from alexnet_jax import builder, config as configs, summary
-    from alexnet_jax.model import cpu_products as products, placement
+    from alexnet_jax.model import layers, placement
     from alexnet_jax.model.alexnet import ConvLayer
 
     config = configs.load_recipe("alexnet:imagenet2012", [f"precision={dtype}"])
@@ -176,8 +176,8 @@ def layer_times(batch: int, dtype: str) -> dict[str, dict[str, float]]:
         def product(x: jax.Array, kernel: jax.Array, layer: Any = layer, shared: bool = shared) -> jax.Array:
             def of_tower(x: jax.Array, kernel: jax.Array) -> jax.Array:
                 if isinstance(layer, ConvLayer):
-                    return products.tower_conv(x, kernel, stride=layer.stride, padding=layer.padding).astype(dtype)
-                return products.tower_matmul(x, kernel).astype(dtype)
+                    return layers.tower_conv(x, kernel, stride=layer.stride, padding=layer.padding).astype(dtype)
+                return layers.tower_matmul(x, kernel).astype(dtype)
 
             return jax.vmap(of_tower, in_axes=(None if shared else 0, 0))(x, kernel)
 

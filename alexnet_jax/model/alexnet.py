@@ -1,4 +1,4 @@
-"""The network of one tower, and the same network as an ordinary Flax module of all towers.
+"""The network of one tower.
 
 Which layers there are, how wide they are, what follows each and which of them read the other
 tower's maps is up to the config (`configs/alexnet.py`, section model). This file says what the
@@ -8,6 +8,7 @@ words mean.
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,29 +76,71 @@ class Dropout:
 
 @dataclasses.dataclass(frozen=True)
 class ConvLayer:
-    """A convolution with `features` channels per tower, and the post-ops (of OPERATIONS) that follow it."""
+    """A convolution with `features` channels per tower, and the post-ops (of OPERATIONS) that follow it.
+
+    `padding` is as in `layers.tower_conv`; `init_std`, `init_bias` and `weight_norm` are as in `DenseLayer`.
+    """
 
     name: str
     features: int
     kernel_size: int
     stride: int
     padding: tuple[int, int]
-    post_ops: tuple[str, ...]
-    kernel_init: layers.Initializer = layers.fan_in_uniform
-    bias_init: layers.Initializer | None = None
+    post_ops: tuple[str, ...] = ()
+    init_std: float | None = None
+    init_bias: float | None = None
     weight_norm: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseLayer:
-    """A fully connected layer with `features` units per tower, and the post-ops that follow it."""
+    """A fully connected layer with `features` units per tower, and the post-ops that follow it.
+
+    Its weights begin Gaussian with `init_std`, not truncated (2012 source, layers-145.cfg), its biases as `init_bias`.
+    None is uniform within 1 / sqrt(fan-in), PyTorch's default for its Conv2d and Linear. With `weight_norm` the weights
+    of a unit are scale * v / |v| (Salimans and Kingma 2016, arXiv 1602.07868, equation 2); the parameter `kernel` is v,
+    and `scale` starts as |v|.
+    """
 
     name: str
     features: int
-    post_ops: tuple[str, ...]
-    kernel_init: layers.Initializer = layers.fan_in_uniform
-    bias_init: layers.Initializer | None = None
+    post_ops: tuple[str, ...] = ()
+    init_std: float | None = None
+    init_bias: float | None = None
     weight_norm: bool = False
+
+
+class Weighted(nn.Module):
+    """The weights of a layer in one tower and what they compute, before the post-ops; all parameters are float32.
+
+    A convolution is [B, H, W, C] -> [B, H', W', features] of the type of its input, a fully connected layer
+    [B, C] -> [B, features] float32.
+    """
+
+    layer: ConvLayer | DenseLayer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        layer = self.layer
+        window = 2 * (layer.kernel_size,) if isinstance(layer, ConvLayer) else ()
+        shape = (*window, x.shape[-1], layer.features)
+        bound, initializers = math.prod(shape[:-1]) ** -0.5, nn.initializers
+
+        def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        kernel_init = uniform if layer.init_std is None else initializers.normal(layer.init_std)
+        bias_init = uniform if layer.init_bias is None else initializers.constant(layer.init_bias)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        bias = self.param("bias", bias_init, shape[-1:], jnp.float32)
+        if layer.weight_norm:
+            length = jnp.sqrt((kernel * kernel).sum(axis=range(len(shape) - 1)))
+            scale = self.param("scale", lambda _: length)
+            kernel = kernel * (scale / length).reshape((1,) * (len(shape) - 1) + scale.shape)
+        bias = bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+        if isinstance(layer, ConvLayer):
+            return (layers.tower_conv(x, kernel, stride=layer.stride, padding=layer.padding) + bias).astype(x.dtype)
+        return layers.tower_matmul(x, kernel) + bias
 
 
 class AlexNet(nn.Module):
@@ -115,7 +158,7 @@ class AlexNet(nn.Module):
     `compute_dtype` is that of all activations but the logits, and of what is multiplied: sums of products, the sums of
     norms and the logits are float32, as the parameters and their gradients are.
 
-    It must run under an axis named `tower` (`towers.over_towers`); `AllTowers` is the module for
+    It must run under an axis named `tower` (`towers.over_towers`); `all_towers.AllTowers` is the module for
     everybody else. The result of each operation can be read in the collection `intermediates` and shifted
     through the collection `perturbations`, under the paper's names: conv1_out (what the weights
     give), norm1, pool1, relu1, ...
@@ -181,15 +224,13 @@ class AlexNet(nn.Module):
         return towers.gather_keys(keys_B) if drops and keys_B is not None else keys_B
 
     def _weighted(self, layer: ConvLayer | DenseLayer, x: jax.Array) -> jax.Array:
-        options = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
-        del options["post_ops"]
-        if self.splits(layer):
-            options["features"] //= self.split_over
-        if isinstance(layer, DenseLayer):
-            x = layers.Dense(**options)(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
-            return x if layer is self.stack[-1] else x.astype(self.compute_dtype)
-        _check_fits(x, layer.name, window=layer.kernel_size, padding=sum(layer.padding))
-        return layers.Conv(**options)(x)
+        if isinstance(layer, ConvLayer):
+            _check_fits(x, layer.name, window=layer.kernel_size, padding=sum(layer.padding))
+            return Weighted(layer, name=layer.name)(x)
+        features = layer.features // (self.split_over if self.splits(layer) else 1)
+        own = Weighted(dataclasses.replace(layer, features=features), name=layer.name)
+        x = own(x.reshape(x.shape[0], -1))  # fc6: [B, 6, 6, 256] -> [B, 9216]
+        return x if layer is self.stack[-1] else x.astype(self.compute_dtype)
 
     def _apply(
         self, word: str, layer: ConvLayer | DenseLayer, x: jax.Array, keys_B: jax.Array | None, train: bool
@@ -236,67 +277,13 @@ def resharding(model: AlexNet) -> dict[str, Callable[..., jax.Array]]:
     return {name: between[way] for name, way in zip(names, itertools.pairwise(split), strict=True) if way in between}
 
 
-class AllTowers(AlexNet):
-    """The network of all towers as an ordinary Flax module: images [B, H, W, 3] float32 -> logits [B, K].
-
-    Its variables are those of `init_variables`, each leaf with a leading tower axis, and all towers run on the device
-    of the call. Images, `keys_B` and `train` are as in `AlexNet`. `init` gives the parameters and running statistics
-    alone. Raises AlexNetError for images or keys of another form.
-    """
-
-    @nn.compact
-    def __call__(self, images: jax.Array, keys_B: jax.Array | None = None, train: bool = False) -> jax.Array:
-        _check_images(images, keys_B)
-        collections = ("params", "batch_stats", "intermediates", "perturbations")
-
-        def tower(module: Any, images: jax.Array, keys_B: jax.Array | None) -> jax.Array:  # Flax asks for its name
-            return AlexNet.__call__(module, images, keys_B, train)
-
-        over_towers = nn.vmap(
-            tower,
-            in_axes=None,
-            out_axes=None,
-            axis_size=self.towers,
-            axis_name=TOWER,
-            variable_axes=dict.fromkeys(collections, 0),
-            split_rngs={"params": True},
-        )
-        logits: jax.Array = over_towers(self, images, keys_B)
-        return logits
-
-    @nn.nowrap
-    def init(self, rngs: Any, *args: Any, mutable: Any = ("params", "batch_stats"), **kwargs: Any) -> Any:
-        """Flax's own, without the collections `intermediates` and `perturbations`, which belong to one batch."""
-        return super().init(rngs, *args, mutable=mutable, **kwargs)
-
-
-def all_towers(model: AlexNet) -> AllTowers:
-    """The whole network of which `model` is one tower."""
-    own = ("parent", "name")  # Flax's fields of every module
-    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in own}
-    return AllTowers(**fields)
-
-
-def _check_images(images: jax.Array, keys_B: jax.Array | None) -> None:
-    shape, dtype = jnp.shape(images), jnp.result_type(images)
-    if len(shape) != 4 or shape[-1] != 3 or not jnp.issubdtype(dtype, jnp.floating):
-        raise AlexNetError(
-            f"images are {dtype} {list(shape)}, but the module reads float32 [B, H, W, 3] less the mean, as "
-            "net.inputs(images) makes them of RGB in 0..255; net.apply takes images in 0..255 themselves."
-        )
-    if keys_B is not None and jnp.shape(keys_B)[:1] != shape[:1]:
-        raise AlexNetError(
-            f"keys_B has the shape {jnp.shape(keys_B)}, but it is one key per image: jax.random.split(key, {shape[0]})."
-        )
-
-
 def _check_axis() -> None:
     try:
         jax.lax.axis_index(TOWER)
     except NameError:
         raise AlexNetError(
             "This module is one tower and needs the axis 'tower': use net.module or net.apply of alexnet_jax.load and "
-            "build, or model.all_towers(module)."
+            "build, or model.all_towers.AllTowers.of(module)."
         ) from None
 
 

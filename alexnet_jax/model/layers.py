@@ -1,112 +1,235 @@
-"""The operations that Flax lacks, or that XLA runs badly where the towers share a device.
+"""The operations of one tower that Flax lacks, or that XLA runs badly where the towers share a device.
 
-Shapes: `B` batch, `H W` space, `C` channels of one tower. Everything is written for one tower. Activations are float32
-or bfloat16, and so is what is multiplied; parameters are float32, and so are sums.
+Shapes: `B` batch, `H W` space, `C` channels of one tower, `M` features. Activations are float32 or bfloat16, and so is
+what is multiplied; parameters are float32, and so are sums. docs/speed.md has what was measured.
 """
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model.cpu_products import tower_conv, tower_matmul
+from alexnet_jax.model import cpu_bfloat16
 from alexnet_jax.model.towers import TOWER, own_units
 
-Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> array
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_WRITTEN_OUT = 8  # so many members of a vmap are written out one after the other; more are a loop
+
+# ---------------------------------------------------------------- convolution, matmul
+
+
+def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]) -> jax.Array:
+    """Convolution of one tower: [B, H, W, C] and [k, k, C, M] -> [B, H', W', M] float32.
+
+    `padding` is (top and left, bottom and right), in pixels.
+
+    Under `vmap` over towers it is one convolution per tower, where JAX would make a grouped one (half as fast on a
+    CPU), and a single wide one where all towers read the same input.
+    """
+    _, height, width, _ = x.shape
+    return _product(_Conv(stride, padding, kernel.shape[0], (height, width), x.dtype), x, kernel)
+
+
+def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[B, C] @ [C, units] of one tower -> float32. Under `vmap` over towers it is one matmul per tower.
+
+    JAX would make one wide matmul where both towers read the same input, for which XLA:CPU first
+    transposes fc6's 75 MB of weights, and their gradient after it.
+    """
+    return _product(_Matmul(x.dtype), x, kernel)
+
+
+# ---------------------------------------------------------------- the three products of a layer
+#
+# Each is linear in both operands, and its gradients are the other two. As JAX primitives they have a form of their own
+# for each device and still every transformation: `custom_vjp` would refuse forward mode, and `custom_vmap` (which
+# writes the towers out) cannot be transposed.
+
+
+def _product(op: "_Conv | _Matmul", x: jax.Array, kernel: jax.Array) -> jax.Array:
+    out: jax.Array = _VALUE.bind(x, kernel, op=op)
+    return out
+
+
+_VALUE, _INPUT_GRADIENT, _KERNEL_GRADIENT = (
+    Primitive(name) for name in ("tower_product", "tower_product_input_gradient", "tower_product_kernel_gradient")
+)
+ad.defbilinear(
+    _VALUE,
+    lambda g, x, kernel, op: _INPUT_GRADIENT.bind(kernel, g, op=op),
+    lambda g, x, kernel, op: _KERNEL_GRADIENT.bind(x, g, op=op),
+)
+ad.defbilinear(
+    _INPUT_GRADIENT,
+    lambda dx, kernel, g, op: _KERNEL_GRADIENT.bind(dx, g, op=op),
+    lambda dx, kernel, g, op: _VALUE.bind(dx, kernel, op=op),
+)
+ad.defbilinear(
+    _KERNEL_GRADIENT,
+    lambda dkernel, x, g, op: _INPUT_GRADIENT.bind(dkernel, g, op=op),
+    lambda dkernel, x, g, op: _VALUE.bind(x, dkernel, op=op),
+)
+
+
+def _define(primitive: Primitive, method: str, examples: int | None) -> None:
+    """How `primitive` runs and what vmap makes of it; operand `examples` alone has a batch axis that the result has."""
+
+    def run(*operands: jax.Array, op: "_Conv | _Matmul") -> jax.Array:
+        out: jax.Array = getattr(op, method)(*operands)
+        return out
+
+    def abstract(*avals: Any, op: "_Conv | _Matmul") -> Any:
+        return jax.make_jaxpr(lambda *operands: run(*operands, op=op))(*avals).out_avals[0]
+
+    def batched(operands: Sequence[jax.Array], axes: Sequence[int | None], *, op: Any) -> tuple[jax.Array, int]:
+        each = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
+        numbers = [number for number, axis in enumerate(axes) if axis is not None]
+        size = each[numbers[0]].shape[0]
+        if examples is not None and numbers == [examples]:  # they share a kernel: one batch of them all
+            each[examples] = each[examples].reshape(-1, *each[examples].shape[2:])
+            y = primitive.bind(*each, op=op)
+            return y.reshape(size, -1, *y.shape[1:]), 0
+        if primitive is _VALUE and numbers == [1] and isinstance(op, _Conv):  # they share the input
+            wide = primitive.bind(each[0], jnp.concatenate(list(each[1]), axis=-1), op=op)
+            return jnp.stack(jnp.split(wide, size, axis=-1)), 0
+
+        def one(member: dict[int, jax.Array]) -> jax.Array:
+            return primitive.bind(*(dict(enumerate(each)) | member).values(), op=op)
+
+        members = {number: each[number] for number in numbers}
+        if size > _WRITTEN_OUT:
+            return lax.map(one, members), 0
+        return jnp.stack([one({number: x[t] for number, x in members.items()}) for t in range(size)]), 0
+
+    primitive.def_impl(run)
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False))
+
+
+_define(_VALUE, "value", examples=0)
+_define(_INPUT_GRADIENT, "input_gradient", examples=1)
+_define(_KERNEL_GRADIENT, "kernel_gradient", examples=None)
+
+
+# ---------------------------------------------------------------- matmul
 
 
 @dataclasses.dataclass(frozen=True)
-class Normal:
-    """Gaussian weights, not truncated (2012 source, layers-145.cfg). Equal to another of the same `std`."""
+class _Matmul:
+    """x @ kernel, float32, of products of x's type. So are those of its gradients, which autodiff would widen."""
 
-    std: float
+    dtype: Any  # of x
 
-    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return nn.initializers.normal(self.std)(key, shape, dtype)
+    def value(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _contract(x, kernel.astype(self.dtype), 1, 0)
+
+    def input_gradient(self, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return _contract(g.astype(self.dtype), kernel.astype(self.dtype), 1, 1).astype(self.dtype)
+
+    def kernel_gradient(self, x: jax.Array, g: jax.Array) -> jax.Array:
+        return _contract(x, g.astype(self.dtype), 0, 0)
+
+
+def _contract(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
+    """The sum over an axis of each of two matrices, float32."""
+    axes = (((left_axis,), (right_axis,)), ((), ()))
+    return lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
+
+
+# ---------------------------------------------------------------- convolution
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
-    """The same number everywhere."""
+class _Conv:
+    """The convolution, of products of x's type, and its gradients, by default and in the forms that a CPU runs well.
 
-    value: float
-
-    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return nn.initializers.constant(self.value)(key, shape, dtype)
-
-
-def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Uniform within 1 / sqrt(fan-in) of a kernel [..., units], PyTorch's default for its Conv2d and Linear."""
-    bound = math.prod(shape[:-1]) ** -0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-class Conv(nn.Module):
-    """A tower's convolution with bias: [B, H, W, C] -> [B, H', W', features], before the nonlinearity.
-
-    `padding` is as in `tower_conv`; the other fields are as in `Dense`.
+    XLA:CPU runs the kernel gradient as a convolution with a window as large as the image: four times slower than
+    matmuls for conv1 and half as fast for the others. It has no bfloat16 convolutions at all: see `cpu_bfloat16`.
     """
 
-    features: int
-    kernel_size: int
     stride: int
     padding: tuple[int, int]
-    kernel_init: Initializer = fan_in_uniform
-    bias_init: Initializer | None = None
-    weight_norm: bool = False
+    size: int  # of the kernel
+    pixels: tuple[int, int]  # of x, as its type
+    dtype: Any
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = _weights(self, (self.kernel_size, self.kernel_size, x.shape[-1], self.features))
-        y = tower_conv(x, kernel, stride=self.stride, padding=self.padding)
-        return (y + _last_axis(bias, x.ndim)).astype(x.dtype)
+    def value(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        def default(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return self._plain(x, kernel).astype(jnp.float32)
+
+        def narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            _, height, width, _ = jax.eval_shape(self._plain, x, kernel).shape
+            return cpu_bfloat16.conv(x, kernel, stride=self.stride, before=self.padding[0], shape=(height, width))
+
+        return lax.platform_dependent(x, kernel, cpu=narrow if self._narrow else default, default=default)
+
+    def input_gradient(self, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        x = jax.ShapeDtypeStruct((g.shape[0], *self.pixels, kernel.shape[2]), self.dtype)
+
+        def default(kernel: jax.Array, g: jax.Array) -> jax.Array:
+            dx: jax.Array = jax.linear_transpose(lambda x: self._plain(x, kernel), x)(g)[0]
+            return dx
+
+        def narrow(kernel: jax.Array, g: jax.Array) -> jax.Array:
+            return cpu_bfloat16.input_gradient(kernel, g, before=self.padding[0], shape=self.pixels)
+
+        on_cpu = narrow if self._narrow and self.stride == 1 else default
+        return lax.platform_dependent(kernel, g.astype(self.dtype), cpu=on_cpu, default=default)
+
+    def kernel_gradient(self, x: jax.Array, g: jax.Array) -> jax.Array:
+        kernel = jax.ShapeDtypeStruct((self.size, self.size, x.shape[-1], g.shape[-1]), jnp.float32)
+
+        def default(x: jax.Array, g: jax.Array) -> jax.Array:
+            dkernel: jax.Array = jax.linear_transpose(lambda kernel: self._plain(x, kernel), kernel)(g)[0]
+            return dkernel
+
+        def on_cpu(x: jax.Array, g: jax.Array) -> jax.Array:
+            form = cpu_bfloat16.kernel_gradient if self._narrow else _kernel_gradient_by_matmul
+            return form(x, g, size=self.size, stride=self.stride, before=self.padding[0])
+
+        return lax.platform_dependent(x, g.astype(self.dtype), cpu=on_cpu, default=default)
+
+    @property
+    def _narrow(self) -> bool:
+        return self.dtype == jnp.bfloat16
+
+    def _plain(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        strides, padding = (self.stride, self.stride), (self.padding, self.padding)
+        return lax.conv_general_dilated(x, kernel.astype(x.dtype), strides, padding, dimension_numbers=_NHWC)
 
 
-class Dense(nn.Module):
-    """A tower's fully connected layer with bias: [B, C] -> [B, features] float32, before the nonlinearity.
+def _kernel_gradient_by_matmul(x: jax.Array, g: jax.Array, *, size: int, stride: int, before: int) -> jax.Array:
+    """dL/dkernel [k, k, C, M] from x [B, H, W, C] and g [B, H', W', M], one matmul per offset.
 
-    `bias_init` None is uniform within 1 / sqrt(fan-in) of the kernel, as in PyTorch. With `weight_norm` the weights of
-    a unit are scale * v / |v| (Salimans and Kingma 2016, arXiv 1602.07868, equation 2); `kernel` is v, and `scale`
-    starts as |v|. All parameters are float32.
+    `before` is the padding at the top and left. A stride s first becomes channels: s x s pixels are one pixel of
+    s * s * C, and a kernel of 11 with stride 4 one of 3 with stride 1.
     """
-
-    features: int
-    kernel_init: Initializer = fan_in_uniform
-    bias_init: Initializer | None = None
-    weight_norm: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = _weights(self, (x.shape[-1], self.features))
-        return tower_matmul(x, kernel) + _last_axis(bias, x.ndim)
-
-
-def _weights(layer: Conv | Dense, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """The kernel, [..., units], and the bias, [units], of a layer."""
-
-    def as_kernel(key: jax.Array, bias_shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        bound = math.prod(shape[:-1]) ** -0.5
-        return jax.random.uniform(key, bias_shape, dtype, -bound, bound)
-
-    kernel = layer.param("kernel", layer.kernel_init, shape, jnp.float32)
-    bias = layer.param("bias", layer.bias_init or as_kernel, shape[-1:], jnp.float32)
-    if layer.weight_norm:
-        length = jnp.sqrt((kernel * kernel).sum(axis=range(len(shape) - 1)))
-        scale = layer.param("scale", lambda _: length)
-        kernel = kernel * _last_axis(scale / length, len(shape))
-    return kernel, bias
-
-
-def _last_axis(bias: jax.Array, ndim: int) -> jax.Array:
-    return bias.reshape((1,) * (ndim - 1) + bias.shape)
+    channels, features = x.shape[-1], g.shape[-1]
+    height, width = g.shape[1:3]
+    blocks = -(-size // stride)  # the kernel's size in blocks of stride pixels
+    edges = [
+        (before, (w - 1 + blocks) * stride - n - before, 0) for w, n in zip(g.shape[1:3], x.shape[1:3], strict=True)
+    ]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    x = x.reshape(-1, x.shape[1] // stride, stride, x.shape[2] // stride, stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], stride**2 * channels)
+    flat_g = g.reshape(-1, features)
+    dk = jnp.stack([
+        x[:, i : i + height, j : j + width].reshape(-1, x.shape[-1]).T @ flat_g
+        for i in range(blocks)
+        for j in range(blocks)
+    ])  # fmt: skip
+    dk = dk.reshape(blocks, blocks, stride, stride, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return dk.reshape(blocks * stride, blocks * stride, channels, features)[:size, :size]
 
 
 # ---------------------------------------------------------------- response normalization

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import builder
 from alexnet_jax.configs.alexnet import get_config
-from alexnet_jax.model import alexnet as models, cpu_products as products, layers, placement, towers
+from alexnet_jax.model import alexnet as models, layers, placement, towers
 from alexnet_jax.train import speed
 
 ROUNDING = 2.0**-8  # of bfloat16: half of the distance from 1 to the next number
@@ -61,7 +61,7 @@ def test_convolutions_are_those_of_float64(
         g = _narrow(2, *wanted.shape)
         dx, dkernel = pullback(jnp.asarray(np.asarray(g, np.float64)))
     monkeypatch.setattr(layers.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
-    conv = functools.partial(products.tower_conv, stride=stride, padding=padding)
+    conv = functools.partial(layers.tower_conv, stride=stride, padding=padding)
     value, pullback = jax.vjp(conv, x, kernel)
     got = (value, *pullback(g.astype(jnp.float32)))
     assert [part.dtype for part in got] == [jnp.float32, jnp.bfloat16, jnp.float32]
@@ -72,7 +72,7 @@ def test_convolutions_are_those_of_float64(
 
 def test_matmuls_have_float32_sums() -> None:
     x, kernel, g = _narrow(0, 6, 40), _narrow(1, 40, 8).astype(jnp.float32), _narrow(2, 6, 8)
-    value, pullback = jax.vjp(products.tower_matmul, x, kernel)
+    value, pullback = jax.vjp(layers.tower_matmul, x, kernel)
     dx, dkernel = pullback(g.astype(jnp.float32))
     assert (value.dtype, dx.dtype, dkernel.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
     x64, kernel64, g64 = (np.asarray(part, np.float64) for part in (x, kernel, g))

@@ -1,4 +1,4 @@
-"""Each operation of `layers.py` and `products.py` against its definition, written out in NumPy and float64."""
+"""Each operation of `layers.py` against its definition, written out in NumPy and float64."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import cpu_products as products, layers, towers
+from alexnet_jax.model import alexnet as models, layers, towers
 
 Array = np.ndarray
 
@@ -81,12 +81,12 @@ def _convolve(x: Array, kernel: Array, g: Array | None, stride: int, padding: tu
 def test_tower_conv_and_its_gradients(case: tuple[Any, ...], platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output, input gradient and kernel gradient are the sums of the definition, on a CPU and as elsewhere."""
     # Off a CPU the kernel gradient takes another path, which a CPU can run too.
-    monkeypatch.setattr(products.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
+    monkeypatch.setattr(layers.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
     height, width, channels, maps, size, stride, padding = case
     x, kernel = _normal(0, 2, height, width, channels), _normal(1, size, size, channels, maps)
     g = _normal(2, *_convolve(x, kernel, None, stride, padding)[0].shape)
 
-    conv = functools.partial(products.tower_conv, stride=stride, padding=padding)
+    conv = functools.partial(layers.tower_conv, stride=stride, padding=padding)
     results = _value_and_gradients(conv, (_f32(x), _f32(kernel)), _f32(g))
     for got, wanted in zip(results, _convolve(x, kernel, g, stride, padding), strict=True):
         _assert_close(got, wanted)
@@ -101,7 +101,7 @@ def test_tower_conv_under_vmap(towers: int, shared: bool) -> None:
     g = _normal(2, towers, 2, 4, 3, 4)
     if shared:
         x = x[0]
-    one = functools.partial(products.tower_conv, stride=stride, padding=padding)
+    one = functools.partial(layers.tower_conv, stride=stride, padding=padding)
     conv = jax.vmap(one, in_axes=(None if shared else 0, 0))
     results = _value_and_gradients(conv, (_f32(x), _f32(kernel)), _f32(g))
     each = [_convolve(x if shared else x[t], kernel[t], g[t], stride, padding) for t in range(towers)]
@@ -117,17 +117,12 @@ def test_tower_conv_under_vmap(towers: int, shared: bool) -> None:
 def test_conv_and_dense_add_their_bias() -> None:
     """The modules are x * kernel + bias, the bias one number a map or unit."""
     x, kernel, bias = _normal(0, 2, 9, 9, 3), _normal(1, 5, 5, 3, 4), _normal(2, 4)
-    conv = layers.Conv(
-        features=4,
-        kernel_size=5,
-        stride=2,
-        padding=(0, 3),
-    )
+    conv = models.Weighted(models.ConvLayer("conv", features=4, kernel_size=5, stride=2, padding=(0, 3)))
     got = conv.apply({"params": {"kernel": _f32(kernel), "bias": _f32(bias)}}, _f32(x))
     _assert_close(got, _convolve(x, kernel, None, 2, (0, 3))[0] + bias)
 
     x, kernel = _normal(0, 3, 7), _normal(1, 7, 4)
-    dense = layers.Dense(features=4)
+    dense = models.Weighted(models.DenseLayer("fc", features=4))
     got = dense.apply({"params": {"kernel": _f32(kernel), "bias": _f32(bias)}}, _f32(x))
     _assert_close(got, np.array([[sum(row * column) for column in kernel.T] for row in x]) + bias)
 
@@ -135,14 +130,16 @@ def test_conv_and_dense_add_their_bias() -> None:
 @pytest.mark.parametrize(
     ("layer", "x_shape", "kernel_shape"),
     [
-        (layers.Conv(64, 11, 4, (0, 3), layers.Normal(0.03), layers.Constant(1.0)), (1, 8, 8, 8), (11, 11, 8, 64)),
-        (layers.Dense(500, layers.Normal(0.03), layers.Constant(1.0)), (1, 300), (300, 500)),
+        (models.ConvLayer("conv", 64, 11, 4, (0, 3), (), 0.03, 1.0), (1, 8, 8, 8), (11, 11, 8, 64)),
+        (models.DenseLayer("fc", 500, (), 0.03, 1.0), (1, 300), (300, 500)),
     ],
     ids=["conv", "dense"],
 )
 def test_initialization(layer: Any, x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> None:
     """Weights are Gaussian of the std asked for, with its tails; the bias is the constant asked for."""
-    params = jax.tree.map(np.asarray, jax.jit(layer.init)(jax.random.key(0), jnp.zeros(x_shape)))["params"]
+    params = jax.tree.map(np.asarray, jax.jit(models.Weighted(layer).init)(jax.random.key(0), jnp.zeros(x_shape)))[
+        "params"
+    ]
     kernel = params["kernel"]
     assert kernel.shape == kernel_shape
     assert abs(kernel.mean()) < 5 * 0.03 / math.sqrt(kernel.size)

@@ -11,7 +11,8 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from alexnet_jax import builder
-from alexnet_jax.model import alexnet as models, cpu_products as products, layers, towers
+from alexnet_jax.model import alexnet as models, layers, towers
+from alexnet_jax.model.all_towers import AllTowers
 from alexnet_jax.train.step import make_state, make_train_step
 
 Function = Callable[[Any, jax.Array], jax.Array]  # of variables and an input
@@ -132,10 +133,10 @@ def _check(transformation: str, f: Function, oracle: Function, v: Any, x: Any, t
 def test_layer_alone(kind: str, transformation: str) -> None:
     rng = np.random.default_rng(0)
     if kind == "conv":
-        layer: Any = layers.Conv(features=5, kernel_size=5, stride=2, padding=(0, 3))
+        layer: Any = models.Weighted(models.ConvLayer("conv", features=5, kernel_size=5, stride=2, padding=(0, 3)))
         x = jnp.asarray(rng.normal(size=(2, 9, 8, 3)), jnp.float32)
     else:
-        layer = layers.Dense(features=5)
+        layer = models.Weighted(models.DenseLayer("fc", features=5))
         x = jnp.asarray(rng.normal(size=(3, 7)), jnp.float32)
 
     def oracle(v: Any, x: jax.Array) -> jax.Array:
@@ -151,7 +152,7 @@ def test_network(transformation: str, small_config: ConfigDict) -> None:
     variables = models.init_variables(model, jax.random.key(0), 67)
     images = 50.0 * jax.random.normal(jax.random.key(1), (2, 67, 67, 3))
     oracle = lambda v, x: _network(model, v, x)  # noqa: E731
-    _check(transformation, models.all_towers(model).apply, oracle, variables, images, 1e-3)
+    _check(transformation, AllTowers.of(model).apply, oracle, variables, images, 1e-3)
 
 
 @pytest.mark.parametrize("transformation", ["jvp", "hessian-vector"])
@@ -159,7 +160,7 @@ def test_bfloat16_products_of_a_cpu_have_their_derivatives(transformation: str) 
     """They move bits, which JAX would differentiate to zero without a word."""
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3), jnp.bfloat16)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
-    conv = lambda v, x: products.tower_conv(x.astype(jnp.bfloat16), v, stride=1, padding=(1, 1))  # noqa: E731
+    conv = lambda v, x: layers.tower_conv(x.astype(jnp.bfloat16), v, stride=1, padding=(1, 1))  # noqa: E731
     oracle = lambda v, x: _conv(x, v, 1, (1, 1))  # noqa: E731
     wide = x.astype(jnp.float32)
     _check(transformation, lambda v, x: 0.02 * conv(v, x), lambda v, x: 0.02 * oracle(v, x), kernel, wide, 0.02)
