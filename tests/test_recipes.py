@@ -49,7 +49,6 @@ class Net:
         inputs = [np.moveaxis(x, 1, -1).reshape(len(x), -1) for x in np.split(self.x, groups, 1)]
         if groups == 1:
             inputs *= len(w)
-        # einsum converts to float64 as it goes: no copy of a matrix of 150 MB
         outs = [np.einsum("bi,iu->bu", x, tower) for x, tower in zip(inputs, w, strict=True)]
         self.x = np.concatenate(outs, 1) + b
         return self
@@ -101,8 +100,10 @@ class Net:
 # ---------------------------------------------------------------- the recipes, written down again
 
 
-def _conv1(n: Net) -> Net:
-    return n.conv("conv1", 4, 0, 3)
+def _bottom(n: Net, groups: int = 2, *, spatial: bool = True) -> Net:
+    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups).pool().relu()
+    n.conv("conv2", 1, 2, 2, groups).relu().lrn(2, 2e-5, groups)
+    return (n.spatial() if spatial else n).pool()
 
 
 def _conv2(n: Net) -> Net:
@@ -114,18 +115,12 @@ def _conv3_to_5(n: Net) -> Net:
     return n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
 
 
-def _dense(n: Net) -> Net:
-    return n.fc("fc6").relu().times(0.5).fc("fc7").relu().times(0.5).fc("fc8")
+def _dense(n: Net, kept: float = 0.5) -> Net:
+    return n.fc("fc6").relu().times(kept).fc("fc7").relu().times(kept).fc("fc8")
 
 
 def alexnet(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    return _dense(_conv3_to_5(n))
-
-
-def alexnet_continued(n: Net) -> Net:
-    return alexnet(n)
+    return _dense(_conv3_to_5(_bottom(n)))
 
 
 def cuda_convnet_18pct(n: Net) -> Net:
@@ -140,13 +135,13 @@ def cuda_convnet_26pct(n: Net) -> Net:
 
 
 def alexnet_paper_text(n: Net) -> Net:
-    _conv1(n).relu().lrn(2, 1e-4, groups=2).pool()
+    n.conv("conv1", 4, 0, 3).relu().lrn(2, 1e-4, groups=2).pool()
     _conv2(n).relu().lrn(2, 1e-4, groups=2).pool()
     return _dense(_conv3_to_5(n))
 
 
 def alexnet_pool_lrn_relu(n: Net) -> Net:
-    _conv1(n).pool().lrn(2, 2e-5, groups=2).relu()
+    n.conv("conv1", 4, 0, 3).pool().lrn(2, 2e-5, groups=2).relu()
     _conv2(n).pool().lrn(2, 2e-5, groups=2).relu()
     return _dense(_conv3_to_5(n))
 
@@ -154,30 +149,28 @@ def alexnet_pool_lrn_relu(n: Net) -> Net:
 def caffe_alexnet(n: Net) -> Net:
     n.conv("conv1", 4, 0, 0).relu().lrn(1, 2e-5, groups=1).pool()
     _conv2(n).relu().lrn(1, 2e-5, groups=1).pool()
-    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
+    return _dense(_conv3_to_5(n), kept=1)
 
 
 def caffenet(n: Net) -> Net:
     n.conv("conv1", 4, 0, 0).relu().pool().lrn(1, 2e-5, groups=1)
     _conv2(n).relu().pool().lrn(1, 2e-5, groups=1)
-    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
+    return _dense(_conv3_to_5(n), kept=1)
 
 
 def one_weird_trick(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=1).pool().relu()
-    n.conv("conv2", 1, 2, 2).relu().lrn(2, 2e-5, groups=1).pool()
-    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu()
-    return _dense(n)
+    _bottom(n, groups=1, spatial=False).conv("conv3", 1, 1, 1).relu()
+    return _dense(n.conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu())
 
 
 def torchvision(n: Net) -> Net:
     n.conv("conv1", 4, 2, 2).relu().pool().conv("conv2", 1, 2, 2).relu().pool()
     n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).relu().pool()
-    return n.fc("fc6").relu().fc("fc7").relu().fc("fc8")
+    return _dense(n, kept=1)
 
 
 def alexnet_bn(n: Net) -> Net:
-    _conv1(n).batch_norm("bn1").relu().pool()
+    n.conv("conv1", 4, 0, 3).batch_norm("bn1").relu().pool()
     _conv2(n).batch_norm("bn2").relu().pool()
     n.conv("conv3", 1, 1, 1).batch_norm("bn3").relu()
     n.conv("conv4", 1, 1, 1, groups=2).batch_norm("bn4").relu()
@@ -191,18 +184,7 @@ def alexnet_bn_large(n: Net) -> Net:
     _conv2(n).relu().pool().batch_norm("bn2", 1e-4)
     n.conv("conv3", 1, 1, 1).relu().batch_norm("bn3", 1e-4)
     n.conv("conv4", 1, 1, 1, groups=2).relu().batch_norm("bn4", 1e-4)
-    n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
-    return n.fc("fc6").relu().fc("fc7").relu().fc("fc8")
-
-
-def alexnet_bn_32k(n: Net) -> Net:
-    return alexnet_bn_large(n)
-
-
-def alexnet_modern(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
+    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool(), kept=1)
 
 
 def alexnet_wn(n: Net) -> Net:
@@ -215,68 +197,58 @@ def alexnet_wn(n: Net) -> Net:
 
 
 def half(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=1).pool().relu()
-    n.conv("conv2", 1, 2, 2).relu().lrn(2, 2e-5, groups=1).spatial().pool()
-    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu()
-    return _dense(n)
+    _bottom(n, groups=1).conv("conv3", 1, 1, 1).relu()
+    return _dense(n.conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu())
 
 
 def no_lrn(n: Net) -> Net:
-    _conv1(n).relu().pool()
+    n.conv("conv1", 4, 0, 3).relu().pool()
     _conv2(n).relu().pool()
     return _dense(_conv3_to_5(n))
 
 
 def no_spatial_norm(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).pool()
-    return _dense(_conv3_to_5(n))
+    return _dense(_conv3_to_5(_bottom(n, spatial=False)))
 
 
 def no_norm2(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).relu().pool()
+    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).relu().pool()
     _conv2(n).relu().pool()
     return _dense(_conv3_to_5(n))
 
 
 def nonoverlap(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool(2).relu()
+    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool(2).relu()
     n.conv("conv2", 1, 1, 1, groups=2).relu().lrn(2, 2e-5, groups=2).spatial().pool(2)
     n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
     return _dense(n.conv("conv5", 1, 0, 0, groups=2).pool(2).relu())
 
 
 def avg_pool(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool(3, np.nanmean).relu()
+    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool(3, np.nanmean).relu()
     _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool(3, np.nanmean)
     n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
     return _dense(n.conv("conv5", 1, 1, 1, groups=2).pool(3, np.nanmean).relu())
 
 
 def no_communication(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    n.conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1, groups=2).relu()
+    _bottom(n).conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1, groups=2).relu()
     n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
     return n.fc("fc6", groups=2).relu().times(0.5).fc("fc7", groups=2).relu().times(0.5).fc("fc8")
 
 
 def communicate_at_conv4(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    n.conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1).relu()
+    _bottom(n).conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1).relu()
     return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
 
 
 def conv6(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    _conv3_to_5(n).conv("conv6", 1, 1, 1).relu()
+    _conv3_to_5(_bottom(n)).conv("conv6", 1, 1, 1).relu()
     return n.fc("fc7").relu().times(0.5).fc("fc8").relu().times(0.5).fc("fc9")
 
 
 def tanh(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().tanh()
+    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool().tanh()
     _conv2(n).tanh().lrn(2, 2e-5, groups=2).spatial().pool()
     n.conv("conv3", 1, 1, 1).tanh().conv("conv4", 1, 1, 1, groups=2).tanh()
     n.conv("conv5", 1, 1, 1, groups=2).tanh().pool()
@@ -284,49 +256,53 @@ def tanh(n: Net) -> Net:
 
 
 def no_dropout(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    return _conv3_to_5(n).fc("fc6").relu().fc("fc7").relu().fc("fc8")
+    return _dense(_conv3_to_5(_bottom(n)), kept=1)
 
 
 def no_conv2(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
+    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool().relu()
     n.conv("conv3", 1, 1, 1).relu().pool().conv("conv4", 1, 1, 1, groups=2).relu()
     return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
 
 
 def no_conv3(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    return _dense(n.conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1, groups=2).relu().pool())
+    _bottom(n).conv("conv4", 1, 1, 1).relu()
+    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
 
 
 def no_conv4(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    return _dense(n.conv("conv3", 1, 1, 1).relu().conv("conv5", 1, 1, 1, groups=2).relu().pool())
+    _bottom(n).conv("conv3", 1, 1, 1).relu()
+    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
 
 
 def no_conv5(n: Net) -> Net:
-    _conv1(n).lrn(2, 2e-5, groups=2).pool().relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool()
-    return _dense(n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu().pool())
+    _bottom(n).conv("conv3", 1, 1, 1).relu()
+    return _dense(n.conv("conv4", 1, 1, 1, groups=2).relu().pool())
 
 
+# Recipes that differ from another one in how they are trained.
+SAME_NETWORK = {"alexnet_continued": "alexnet", "alexnet_bn_32k": "alexnet_bn_large"}
 ORACLES: dict[str, Callable[[Net], Net]] = {
     f.__name__: f
     for f in (
         alexnet, alexnet_paper_text, alexnet_pool_lrn_relu, caffe_alexnet, caffenet, one_weird_trick, torchvision,
-        alexnet_bn_large, alexnet_bn_32k, alexnet_modern, alexnet_continued, cuda_convnet_18pct, cuda_convnet_26pct,
-        alexnet_bn, alexnet_wn, half, no_lrn, no_spatial_norm, no_norm2, nonoverlap, avg_pool, no_communication,
-        communicate_at_conv4, conv6, tanh, no_dropout, no_conv2, no_conv3, no_conv4, no_conv5,
+        alexnet_bn_large, cuda_convnet_18pct, cuda_convnet_26pct, alexnet_bn, alexnet_wn, half, no_lrn,
+        no_spatial_norm, no_norm2, nonoverlap, avg_pool, no_communication, communicate_at_conv4, conv6, tanh,
+        no_dropout, no_conv2, no_conv3, no_conv4, no_conv5,
     )
-}  # fmt: skip
+} | {"alexnet_modern": no_dropout}  # fmt: skip
 ONE_TOWER = ("one_weird_trick", "torchvision", "half", "cuda_convnet_18pct", "cuda_convnet_26pct")
 
 
 def test_every_recipe_has_its_oracle() -> None:
-    assert configs.recipe_names() == sorted(ORACLES)
+    assert configs.recipe_names() == sorted(ORACLES | SAME_NETWORK)
+
+
+@pytest.mark.parametrize("name", SAME_NETWORK)
+def test_recipe_has_the_network_of_another_one(name: str) -> None:
+    one, other = (configs.load_recipe(f"{recipe}:imagenet2012") for recipe in (name, SAME_NETWORK[name]))
+    assert builder.model(one, 1000) == builder.model(other, 1000)
+    assert repr(builder.inputs(one)) == repr(builder.inputs(other))
 
 
 # ---------------------------------------------------------------- their numbers
@@ -334,20 +310,12 @@ def test_every_recipe_has_its_oracle() -> None:
 # Parameters, multiply-adds per image, and for each convolution and pooling the width of its output and its channels
 # per tower.
 _TOP = "55x48 27x48 27x128 13x128"
-NUMBERS = {
-    "alexnet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "alexnet_bn": (60_984_360, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 2 x 9,568 channels and units
-    "alexnet_bn_32k": (60_967_464, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "alexnet_bn_large": (60_967_464, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 2 x 1,120 channels
-    "alexnet_continued": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "alexnet_modern": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "alexnet_paper_text": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "alexnet_pool_lrn_relu": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "alexnet_wn": (60_975_792, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),  # + 10,568 channels and units
-    "avg_pool": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "caffe_alexnet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "caffenet": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "communicate_at_conv4": (61_186_408, 761_786_912, f"{_TOP} 13x192 13x192 13x128 6x128"),
+_ALEXNET, _ONE_TOWER = f"{_TOP} 13x192 13x192 13x128 6x128", "55x64 27x64 27x192 13x192 13x384 13x256 13x256 6x256"
+NUMBERS = dict.fromkeys(ORACLES, (60_965_224, 724_406_816, _ALEXNET)) | {
+    "alexnet_bn": (60_984_360, 724_406_816, _ALEXNET),  # + 2 x 9,568 channels and units
+    "alexnet_bn_large": (60_967_464, 724_406_816, _ALEXNET),  # + 2 x 1,120 channels
+    "alexnet_wn": (60_975_792, 724_406_816, _ALEXNET),  # + 10,568 channels and units
+    "communicate_at_conv4": (61_186_408, 761_786_912, _ALEXNET),
     "conv6": (61_555_304, 745_640_480, f"{_TOP} 13x192 13x192 13x128 6x128 6x128"),
     "cuda_convnet_18pct": (1_104_328, 13_312_000, "32x32 16x32 16x32 8x32 8x64 4x64"),
     "cuda_convnet_26pct": (209_928, 12_417_536, "32x32 16x32 16x32 8x32 8x64 4x64"),
@@ -357,14 +325,9 @@ NUMBERS = {
     "no_conv3": (60_301_288, 612_266_528, f"{_TOP} 13x192 13x128 6x128"),
     "no_conv4": (60_301_288, 612_266_528, f"{_TOP} 13x192 13x128 6x128"),
     "no_conv5": (79_396_968, 668_520_992, f"{_TOP} 13x192 13x192 6x192"),
-    "no_dropout": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "no_lrn": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "no_norm2": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "no_spatial_norm": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
     "nonoverlap": (60_965_224, 686_891_552, "55x48 28x48 26x128 13x128 13x192 13x192 11x128 6x128"),
-    "one_weird_trick": (61_100_840, 714_188_480, "55x64 27x64 27x192 13x192 13x384 13x256 13x256 6x256"),
-    "tanh": (60_965_224, 724_406_816, f"{_TOP} 13x192 13x192 13x128 6x128"),
-    "torchvision": (61_100_840, 714_188_480, "55x64 27x64 27x192 13x192 13x384 13x256 13x256 6x256"),
+    "one_weird_trick": (61_100_840, 714_188_480, _ONE_TOWER),
+    "torchvision": (61_100_840, 714_188_480, _ONE_TOWER),
 }
 # How many numbers per image a tower sends to the other one.
 _USUAL = "conv3 21632, fc6 4608, fc7 2048, fc8 2048, the logits 500"
@@ -397,16 +360,16 @@ def test_parameters_table_and_placement(name: str) -> None:
 
 
 @pytest.mark.parametrize("data_name", ["digits", "imagenet2012", "my_pictures_pack256"])
-@pytest.mark.parametrize("name", sorted(ORACLES))
-def test_every_recipe_is_possible_for_every_data_set(name: str, data_name: str) -> None:
-    configs.load_recipe(f"{name}:{data_name}")
-    assert len(summary.title(name)) > 20
+def test_every_recipe_is_possible_for_every_data_set(data_name: str) -> None:
+    for name in configs.recipe_names():
+        configs.load_recipe(f"{name}:{data_name}")
 
 
 def test_every_recipe_says_what_it_is_and_where_from() -> None:
     """The source and the command. Whether it was run to its end here is a column of the table, and not repeated."""
     for name in configs.recipe_names():
         text = configs.recipe_module(name).__doc__
+        assert len(summary.title(name)) > 20
         folder = "ablations/" if "ablations" in configs.recipe_module(name).__name__ else ""
         data_name = "cifar10" if name.startswith("cuda_convnet") else "imagenet2012"
         assert f"python main.py --config=configs/{folder}{name}.py:{data_name}" in text, name
@@ -441,37 +404,20 @@ def _photographs() -> Array:
     return np.stack([preprocess.crop_resized(image, 256, 256) for image in load_sample_images().images])
 
 
-# Leaves larger than this repeat; it is a prime, so that no two rows or columns of a kernel are alike.
-_PERIOD, _STARTS = 16_777_213, 1_000_000
-
-
-@functools.cache
-def _normal_numbers() -> Array:
-    return np.random.default_rng(0).standard_normal(_PERIOD + _STARTS, np.float32)
-
-
 def _random_variables(network: models.AlexNet, pixels: int) -> dict[str, Any]:
     """Every leaf random, biases and statistics too, at a scale that carries the images through ten layers."""
 
     def draw(path: Any, leaf: Any) -> jax.Array:
         layer, name = path[-2].key, path[-1].key
+        rng = np.random.default_rng(zlib.crc32(f"{layer} {name}".encode()))
+        numbers = rng.standard_normal(leaf.shape, np.float32)
+        if name in ("scale", "var"):
+            numbers = 1 + np.abs(numbers)
         factor = (2 / math.prod(leaf.shape[1:-1])) ** 0.5 if name == "kernel" else 1.0
-        positive = name in ("scale", "var")
-        return _drawn(f"{layer} {name}", leaf.shape, 3000.0 if (layer, name) == ("bn1", "var") else factor, positive)
+        return jnp.asarray(numbers * np.float32(3000.0 if (layer, name) == ("bn1", "var") else factor))
 
     drawn: dict[str, Any] = jax.tree_util.tree_map_with_path(draw, placement.variables(network, pixels))
     return drawn
-
-
-@functools.lru_cache(32)
-def _drawn(name: str, shape: tuple[int, ...], factor: float, positive: bool) -> jax.Array:
-    """Normal numbers, or with `positive` 1 and more, times a factor; recipes with the same leaf share it."""
-    start = zlib.crc32(name.encode()) % _STARTS
-    numbers = np.resize(_normal_numbers()[start : start + _PERIOD], shape)
-    if positive:
-        numbers = 1 + np.abs(numbers)
-    numbers *= np.float32(factor)
-    return jnp.asarray(numbers)
 
 
 def _as_one_network(variables: dict[str, Any]) -> Weights:
@@ -500,8 +446,13 @@ def _compiled(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 @pytest.mark.parametrize("name", sorted(ORACLES))
 def test_the_model_agrees_with_the_oracle(name: str) -> None:
-    """The logits of two photographs, within 1e-5 of the largest, on one device and with one tower on each of two."""
+    """The logits of two photographs, within 1e-5 of the largest, on one device and with one tower on each of two.
+
+    With 32 units in the hidden dense layers of each tower; how many there are in truth, NUMBERS holds.
+    """
     config = configs.load_recipe(f"{name}:imagenet2012")
+    hidden = [layer for layer in config.model.layers[:-1] if layer.startswith("fc")]
+    config = configs.load_recipe(f"{name}:imagenet2012", {f"model.{layer}.features": 32 for layer in hidden})
     network = builder.model(config, 1000)
     pixels = config.data.crop_pixels
     variables = _random_variables(network, pixels)
@@ -521,7 +472,6 @@ def test_the_model_agrees_with_the_oracle(name: str) -> None:
         (58.395, 57.12, 57.375) if name == "torchvision" else 256 if name.startswith("alexnet_bn_") else 1
     )
     arrays = _as_one_network(variables)
-    assert sum(a.size for part, a in arrays.items() if part[-4:] not in ("mean", "_var")) == NUMBERS[name][0]
     wanted = ORACLES[name](Net(x.transpose(0, 3, 1, 2), arrays)).x
     assert np.ptp(wanted, axis=0).max() > 0.01 * np.abs(wanted).max(), "the two images look alike: nothing is tested"
 
