@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags, logging
 
@@ -76,11 +76,20 @@ def _check_text(argv: list[str]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a command's options whose errors are one sentence."""
+    """A parser of a command's options whose errors are one sentence. No option is abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         """Raises AlexNetError."""
         raise AlexNetError(f"{message}: see {self.prog} --help.")
+
+
+def parser_of(doc: str | None, **settings: Any) -> Parser:
+    """The parser of a command by the docstring of its module, "alexnet NAME: what it does."."""
+    prog, _, description = (doc or "").partition(": ")
+    return Parser(prog=prog, description=description, **settings)
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -16,7 +16,7 @@ def settle(*, cpu_devices: int | None = None, compilation_cache: str | None = No
     default, none where it is "". JAX_COMPILATION_CACHE_DIR in the environment comes before both.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        _keep_programs(_users_own() if compilation_cache is None else compilation_cache)
+        _keep_programs(str(_users_own()) if compilation_cache is None else compilation_cache)
     if cpu_devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", cpu_devices)
@@ -25,15 +25,14 @@ def settle(*, cpu_devices: int | None = None, compilation_cache: str | None = No
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:
         asked = os.environ.get("JAX_PLATFORMS")
         cure = f"JAX_PLATFORMS is {asked!r}: unset it, or use cpu, cuda or tpu" if asked else "check the drivers"
-        why = _first_line(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        why = str(error).strip().partition("\n")[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")[:200]
         raise AlexNetError(f"JAX finds no device to run on{f' ({why})' if why else ''}; {cure}.") from error
 
 
-def _users_own() -> str:
+def _users_own() -> Path:
     """Where this user's programs keep what they can do without."""
-    mac = Path.home() / "Library" / "Caches"
-    home = os.environ.get("XDG_CACHE_HOME") or (mac if sys.platform == "darwin" else Path.home() / ".cache")
-    return str(Path(home) / "alexnet_jax" / "xla")
+    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "alexnet_jax" / "xla"
 
 
 def _keep_programs(folder: str) -> None:
@@ -49,7 +48,3 @@ def _keep_programs(folder: str) -> None:
         print(f"compiled programs are not kept in {folder} ({why}): each start compiles anew", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", folder)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".")[:200]

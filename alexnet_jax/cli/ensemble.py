@@ -17,25 +17,24 @@ def report(members: Sequence[Member], labels_N: Array, *, tune: bool) -> str:
     """
     held_out = np.arange(len(labels_N)) % 2 == 0 if tune else np.zeros(len(labels_N), bool)
     shown = ~held_out
-    rows = [
-        (m.name, *errors(m.center[shown], labels_N[shown]), *errors(m.views[shown], labels_N[shown])) for m in members
-    ]
     kinds = ([m.center for m in members], [m.views for m in members])
-    equal = [1.0] * len(members)
-    average = [errors(mixed([p[shown] for p in kind], equal), labels_N[shown]) for kind in kinds]
-    rows.append((f"{len(members)} averaged", *average[0], *average[1]))
+
+    def row(name: str, weights: Sequence[Sequence[float]]) -> tuple[str, float, float, float, float]:
+        center, views = (
+            errors(mixed([p[shown] for p in kind], by), labels_N[shown])
+            for kind, by in zip(kinds, weights, strict=True)
+        )
+        return name, *center, *views
+
+    alone = np.eye(len(members)).tolist()
+    rows = [row(m.name, [one, one]) for m, one in zip(members, alone, strict=True)]
+    rows.append(row(f"{len(members)} averaged", [[1.0] * len(members)] * 2))
     notes = []
     if tune:
         found = [tuned([p[held_out] for p in kind], labels_N[held_out]) for kind in kinds]
-        best = [
-            errors(mixed([p[shown] for p in kind], weights), labels_N[shown])
-            for kind, weights in zip(kinds, found, strict=True)
-        ]
-        rows.append((f"{len(members)} weighted", *best[0], *best[1]))
-        notes = [
-            f"weights tuned on {int(held_out.sum()):,} other images by top-5: center "
-            f"{', '.join(f'{w:.2f}' for w in found[0])}; all views {', '.join(f'{w:.2f}' for w in found[1])}"
-        ]
+        rows.append(row(f"{len(members)} weighted", found))
+        center, views = (", ".join(f"{weight:.2f}" for weight in weights) for weights in found)
+        notes = [f"weights tuned on {int(held_out.sum()):,} other images by top-5: center {center}; all views {views}"]
     width = max(len(row[0]) for row in rows)
     head = f"{'error, %':{width}}{'center top-1':>14}{'top-5':>8}{'views top-1':>14}{'top-5':>8}"
     lines = [f"{row[0]:{width}}{row[1]:14.2f}{row[2]:8.2f}{row[3]:14.2f}{row[4]:8.2f}" for row in rows]
@@ -44,10 +43,8 @@ def report(members: Sequence[Member], labels_N: Array, *, tune: bool) -> str:
 
 def main(argv: list[str]) -> None:
     """Evaluates the checkpoints and prints the table. Raises AlexNetError."""
-    parser = app.Parser(prog="alexnet ensemble", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--workdirs", type=Path, nargs="+", required=True, help="the runs whose checkpoints are averaged"
-    )
+    parser = app.parser_of(__doc__)
+    parser.add_argument("--workdirs", type=Path, nargs="+", required=True, help="the runs that are averaged")
     parser.add_argument("--checkpoint", default="latest", help="of each: latest, best or a step (%(default)s)")
     parser.add_argument("--tune", action="store_true", help="also weights, tuned on every second image")
     parser.add_argument("--data_dir", help="where the data lie, if not where they were in training")

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from alexnet_jax import files
 from alexnet_jax.cli import app, networks
@@ -9,7 +10,7 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
 from alexnet_jax.progress import wrap
 
-_GRAPHS = ("onnx", "stablehlo")
+_GRAPHS: dict[str, Any] = {"onnx": onnx_graph, "stablehlo": stablehlo}
 _FORMATS = (*_GRAPHS, "npz", "safetensors", "hf")
 
 
@@ -18,11 +19,9 @@ def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     _check(options)
     net = networks.open_network(options)
-    pixels = {"float": "float32", "uint8": "uint8"}[options.pixels or "float"]
-    if options.format == "onnx":
-        said = onnx_graph.write(net, options.output, pixels=pixels)
-    elif options.format == "stablehlo":
-        said = stablehlo.write(net, options.output, pixels=pixels)
+    if options.format in _GRAPHS:
+        pixels = "uint8" if options.pixels == "uint8" else "float32"
+        said = _GRAPHS[options.format].write(net, options.output, pixels=pixels)
     elif options.format == "hf":
         run = {"workdir": options.workdir, "checkpoint": options.checkpoint}
         said = hub_folder.write(net, options.output, license=options.license or "apache-2.0", **run)
@@ -46,14 +45,12 @@ def _check(options: argparse.Namespace) -> None:
         raise AlexNetError(f"output={options.output} must end in .{options.format}.")
     if options.output.is_dir():
         raise AlexNetError(f"output={options.output} is a folder: name a file.")
-    if options.format == "onnx":
-        onnx_graph.check_installed()
-    if options.format == "stablehlo":
-        stablehlo.check_installed()
+    if options.format in _GRAPHS:
+        _GRAPHS[options.format].check_installed()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = app.Parser(prog="alexnet export", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser = app.parser_of(__doc__)
     parser.add_argument("--format", choices=_FORMATS, required=True)
     networks.add_options(parser, file_flag="--input")
     parser.add_argument("--output", type=Path, required=True, help="NAME.FORMAT; for hf, a new folder")

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
         raise AlexNetError("Give either PICTUREs, files or folders, or --data=NAME, a prepared data set.")
     if options.output.suffix != ".npz":
         raise AlexNetError(f"output={options.output} must end in .npz.")
-    paths = [path for given in options.pictures for path in networks.pictures(given)]
+    paths = networks.pictures(options.pictures)
     net = networks.open_network(options)
     if paths:
         pictures = features.of_files(paths, net)
@@ -40,8 +40,8 @@ def _say(message: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = app.Parser(prog="alexnet features", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
-    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="files, or folders of them")
+    parser = app.parser_of(__doc__)
+    networks.add_pictures(parser, count="*")
     networks.add_options(parser)
     networks.add_data_options(parser)
     parser.add_argument("--layer", default="fc7", help="any of the network, by the paper's names (%(default)s)")

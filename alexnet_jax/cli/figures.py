@@ -70,7 +70,7 @@ def _predictions(options: argparse.Namespace) -> Any:
 def _neighbours(options: argparse.Namespace) -> Any:
     net = networks.open_network(options)
     found = features.read(options.features)
-    paths = [path for given in options.pictures for path in networks.pictures(given)][: options.rows]
+    paths = networks.pictures(options.pictures)[: options.rows]
     rows, distances = features.nearest_to(paths, net, found, top=options.top)
     return figures.neighbours(paths, found, rows, distances, _pictures_of(found, options, net))
 
@@ -98,13 +98,13 @@ def _answers(options: argparse.Namespace) -> Predictions:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = app.Parser(prog="alexnet figures", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser = app.parser_of(__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="FIGURE")
 
     def kind(
         name: str, words: str, draw: Callable[[argparse.Namespace], Any] | None, *, data: bool = False
     ) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = kinds.add_parser(name, help=words, description=words, allow_abbrev=False)
+        made: argparse.ArgumentParser = kinds.add_parser(name, help=words, description=words)
         made.set_defaults(draw=draw)
         made.add_argument("--output", type=Path, help=f"the file, .png or .svg (default: {name}.png in this folder)")
         if draw not in (None, _curves):
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     panel = kind("predictions", "pictures with their five best answers: figure 4, left", _predictions, data=True)
     panel.add_argument("--worst", type=app.whole(1, 64), default=0, help="of so many worst mistakes")
     near = kind("neighbours", "the nearest pictures of a file of features: figure 4, right", _neighbours)
-    near.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
+    networks.add_pictures(near)
     near.add_argument("--features", type=Path, required=True, help="what alexnet features wrote")
     near.add_argument("--data_dir", default="", help="where its data set lies, if not where the run had it")
     near.add_argument("--top", type=app.whole(1, 20), default=6, help="so many (%(default)s)")

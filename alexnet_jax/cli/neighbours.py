@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
     """Prints the nearest pictures. Raises AlexNetError."""
     options = _parser().parse_args(argv)
     found = features.read(options.features)
-    paths = [path for given in options.pictures for path in networks.pictures(given)]
+    paths = networks.pictures(options.pictures)
     net = networks.open_network(options)
     size = networks.amount(4.0 * len(found) * float(np.prod(found.shape)))
     print(f"{len(found):,} pictures, {size} of features, in blocks of 134 MB", file=sys.stderr)
@@ -38,8 +38,8 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = app.Parser(prog="alexnet neighbours", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them")
+    parser = app.parser_of(__doc__)
+    networks.add_pictures(parser)
     networks.add_options(parser)
     parser.add_argument("--features", type=Path, required=True, help="what alexnet features wrote")
     parser.add_argument("--top", type=app.whole(1, 1000), default=6, help="so many (%(default)s)")

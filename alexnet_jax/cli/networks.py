@@ -1,8 +1,8 @@
-"""The options by which a command is told which network to use, and the pictures that it is given."""
+"""What several commands have in common: the options of a network, a data set and pictures, and names on a terminal."""
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from alexnet_jax.classifier import Classifier
@@ -29,6 +29,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="a prepared data set (default: the run's)")
     parser.add_argument("--split", default="", help="of it (default: validation, or test if there is none)")
     parser.add_argument("--data_dir", default="", help="where it lies (default: where the run had it)")
+
+
+def add_pictures(parser: argparse.ArgumentParser, *, count: str = "+") -> None:
+    """PICTURE ..., files or folders; `count` as nargs of argparse."""
+    parser.add_argument("pictures", nargs=count, type=Path, metavar="PICTURE", help="files, or folders of them")
 
 
 def open_network(options: argparse.Namespace) -> Classifier:
@@ -59,12 +64,12 @@ def split_of(options: argparse.Namespace, net: Classifier) -> tuple[str, feed.Sp
     return name, sources.open_split(name, split, data_dir)
 
 
-def pictures(given: Path) -> Iterator[Path]:
-    """The files below a folder, sorted and without hidden ones; a file itself. Raises AlexNetError."""
-    if not given.is_dir():
-        yield given
-        return
+def pictures(given: Iterable[Path]) -> list[Path]:
+    """Files as they are, and of folders all files below, sorted and without hidden ones. Raises AlexNetError."""
+    return [path for name in given for path in (_below(name) if name.is_dir() else [name])]
 
+
+def _below(given: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise AlexNetError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
@@ -74,7 +79,7 @@ def pictures(given: Path) -> Iterator[Path]:
         found += [Path(folder) / name for name in names if not name.startswith(".")]
     if not found:
         raise AlexNetError(f"The folder {given} holds no pictures.")
-    yield from sorted(found)
+    return sorted(found)
 
 
 def amount(size: float) -> str:

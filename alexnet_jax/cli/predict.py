@@ -23,7 +23,7 @@ _COLUMNS = 80
 def main(argv: list[str]) -> None:
     """Prints the top classes of each picture. Raises AlexNetError, after the others, for pictures that are not read."""
     options = _parser().parse_args(argv)
-    paths = [path for given in options.pictures for path in networks.pictures(given)]
+    paths = networks.pictures(options.pictures)
     net = networks.open_network(options)
     good: list[Path] = []
     pictures = _readable(paths, good, at_least=net.config.data.resize_pixels)
@@ -37,8 +37,8 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = app.Parser(prog="alexnet predict", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them")
+    parser = app.parser_of(__doc__)
+    networks.add_pictures(parser)
     networks.add_options(parser)
     parser.add_argument("--top", type=app.whole(1, 1_000_000), default=5, help="so many classes (%(default)s)")
     parser.add_argument("--views", choices=["center", "all"], default="center", help="all: the average over ten views")
@@ -68,10 +68,7 @@ def _print(predictions: list[Prediction], form: str | None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without the letters of a name
     if form == "json":
         rows = [
-            {
-                "picture": text(path),
-                "predictions": [{"class": text(name), "probability": p} for name, p in top],
-            }
+            {"picture": text(path), "predictions": [{"class": text(name), "probability": p} for name, p in top]}
             for path, top in predictions
         ]
         print(json.dumps(rows, indent=1))

@@ -20,24 +20,15 @@ from alexnet_jax.prepare.shards import Layout
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     whole = app.whole
-    parser = app.Parser(prog="alexnet prepare", description=__doc__)
+    parser = app.parser_of(__doc__)
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     common = app.Parser(add_help=False)
     common.add_argument("--data_dir", type=Path, default=default_dir(), help="where prepared sets lie (%(default)s)")
-    common.add_argument(
-        "--threads",
-        type=whole(1, 256),
-        default=min(os.cpu_count() or 1, 256),
-        help="that work at a time (%(default)s)",
-    )
+    threads = min(os.cpu_count() or 1, 256)
+    common.add_argument("--threads", type=whole(1, 256), default=threads, help="that work at a time (%(default)s)")
     writing = app.Parser(add_help=False)
-    writing.add_argument(
-        "--pack",
-        type=whole(1, 4096),
-        default=0,
-        metavar="PIXELS",
-        help="bring the short side to this; 2012: 256",
-    )
+    pack = "bring the short side to this; 2012: 256"
+    writing.add_argument("--pack", type=whole(1, 4096), default=0, metavar="PIXELS", help=pack)
     writing.add_argument("--keep_long_side", action="store_true", help="with --pack: keep more than the center square")
     writing.add_argument("--raw", action="store_true", help="with --pack: store pixels, ten times as large as JPEGs")
     writing.add_argument("--quality", type=whole(1, 100), default=90, help="with --pack: of the JPEG (%(default)s)")

@@ -6,7 +6,7 @@ from alexnet_jax.cli import app
 
 def main(argv: list[str]) -> None:
     """Prints the table."""
-    parser = app.Parser(prog="alexnet recipes", description="the networks there are, with their numbers")
+    parser = app.parser_of(__doc__)
     parser.add_argument("--markdown", action="store_true", help="as the table of docs/recipes.md")
     options = parser.parse_args(argv)
     found = summary.recipes()

@@ -26,11 +26,11 @@ def main(argv: list[str]) -> None:
     devices.settle()
     net = load_run(options.workdir, options.checkpoint)
     output = options.output or options.workdir / FILE
+    answers = None
     try:
-        answers: Predictions | None = _answers(net, options.data_dir, options.views)
+        answers = _answers(net, options.data_dir, options.views)
     except AlexNetError as error:
         print(f"without the evaluation by class: {error}", file=sys.stderr)
-        answers = None
     html_report.write(options.workdir, output, net, answers)
     print(f"wrote {output}")
 
@@ -61,7 +61,7 @@ def _answers(net: Classifier, data_dir: str = "", views: str = "center") -> Pred
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = app.Parser(prog="alexnet report", description=(__doc__ or "").partition(": ")[2], allow_abbrev=False)
+    parser = app.parser_of(__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="the run")
     parser.add_argument("--checkpoint", default="latest", help="latest, best or a step (%(default)s)")
     parser.add_argument("--output", type=Path, help=f"the page (default: {FILE} in the workdir)")

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,13 @@ _END_SECONDS = 30  # for what is still to be sent at the end of a run; the rest 
 def opened(config: ConfigDict, workdir: Path) -> list[Tracker]:
     """The trackers of config.log.track, with the run of `workdir` begun or resumed. Raises AlexNetError."""
     names = config.log.track.split()
-    if not names:
-        return []
-    found = [extras.module(name, extra=name, what=f"config.log.track={name}") for name in names]
-    run, fields = _id(workdir), {name: _plain(value) for name, value in configs.flat(config)}
-    return [
-        {"wandb": _wandb, "trackio": _trackio}[name](module, run, workdir, fields)
-        for name, module in zip(names, found, strict=True)
-    ]
-
-
-def _id(workdir: Path) -> str:
-    """The id of the run, which the first start draws."""
+    modules = {name: extras.module(name, extra=name, what=f"config.log.track={name}") for name in names}
     path = workdir / ID
-    if not path.exists():
+    if names and not path.exists():
         files.write_text(path, f"{workdir.resolve().name[:40]}-{secrets.token_hex(4)}\n")
-    return files.read_text(path).strip()
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, tuple) else value
+    fields = {name: str(value) if isinstance(value, tuple) else value for name, value in configs.flat(config)}
+    begin = {"wandb": _wandb, "trackio": _trackio}
+    return [begin[name](module, files.read_text(path).strip(), workdir, fields) for name, module in modules.items()]
 
 
 def _wandb(wandb: Any, run: str, workdir: Path, fields: dict[str, Any]) -> Tracker:
@@ -58,12 +46,8 @@ def _wandb(wandb: Any, run: str, workdir: Path, fields: dict[str, Any]) -> Track
     # A resumed run begins at an earlier step than it ended with, which a step of wandb's own may not.
     begun.define_metric("*", step_metric="step")
     later = "" if mode == "online" else f"; offline: send it with wandb sync {workdir}/wandb/offline-run-*"
-    return Tracker(
-        "wandb",
-        lambda metrics, step: begun.log(metrics | {"step": step}),
-        begun.finish,
-        f"wandb run {run} of project {PROJECT}{later}",
-    )
+    where = f"wandb run {run} of project {PROJECT}{later}"
+    return Tracker("wandb", lambda metrics, step: begun.log(metrics | {"step": step}), begun.finish, where)
 
 
 def _is_logged_in(wandb: Any) -> bool:
@@ -73,12 +57,13 @@ def _is_logged_in(wandb: Any) -> bool:
 
 
 def _trackio(trackio: Any, run: str, _: Path, fields: dict[str, Any]) -> Tracker:
-    with contextlib.redirect_stdout(io.StringIO()):  # its greeting, with a way to open the dashboard
-        begun = trackio.init(project=PROJECT, name=run, resume="allow", config=fields, embed=False)
-
-    def close() -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            trackio.finish()
-
+    begun = _quiet(trackio.init, project=PROJECT, name=run, resume="allow", config=fields, embed=False)
     where = f"trackio run {run} of project {PROJECT}; look at it with: trackio show --project {PROJECT}"
-    return Tracker("trackio", lambda metrics, step: begun.log(metrics, step=step), close, where)
+    log = lambda metrics, step: begun.log(metrics, step=step)  # noqa: E731
+    return Tracker("trackio", log, lambda: _quiet(trackio.finish), where)
+
+
+def _quiet(call: Callable[..., Any], **given: Any) -> Any:
+    """Without Trackio's greeting, a way to open the dashboard."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return call(**given)

@@ -84,7 +84,7 @@ def _run(argv: list[str], rest: list[str]) -> None:
     if _FLAGS.mode == "train":
         _train(argv, config, workdir or _default_workdir(_FLAGS.config, config.data.name))
         return
-    devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
+    _settle_devices()
     if _FLAGS.mode == "summary":
         from alexnet_jax import summary
 
@@ -94,6 +94,10 @@ def _run(argv: list[str], rest: list[str]) -> None:
     from alexnet_jax.train import start
 
     print(start.describe_probe(builder.train_setup(config)))
+
+
+def _settle_devices() -> None:
+    devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
 
 
 def _override(config: ConfigDict, rest: list[str]) -> list[str]:
@@ -113,7 +117,7 @@ def _train(argv: list[str], config: ConfigDict, workdir: Path) -> None:
     status = 0
     joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config))
     with Watchdog(_FLAGS.hang_timeout) as watchdog, joined as group:
-        devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
+        _settle_devices()
         try:
             run = loop.train(
                 config, workdir,
@@ -144,15 +148,11 @@ def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
     overrides = _override(config, rest)
     joined = cluster.joined(_FLAGS, argv, cluster.facts_of(config, checkpoint=_FLAGS.checkpoint))
     with Watchdog(_FLAGS.hang_timeout) as watchdog, joined as group:
-        devices.settle(cpu_devices=_FLAGS.cpu_devices, compilation_cache=_FLAGS.compilation_cache)
+        _settle_devices()
         evaluate_checkpoint(
-            workdir,
-            which=_FLAGS.checkpoint,
-            overrides=overrides,
+            workdir, which=_FLAGS.checkpoint, overrides=overrides, group=group, watchdog=watchdog,
             predictions=Path(_FLAGS.predictions) if _FLAGS.predictions is not None else None,
-            group=group,
-            watchdog=watchdog,
-        )
+        )  # fmt: skip
     if group.count > 1:
         exits.exit_now(None, status=0)
 

@@ -41,17 +41,17 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = app.Parser(prog="alexnet weights", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = app.parser_of(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    out = commands.add_parser("export", help="a checkpoint's weights as .npz or .safetensors", allow_abbrev=False)
+    out = commands.add_parser("export", help="a checkpoint's weights as .npz or .safetensors")
     out.add_argument("--workdir", type=Path, required=True)
     out.add_argument("--checkpoint", default="latest", help="latest, best or a step (%(default)s)")
     out.add_argument("--output", type=Path, required=True)
-    into = commands.add_parser("import", help="a file's weights as a checkpoint", epilog=HELP, allow_abbrev=False)
+    into = commands.add_parser("import", help="a file's weights as a checkpoint", epilog=HELP)
     into.add_argument("--input", type=Path, required=True)
     into.add_argument("--workdir", type=Path, required=True)
     into.add_argument("--classes", type=Path, help="the classes, one per line, in the order of the file's outputs")
     into.add_argument("--channels", choices=["rgb", "bgr"], help="the order of colors in the file")
-    which = commands.add_parser("identify", help="which AlexNet a file holds", allow_abbrev=False)
+    which = commands.add_parser("identify", help="which AlexNet a file holds")
     which.add_argument("--input", type=Path, required=True)
     return parser
