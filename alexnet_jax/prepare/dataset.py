@@ -43,7 +43,6 @@ def prepare(data: RawDataset, layout: Layout, *, data_dir: Path, threads: int) -
         _check_same(plan, fingerprint)
     else:
         files.write_text(plan, json.dumps({"fingerprint": fingerprint}))
-    _check_room(shards)
     shards.write(threads)
     _finish(shards, fingerprint)
     print(f"done in {time.monotonic() - start:.0f} s: {shards.finished}")
@@ -68,24 +67,6 @@ def _check_same(path: Path, fingerprint: str) -> None:
         raise AlexNetError(
             f"{path.parent} was prepared from other files or with other options: remove it to prepare it anew, or "
             "use another folder as data_dir=FOLDER."
-        )
-
-
-def _check_room(shards: Shards) -> None:
-    """What pixels take is known before."""
-    pack = shards.layout.pack
-    if not shards.layout.raw:
-        return
-    images = sum(len(source) for source in shards.data.splits.values())
-    size = images * pack**2 * 3
-    there = sum(path.stat().st_size for path in shards.folder.glob("*.array_record*"))
-    free = shutil.disk_usage(shards.folder).free
-    print(f"{images:,} pictures of {pack} x {pack} pixels take {size / 1e9:,.3f} GB")
-    if size - there > free:
-        raise AlexNetError(
-            f"{shards.data_dir} has {free / 1e9:,.3f} GB free, and {shards.name} takes {(size - there) / 1e9:,.3f} GB"
-            f"{' more' * bool(there)}: make room, use another --data_dir=FOLDER, or leave --raw out, for JPEGs of "
-            "a tenth of that."
         )
 
 
@@ -147,14 +128,12 @@ def _write_info(shards: Shards, parts: _Parts, fingerprint: str, refused: int) -
     template = tfds.core.ShardedFileTemplate(
         data_dir=shards.folder, dataset_name=shards.name, filetype_suffix="array_record"
     )
-    checksums = {
-        shards.path(split, n).name: part["sha256"] for split, those in parts.items() for n, part in enumerate(those)
-    }
-    files.write_text(shards.folder / "SHA256SUMS", "".join(f"{value}  {name}\n" for name, value in checksums.items()))
-    totals = {
-        what: {split: sum(part[what] for part in those) for split, those in parts.items()}
-        for what in ("images", "bytes")
-    }
+    checksums = [
+        f"{part['sha256']}  {shards.path(split, n).name}\n"
+        for split, those in parts.items()
+        for n, part in enumerate(those)
+    ]
+    files.write_text(shards.folder / "SHA256SUMS", "".join(checksums))
     tfds.folder_dataset.write_metadata(
         data_dir=shards.folder,
         features=tfds.features.FeaturesDict({"image": image, "label": label, "file_name": file_name}),
@@ -164,7 +143,7 @@ def _write_info(shards: Shards, parts: _Parts, fingerprint: str, refused: int) -
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[part["images"] for part in those],
-                num_bytes=totals["bytes"][split],
+                num_bytes=sum(part["bytes"] for part in those),
                 filename_template=template.replace(split=split),
             )
             for split, those in parts.items()
@@ -172,13 +151,5 @@ def _write_info(shards: Shards, parts: _Parts, fingerprint: str, refused: int) -
         check_data=False,
         description=f"{shards.data.about} {layout}",
         supervised_keys=("image", "label"),
-        metadata=tfds.core.MetadataDict(
-            {
-                "layout": dataclasses.asdict(layout),
-                **totals,
-                "refused": refused,
-                "sha256": checksums,
-                "fingerprint": fingerprint,
-            }
-        ),
+        metadata=tfds.core.MetadataDict(layout=dataclasses.asdict(layout), refused=refused, fingerprint=fingerprint),
     )

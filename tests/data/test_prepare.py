@@ -3,16 +3,13 @@
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
-import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tarfile
-import types
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -109,8 +106,14 @@ def imagenet(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tfds_reads_prepared_imagenet_as_its_own(imagenet: Path) -> None:
-    """Every record with its label, the bytes of the tar, in the order of TFDS's own shuffling."""
+    """Every record with its label, the bytes of the tar, in the order of TFDS's own shuffling; CMYK and PNG as JPEG."""
     skip = {"image": tfds.decode.SkipDecoding()}
+    builder = tfds.builder("imagenet2012", data_dir=imagenet)
+    names = builder.info.features["label"].names
+    wnids = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    class_of = {key: key[:9] for images in TRAIN.values() for key in images} | dict(
+        zip(VALIDATION, wnids, strict=False)
+    )
     for split, images in (
         ("train", {k: v for part in TRAIN.values() for k, v in part.items()}),
         ("validation", VALIDATION),
@@ -119,55 +122,43 @@ def test_tfds_reads_prepared_imagenet_as_its_own(imagenet: Path) -> None:
         keys = [record["file_name"].decode() for record in records]
         assert sorted(keys) == sorted(images)
         assert keys == sorted(keys, key=hashing.Hasher(split).hash_key)
+        assert builder.info.splits[split].num_examples == len(images)
+        ours = _read("imagenet2012", split, imagenet)
         for key, record in zip(keys, records, strict=True):
+            assert names[record["label"]] == names[ours[key]["label"]] == class_of[key]
+            assert record["image"] == ours[key]["image"]
             if images[key] not in (CMYK, PNG):
                 assert record["image"] == images[key]
-    builder = tfds.builder("imagenet2012", data_dir=imagenet)
-    assert builder.info.splits["train"].num_examples == 92
-    names = builder.info.features["label"].names
-    assert {key[:9] for key in _read("imagenet2012", "train", imagenet)} == set(TRAIN)
-    for key, record in _read("imagenet2012", "train", imagenet).items():
-        assert names[record["label"]] == key[:9]
-    wnids = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
-    validation = _read("imagenet2012", "validation", imagenet)
-    assert [names[validation[key]["label"]] for key in sorted(validation)] == wnids[:12]
-
-
-def test_cmyk_and_png_of_imagenet_become_rgb_jpegs(imagenet: Path) -> None:
-    records = _read("imagenet2012", "train", imagenet)
-    for key, image in (("n01440764_900.JPEG", CMYK), ("n01440764_901.JPEG", PNG)):
-        assert records[key]["image"][:2] == b"\xff\xd8"
-        wanted = np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).astype(int)
-        assert np.abs(preprocess.decode(records[key]["image"]) - wanted).max() <= 4
+                continue
+            assert record["image"][:2] == b"\xff\xd8"
+            wanted = np.asarray(Image.open(io.BytesIO(images[key])).convert("RGB")).astype(int)
+            assert np.abs(preprocess.decode(record["image"]) - wanted).max() <= 4
 
 
 def _files(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def test_killed_preparation_resumes_to_the_same_bytes(tars: Path, tmp_path: Path) -> None:
-    """kill -9 twice on the way: the same files to the byte, and no finished shard is written twice."""
+def test_killed_preparation_resumes_to_the_same_bytes(tars: Path, tmp_path: Path, capsys: Any) -> None:
+    """kill -9 on the way: the same files to the byte, and no finished shard is written twice."""
     command = [sys.executable, "-m", "alexnet_jax", "prepare", "imagenet2012", f"--from={tars}", "--threads=1"]
     command += ["--images_per_shard=4", "--pack=64"]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     _prepare(*command[4:], f"--data_dir={calm}")
     (finished,) = calm.glob("imagenet2012*/5.*")
     growing = killed / finished.parent.name / f"{finished.name}.incomplete"
-    written: dict[Path, int] = {}
-    for count in (2, 12):
-        process = subprocess.Popen([*command, f"--data_dir={killed}"], cwd=ROOT, stdout=subprocess.DEVNULL)
-        while len(list(growing.glob("*-of-*[0-9]"))) < count and process.poll() is None:
-            pass
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
-        now = {path: path.stat().st_mtime_ns for path in growing.glob("*-of-*[0-9]")}
-        assert written.items() <= now.items()
-        written = now
-    out = subprocess.run([*command, f"--data_dir={killed}"], cwd=ROOT, capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    assert "of 26 shards are finished already" in out.stdout
+    process = subprocess.Popen([*command, f"--data_dir={killed}"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while len(list(growing.glob("*-of-*[0-9]"))) < 5 and process.poll() is None:
+        pass
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
+    written = {path.name: path.stat().st_mtime_ns for path in growing.glob("*-of-*[0-9]")}
+    _prepare(*command[4:], f"--data_dir={killed}")
+    assert f"{len(written)} of 26 shards are finished already" in capsys.readouterr().out
     assert not growing.exists()
-    assert _files(killed / finished.relative_to(calm)) == _files(finished)
+    again = killed / finished.relative_to(calm)
+    assert written.items() <= {path.name: path.stat().st_mtime_ns for path in again.iterdir()}.items()
+    assert _files(again) == _files(finished)
 
 
 def test_packed_pictures_are_resized_center_squares(tars: Path, imagenet: Path, tmp_path: Path) -> None:
@@ -188,10 +179,11 @@ def test_packed_pictures_are_resized_center_squares(tars: Path, imagenet: Path, 
     folder = tmp_path / "imagenet2012_pack48" / "5.1.0"
     info = tfds.builder_from_directory(folder).info
     assert info.metadata["layout"]["pack"] == 48
-    assert info.metadata["images"] == {"train": 92, "validation": 12}
-    for name, checksum in info.metadata["sha256"].items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
-    assert sum(info.metadata["bytes"].values()) == sum(path.stat().st_size for path in folder.glob("*.array_record-*"))
+    assert {split: one.num_examples for split, one in info.splits.items()} == {"train": 92, "validation": 12}
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    shards = list(folder.glob("*.array_record-*"))
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shards}
+    assert sum(one.num_bytes for one in info.splits.values()) == sum(path.stat().st_size for path in shards)
     _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--keep_long_side")
     for record in _read("imagenet2012_pack48_long", "validation", tmp_path).values():
         assert min(preprocess.decode(record["image"]).shape[:2]) == 48
@@ -220,18 +212,6 @@ def test_raw_pixels_are_those_before_the_jpeg(imagenet: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(next(batches)["image"], centers)
     with pytest.raises(AlexNetError, match="imagenet2012_pack48_raw"):
         _prepare("tfds", "imagenet2012_pack48_raw", f"--data_dir={tmp_path}", "--pack=32")
-
-
-def test_too_little_room_for_pixels_is_an_error_before(
-    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=700_000))
-    with pytest.raises(
-        AlexNetError, match=r"has 0\.001 GB free, and imagenet2012_pack48_raw takes 0\.001 GB: make room"
-    ):
-        _prepare("tfds", "imagenet2012", f"--from={imagenet}", f"--data_dir={tmp_path}", "--pack=48", "--raw")
-    assert "104 pictures of 48 x 48 pixels take 0.001 GB" in capsys.readouterr().out
-    assert not list(tmp_path.rglob("*record*"))
 
 
 def test_prepared_set_is_left_alone(tars: Path, imagenet: Path, capsys: Any) -> None:
@@ -272,10 +252,6 @@ def _rotated() -> bytes:
     return _encoded("JPEG", image[:30], exif=exif, quality=95)
 
 
-def _grey16() -> bytes:
-    return _encoded("PNG", Image.fromarray(np.full((30, 40), 200 << 8, np.uint16)))
-
-
 def _palette() -> bytes:
     image = Image.new("P", (40, 30), 1)
     image.putpalette([9, 9, 9, 0, 200, 0])
@@ -283,6 +259,7 @@ def _palette() -> bytes:
 
 
 _JPEG = _encoded("JPEG", RNG.integers(0, 256, (60, 50, 3), np.uint8))
+_GRAY = _encoded("PNG", Image.fromarray(np.full((30, 40), 200 << 8, np.uint16)))
 _RGBA = np.dstack([_pixels(30, 40, (250, 0, 0)), np.full((30, 40), 0, np.uint8)])
 
 _HUGE = PNG[12:16] + struct.pack(">II", 200_000, 200_000) + PNG[24:29]
@@ -291,14 +268,10 @@ _HUGE = PNG[12:16] + struct.pack(">II", 200_000, 200_000) + PNG[24:29]
 REFUSED = {
     "zero bytes": (b"", "zero bytes"),
     "text": (b"This is no picture.\n", "no image"),
-    "a page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "no image"),
-    "a truncated JPEG": (_JPEG[: len(_JPEG) // 2], "damaged: .*truncated"),
     "a JPEG without its end": (_JPEG[:-30], "damaged: .*truncated"),
-    "a JPEG's first bytes": (_JPEG[:20], "no image|damaged"),
     "a truncated PNG": (_encoded("PNG", RNG.integers(0, 256, (60, 50, 3), np.uint8))[:5000], "damaged"),
     "a truncated WebP": (_encoded("WEBP", _pixels())[:100], "no image|damaged"),
     "a PNG with a wrong checksum": (PNG[:50] + bytes([PNG[50] ^ 1]) + PNG[51:], "damaged"),
-    "an archive": (_tar({"a": b"b"}), "no image"),
     "a PNG of 40 gigapixels": (PNG[:12] + _HUGE + struct.pack(">I", zlib.crc32(_HUGE)) + PNG[33:], "more pixels"),
 }
 # Pictures that are odd but whole: (bytes, shape, a color that is at the top left, whether the bytes are kept).
@@ -306,7 +279,7 @@ ODD = {
     "a gray JPEG": (_encoded("JPEG", Image.new("L", (40, 30), 90)), (30, 40), (90, 90, 90), True),
     "a CMYK JPEG": (CMYK, (30, 40), tuple(Image.open(io.BytesIO(CMYK)).convert("RGB").getpixel((0, 0))), False),
     "a PNG": (PNG, (30, 40), (10, 20, 200), True),
-    "a PNG of 16 bits": (_grey16(), (30, 40), (200, 200, 200), False),
+    "a PNG of 16 bits": (_GRAY, (30, 40), (200, 200, 200), False),
     "a PNG with a palette": (_palette(), (30, 40), (0, 200, 0), False),
     "a PNG with alpha": (_encoded("PNG", _RGBA), (30, 40), (255, 255, 255), False),
     "a WebP": (_encoded("WEBP", _pixels(30, 40, (10, 200, 20)), quality=95), (30, 40), (10, 200, 20), False),
@@ -316,10 +289,11 @@ ODD = {
 }
 
 
-def test_damaged_picture_is_refused_and_listed(tmp_path: Path, capsys: Any) -> None:
-    damaged = {f"train/cat/{what}.jpg": data for what, (data, _) in REFUSED.items()}
-    _folder(tmp_path / "in", _good("cat", "dog") | damaged)
-    _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
+def test_damaged_pictures_are_refused_and_odd_ones_stored_as_they_look(tmp_path: Path, capsys: Any) -> None:
+    """A damaged one is listed with its reason. An odd one keeps its look; plain JPEGs and PNGs keep their bytes."""
+    given = {what: data for what, (data, *_) in (REFUSED | ODD).items()}
+    files = _good("cat", "dog") | {f"train/cat/{what}.jpg": data for what, data in given.items()}
+    _prepare("folder", f"--from={_folder(tmp_path / 'in', files)}", "--name=pets", f"--data_dir={tmp_path}")
     lines = (tmp_path / "pets" / "1.0.0" / "refused.txt").read_text().splitlines()
     reasons = {key: why for _, key, why in (line.split("\t") for line in lines)}
     assert reasons.keys() == {f"cat/{what}.jpg" for what in REFUSED}
@@ -327,23 +301,16 @@ def test_damaged_picture_is_refused_and_listed(tmp_path: Path, capsys: Any) -> N
     for what, (_, reason) in REFUSED.items():
         assert re.search(reason, reasons[f"cat/{what}.jpg"]), what
         assert f"train cat/{what}.jpg: {reasons[f'cat/{what}.jpg']}" in printed
-    assert _read("pets", "train", tmp_path).keys() == {f"{c}/good{i}.jpg" for c in ("cat", "dog") for i in range(4)}
     assert tfds.builder("pets", data_dir=tmp_path).info.metadata["refused"] == len(REFUSED)
 
-
-def test_odd_pictures_are_stored_as_they_look(tmp_path: Path) -> None:
-    """Each decodes to its shape and color; plain JPEGs and PNGs stay what they are to the byte."""
-    odd = {f"train/cat/{what}.jpg": data for what, (data, *_) in ODD.items()}
-    _folder(tmp_path / "in", _good("cat", "dog") | odd)
-    _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
     records = _read("pets", "train", tmp_path)
+    assert len(records) == 8 + len(ODD)
     for what, (data, shape, color, kept) in ODD.items():
         stored = records[f"cat/{what}.jpg"]["image"]
         pixels = preprocess.decode(stored)
         assert pixels.shape == (*shape, 3), what
         assert np.abs(pixels[0, 0].astype(int) - color).max() <= 8, what
         assert (stored == data) == kept, what
-    assert (tmp_path / "pets" / "1.0.0" / "refused.txt").read_text() == ""
 
 
 def test_keys_are_paths_below_the_folder(tmp_path: Path) -> None:
@@ -352,8 +319,7 @@ def test_keys_are_paths_below_the_folder(tmp_path: Path) -> None:
     names = {"cat/a.jpg", "dog/a.jpg", "cat/A.JPG", "cat/deep/er/a.jpg", "dog/ein Ärger 猫.jpg", "cat/no_ending"}
     hidden = {"train/cat/.DS_Store": b"x", "train/.git/config": b"x", "train/cat/.hidden.jpg": picture}
     files = {f"train/{name}": picture for name in names} | hidden | {"val/cat/v.jpg": picture, "train/readme.txt": b"x"}
-    _folder(tmp_path / "in", files)
-    _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
+    _prepare("folder", f"--from={_folder(tmp_path / 'in', files)}", "--name=pets", f"--data_dir={tmp_path}")
     assert _read("pets", "train", tmp_path).keys() == names
     assert _read("pets", "", tmp_path).keys() == {"cat/v.jpg"}
     assert sources.open_split("pets", "train", str(tmp_path)).class_names == ("cat", "dog")
@@ -373,10 +339,11 @@ def test_drawn_split_stays_when_pictures_are_added(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- what cannot be
 
-_TRAIN_TAR = _tar({"n01440764.tar": _tar(TRAIN["n01440764"]), "n02102040.tar": _tar(TRAIN["n02102040"])})
+_CLASS = _tar(TRAIN["n01440764"])
+_TRAIN_TAR = _tar({"n01440764.tar": _CLASS, "n02102040.tar": _tar(TRAIN["n02102040"])})
 _VALIDATION_TAR = _tar(VALIDATION)
 _TARS = {raw.TRAIN_TAR: _TRAIN_TAR, raw.VALIDATION_TAR: _VALIDATION_TAR}
-_SECOND = 512 + -(-len(_tar(TRAIN["n01440764"])) // 512) * 512  # where the second class begins
+_SECOND = 512 + -(-len(_CLASS) // 512) * 512  # where the second class begins
 
 
 def _twice() -> bytes:
@@ -390,92 +357,59 @@ def _twice() -> bytes:
 
 
 _T, _V = raw.TRAIN_TAR, raw.VALIDATION_TAR
-# What lies in the folder of the tars, and the sentence.
-WRONG_TARS: dict[str, tuple[dict[str, bytes], str]] = {
-    "neither tar": ({}, rf"{_T} .*{_V} .*image-net\.org"),
-    "no train tar": ({_V: _VALIDATION_TAR}, rf"{_T} .*--splits=validation"),
-    "no validation tar": ({_T: _TRAIN_TAR}, rf"{_V} "),
-    "train cut inside a class": (_TARS | {_T: _TRAIN_TAR[: _SECOND // 2]}, rf"{_T} is truncated .*147,897"),
-    "train cut after a class": (_TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated .* 1 files"),
-    "a class cut": (
-        _TARS | {_T: _tar({"n01440764.tar": _tar(TRAIN["n01440764"])[:5000]})}, r"n01440764\.tar in .* is truncated"
-    ),
-    "validation cut": (_TARS | {_V: _VALIDATION_TAR[: len(_VALIDATION_TAR) // 2]}, rf"{_V} is truncated .*6,744"),
-    "an empty tar file": (_TARS | {_V: b""}, rf"{_V} is truncated .* 0 files"),
-    "text for a tar": (_TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated"),
-    "a class that is none": (_TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar"),
-    "a name twice": (_TARS | {_T: _twice()}, r"n01440764_1\.JPEG .* train"),
-}  # fmt: skip
-# The files of a folder, and the sentence.
 _P = _encoded("JPEG", _pixels(8, 8))
-WRONG_FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
-    "no class folders": ({"a.jpg": _P}, "in holds no folders"),
-    "one class": ({"cat/a.jpg": _P}, "one class, cat"),
-    "a class without a picture": (
-        {"cat/a.jpg": _P, "dog/.hidden": b""},
-        r"dog has no picture",
-    ),
-    "a class refused whole": (
-        _good("cat", "dog") | {"train/emu/1.jpg": b"x", "train/emu/2.jpg": b""},
-        "emu .*emu/[12].jpg: ",
-    ),
-    "a class only in val": (_good("cat", "dog") | {"val/emu/a.jpg": _P}, "emu is in .*val .*train"),
-    "val without train": ({"val/cat/a.jpg": _P, "val/dog/a.jpg": _P}, "validation but no train"),
-    "nothing to evaluate on": ({"cat/b.jpg": _P, "dog/b.jpg": _P}, "--validation_percent=10"),
-    "nothing left to train on": ({"cat/a.jpg": _P, "dog/b.jpg": _P}, "class cat .*--validation_percent=10"),
-}
-# Arguments, and the sentence.
-WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "no such folder": (("folder", "--from=/nowhere", "--name=pets"), "--from=/nowhere"),
-    "a name with signs": (("folder", "--from=.", "--name=my-pets"), "--name=my-pets"),
-    "no threads": (
-        ("folder", "--from=.", "--name=pets", "--threads=0"),
-        "--threads: 0 is not a whole number",
-    ),
-    "no quality": (
-        ("folder", "--from=.", "--name=pets", "--quality=0"),
-        "--quality: 0 is not a whole number",
-    ),
-    "an unknown split": (("imagenet2012", "--from=.", "--splits=train,test"), "--splits=train,test"),
-    "tfds without packing": (("tfds", "cifar10"), "cifar10 .*--pack=256"),
-    "a set that is not there": (("tfds", "pets", "--pack=9"), "'pets'.*prepare folder"),
-    "raw without packing": (("folder", "--from=.", "--name=pets", "--raw"), "--raw .*--pack=256"),
-    "raw with long sides": (
-        ("folder", "--from=.", "--name=pets", "--pack=9", "--raw", "--keep_long_side"),
-        "--raw .*--keep_long_side",
-    ),
-    "statistics of digits": (("statistics", "digits"), "digits "),
-}
+# The command, the files in the folder that it reads, and the sentence.
+_FOLDER = ("folder", "--name=pets")
+WRONG: dict[str, tuple[tuple[str, ...], dict[str, bytes] | None, str]] = {
+    **{
+        what: (("imagenet2012",), files, message)
+        for what, files, message in (
+            ("neither tar", {}, rf"{_T} .*{_V} .*image-net\.org"),
+            ("no train tar", {_V: _VALIDATION_TAR}, rf"{_T} .*--splits=validation"),
+            ("no validation tar", {_T: _TRAIN_TAR}, rf"{_V} "),
+            ("cut inside a class", _TARS | {_T: _TRAIN_TAR[: _SECOND // 2]}, rf"{_T} is truncated .*147,897"),
+            ("cut after a class", _TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated .* 1 files"),
+            ("a class cut", _TARS | {_T: _tar({"n01440764.tar": _CLASS[:5000]})}, r"n01440764\.tar in .* is truncated"),
+            ("validation cut", _TARS | {_V: _VALIDATION_TAR[:9000]}, rf"{_V} is truncated .*6,744"),
+            ("an empty tar file", _TARS | {_V: b""}, rf"{_V} is truncated .* 0 files"),
+            ("text for a tar", _TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated"),
+            ("a class that is none", _TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar"),
+            ("a name twice", _TARS | {_T: _twice()}, r"n01440764_1\.JPEG .* train"),
+        )
+    },
+    **{
+        what: (_FOLDER, files, message)
+        for what, files, message in (
+            ("no class folders", {"a.jpg": _P}, "in holds no folders"),
+            ("one class", {"cat/a.jpg": _P}, "one class, cat"),
+            ("a class without a picture", {"cat/a.jpg": _P, "dog/.hidden": b""}, "dog has no picture"),
+            ("a class refused whole", _good("cat", "dog") | {"train/emu/1.jpg": b"x"}, "emu .*emu/1.jpg: "),
+            ("a class only in val", _good("cat", "dog") | {"val/emu/a.jpg": _P}, "emu is in .*val .*train"),
+            ("val without train", {"val/cat/a.jpg": _P, "val/dog/a.jpg": _P}, "validation but no train"),
+            ("nothing to evaluate on", {"cat/b.jpg": _P, "dog/b.jpg": _P}, "--validation_percent=10"),
+            ("nothing left to train on", {"cat/a.jpg": _P, "dog/b.jpg": _P}, "class cat .*--validation_percent=10"),
+        )
+    },
+    "no such folder": (_FOLDER, None, "--from=.*/in is not a folder"),
+    "a name with signs": (("folder", "--name=my-pets"), {}, "--name=my-pets"),
+    "no threads": ((*_FOLDER, "--threads=0"), {}, "--threads: 0 is not a whole number"),
+    "an unknown split": (("imagenet2012", "--splits=train,test"), {}, "--splits=train,test"),
+    "tfds without packing": (("tfds", "cifar10"), {}, "cifar10 .*--pack=256"),
+    "a set that is not there": (("tfds", "pets", "--pack=9"), {}, "'pets'.*prepare folder"),
+    "raw without packing": ((*_FOLDER, "--raw"), {}, "--raw .*--pack=256"),
+    "raw with long sides": ((*_FOLDER, "--pack=9", "--raw", "--keep_long_side"), {}, "--raw .*--keep_long_side"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("what", WRONG_TARS)
-def test_missing_or_truncated_tar_is_named(what: str, tmp_path: Path) -> None:
-    files, message = WRONG_TARS[what]
-    _folder(tmp_path / "in", files)
-    (tmp_path / "in").mkdir(exist_ok=True)
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_prepared_is_one_sentence(what: str, tmp_path: Path) -> None:
+    arguments, files, message = WRONG[what]
+    if files is not None:
+        _folder(tmp_path / "in", files).mkdir(exist_ok=True)
     with pytest.raises(AlexNetError, match=message) as error:
-        _prepare("imagenet2012", f"--from={tmp_path / 'in'}", f"--data_dir={tmp_path}")
+        _prepare(*arguments, f"--from={tmp_path / 'in'}", f"--data_dir={tmp_path / 'out'}")
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "imagenet2012").exists()
-
-
-@pytest.mark.parametrize("what", WRONG_FOLDERS)
-def test_folder_of_another_form_is_refused(what: str, tmp_path: Path) -> None:
-    files, message = WRONG_FOLDERS[what]
-    _folder(tmp_path / "in", files)
-    with pytest.raises(AlexNetError, match=message) as error:
-        _prepare("folder", f"--from={tmp_path / 'in'}", "--name=pets", f"--data_dir={tmp_path}")
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "pets" / "1.0.0").exists()
-
-
-@pytest.mark.parametrize("what", WRONG_COMMANDS)
-def test_wrong_arguments_of_prepare_are_refused(what: str, tmp_path: Path) -> None:
-    arguments, message = WRONG_COMMANDS[what]
-    with pytest.raises(AlexNetError, match=message) as error:
-        _prepare(*arguments, f"--data_dir={tmp_path}")
-    assert "\n" not in str(error.value)
-    assert not os.listdir(tmp_path)
+    assert not list((tmp_path / "out").glob("*/?.?.?"))
 
 
 # ---------------------------------------------------------------- statistics
@@ -511,57 +445,49 @@ def test_statistics_are_those_of_the_pixels(tmp_path: Path, capsys: Any) -> None
 # ---------------------------------------------------------------- TFRecord
 
 
-def _as_tfrecord(data_dir: Path, folder: Path) -> Path:
-    """The train split of imagenet2012 as another TFDS data set, in two TFRecord files."""
-    serialized: Any = sources.open_split("imagenet2012", "train", str(data_dir)).source
+@pytest.fixture
+def tfrecord(imagenet: Path, tmp_path: Path) -> Path:
+    """The train split of imagenet2012 as another TFDS data set, `old`, in two TFRecord files; its folder."""
+    serialized: Any = sources.open_split("imagenet2012", "train", str(imagenet)).source
     examples = [serialized.serialized[i] for i in range(len(serialized))]
-    out = folder / "old" / "1.0.0"
+    out = tmp_path / "old" / "1.0.0"
     out.mkdir(parents=True)
     for number, part in enumerate((examples[:40], examples[40:])):
         frames = (struct.pack("<QI", len(data), 0) + data + struct.pack("<I", 0) for data in part)
         (out / f"old-train.tfrecord-{number:05}-of-00002").write_bytes(b"".join(frames))
     template = tfds.core.ShardedFileTemplate(data_dir=out, dataset_name="old", filetype_suffix="tfrecord")
+    train = tfds.core.SplitInfo(
+        name="train", shard_lengths=[40, 52], num_bytes=1, filename_template=template.replace(split="train")
+    )
     tfds.folder_dataset.write_metadata(
         data_dir=out,
-        features=tfds.builder("imagenet2012", data_dir=data_dir).info.features,
+        features=tfds.builder("imagenet2012", data_dir=imagenet).info.features,
         version="1.0.0",
         filename_template=template,
-        split_infos=[
-            tfds.core.SplitInfo(
-                name="train", shard_lengths=[40, 52], num_bytes=1, filename_template=template.replace(split="train")
-            )
-        ],
+        split_infos=[train],
         check_data=False,
         supervised_keys=("image", "label"),
     )
     return out
 
 
-@pytest.mark.parametrize("split", ["train", "train[38:45]", "train[50:]+train[:5]"])
-def test_tfrecord_gives_the_records_of_array_record(split: str, imagenet: Path, tmp_path: Path) -> None:
+def test_tfrecord_gives_the_records_of_array_record(imagenet: Path, tmp_path: Path, tfrecord: Path) -> None:
     """At random, the same records as array_record has, in parts too, and in worker processes."""
-    _as_tfrecord(imagenet, tmp_path)
-    new, old = (
-        sources.open_split(name, split, str(where)) for name, where in (("imagenet2012", imagenet), ("old", tmp_path))
-    )
-    there = pickle.loads(pickle.dumps(old.source))
-    assert len(new.source) == len(there) > 4
-    for i in reversed(range(len(there))):
-        assert new.source[i] == there[i]
+    for split in ("train", "train[38:45]", "train[50:]+train[:5]"):
+        new = sources.open_split("imagenet2012", split, str(imagenet)).source
+        old = pickle.loads(pickle.dumps(sources.open_split("old", split, str(tmp_path)).source))
+        assert len(new) == len(old) > 4
+        assert all(new[i] == old[i] for i in reversed(range(len(old))))
     with pytest.raises(AlexNetError, match=r"'train\[:0\]'"):
         sources.open_split("old", "train[:0]", str(tmp_path))
-
-
-def test_truncated_tfrecord_is_named(imagenet: Path, tmp_path: Path) -> None:
-    path = _as_tfrecord(imagenet, tmp_path) / "old-train.tfrecord-00001-of-00002"
+    path = tfrecord / "old-train.tfrecord-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(AlexNetError, match=r"tfrecord-00001-of-00002 .* 51 records"):
         sources.open_split("old", "train", str(tmp_path))
 
 
-def test_tfrecord_is_packed_like_any_other(imagenet: Path, tmp_path: Path) -> None:
+def test_tfrecord_is_packed_like_any_other(imagenet: Path, tmp_path: Path, tfrecord: Path) -> None:
     """But not over a folder of that name which `prepare` did not write."""
-    _as_tfrecord(imagenet, tmp_path)
     _prepare("tfds", "old", f"--data_dir={tmp_path}", "--pack=32")
     assert _read("old_pack32", "train", tmp_path).keys() == _read("imagenet2012", "train", imagenet).keys()
     (tmp_path / "old_pack16" / "1.0.0").mkdir(parents=True)
