@@ -37,30 +37,26 @@ def write(
     """
     check_license(license)
     files.check_free(folder, "output")
-    ran = _run(net, workdir, average=checkpoint.endswith(":average")) if workdir else {}
+    evaluation, starts = None, []
+    if workdir:
+        evaluated = [entry for entry in entries(workdir) if entry["step"] == net.step and "eval_top1" in entry]
+        prefix = "eval_average_" if checkpoint.endswith(":average") else "eval_"
+        evaluation = _figures(evaluated[-1], prefix) if evaluated else None
+        starts = _starts(workdir, net.step or 0)
     with files.new_folder(folder) as growing:
         net.save(growing / hub.MODEL)
         about = weight_file.metadata(net.config, net.class_names, net.inputs, net.step)
         files.write_text(growing / _CONFIG, json.dumps(about, indent=1) + "\n")
-        files.write_text(growing / _CARD, card(net, license=license, **ran))
+        files.write_text(growing / _CARD, card(net, license, evaluation, starts))
     return f"{folder}: {hub.MODEL}, {_CONFIG} and {_CARD}; read {_CARD}, then: hf upload OWNER/NAME {folder}"
 
 
 # ---------------------------------------------------------------- what the run says of itself
 
 
-def _run(net: Classifier, workdir: Path, *, average: bool) -> dict[str, Any]:
-    """The arguments `evaluation` and `starts` of `card`. Raises AlexNetError."""
-    evaluated = [entry for entry in entries(workdir) if entry["step"] == net.step and "eval_top1" in entry]
-    return {
-        "evaluation": _figures(evaluated[-1], "eval_average_" if average else "eval_") if evaluated else None,
-        "starts": _starts(workdir, net.step or 0),
-    }
-
-
 def _figures(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
     """{data, images, {views: (top-1, top-5, loss)}} of an evaluation; `prefix` tells the average from the weights."""
-    by_views = {"center crop": f"{prefix}", f"{entry.get('eval_views', 1)} views": f"{prefix}views_"}
+    by_views = {"center crop": prefix, f"{entry.get('eval_views', 1)} views": f"{prefix}views_"}
     parts = ("top1", "top5", "loss")
     found = {
         views: [entry[name + part] for part in parts]
@@ -92,13 +88,7 @@ def _public(command: str) -> str:
 # ---------------------------------------------------------------- the model card
 
 
-def card(
-    net: Classifier,
-    *,
-    license: str,
-    evaluation: dict[str, Any] | None = None,
-    starts: list[tuple[str, str]] | None = None,
-) -> str:
+def card(net: Classifier, license: str, evaluation: dict[str, Any] | None, starts: list[tuple[str, str]]) -> str:
     """The model card as Markdown, its front matter as the Hub reads it (huggingface.co/docs/hub/model-cards)."""
     config, side = net.config, net.image_pixels
     count = f"{len(net.class_names):,} class{'es' if len(net.class_names) > 1 else ''}"
@@ -115,7 +105,7 @@ def card(
         f"`{_CONFIG}`.",
     ]
     return "\n".join(front) + "\n\n" + "\n\n".join([
-        *what, "## Accuracy", _accuracy(evaluation), "## Training", _training(starts or []), "## Limits",
+        *what, "## Accuracy", _accuracy(evaluation), "## Training", _training(starts), "## Limits",
         f"It names one of {count} for any image, also for one that shows none of them, and has the biases of its "
         "training data. Nothing is known of its accuracy on other data. It is a network of 2012: newer ones are "
         "smaller and far more accurate.",

@@ -7,7 +7,6 @@ the last years read them.
 
 import json
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,27 +127,11 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(np.asarray(value, dtype)), name))
         return name
 
-    def node(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes))
-
     def then(self, operator: str, name: str, *more: str, **attributes: Any) -> None:
         """A node that makes `name` of `x` and `more`."""
-        self.node(operator, [self.x, *more], [name], **attributes)
-        self.x = name
+        from onnx import helper
 
-    def by_tower(self, name: str, shares: Sequence[int], towers: int, add: Callable[[int, str, str], None]) -> None:
-        """`name` out of one node for each of the first `towers`: `add(tower, what the node reads, what it gives)`.
-
-        `shares` says how many of axis 1 belong to each tower.
-        """
-        parts = [f"{name}_of_tower{tower}" for tower in range(len(shares))]
-        results = [f"{name}_tower{tower}" for tower in range(towers)]
-        self.node("Split", [self.x, self.constant(f"{name}_shares", shares, "int64")], parts, axis=1)
-        for tower, result in enumerate(results):
-            add(tower, parts[tower], result)
-        self.node("Concat", results, [name], axis=1)
+        self.nodes.append(helper.make_node(operator, [self.x, *more], [name], name=name, **attributes))
         self.x = name
 
 
@@ -168,16 +151,18 @@ def _add_preprocessing(graph: _Graph, inputs: Input, pixels: str, *, is_convolut
 
 
 def _add_network(graph: _Graph, model: models.AlexNet, arrays: Arrays, image_pixels: int) -> None:
-    shapes = placement.shapes(model, image_pixels)
+    shapes = {
+        name: (*shape[:-1], model.towers * shape[-1]) for name, shape in placement.shapes(model, image_pixels).items()
+    }
     shape: tuple[int, ...] = (image_pixels, image_pixels, 3)  # of the input of what comes next, all towers
     for layer in model.stack:
         name = f"{layer.name}_out"
         _add_weighted(graph, model, layer, arrays, shape, LOGITS if layer is model.stack[-1] else name)
-        shape = (*shapes[name][:-1], model.towers * shapes[name][-1])
+        shape = shapes[name]
         for word in layer.post_ops:
             name = models.operation_name(word, layer.name)
             _add_operation(graph, model, word, name, layer.name, arrays, shape)
-            shape = (*shapes[name][:-1], model.towers * shapes[name][-1])
+            shape = shapes[name]
 
 
 def _add_weighted(
@@ -188,33 +173,26 @@ def _add_weighted(
     shape: tuple[int, ...],
     name: str,
 ) -> None:
-    """A convolution or fully connected layer; in groups, the towers, where it reads its own tower only."""
+    """A convolution, in groups where it reads its own tower only; a fully connected layer, with zeros there."""
     kernel = _kernel(arrays, layer.name)
-    bias = arrays[f"{layer.name}_b"]
+    bias = graph.constant(f"{layer.name}_b", arrays[f"{layer.name}_b"])
     if isinstance(layer, models.ConvLayer):
         before, after = layer.padding
-        parts = graph.constant(f"{layer.name}_w", kernel), graph.constant(f"{layer.name}_b", bias)
         graph.then(
-            "Conv", name, *parts, group=shape[-1] // kernel.shape[1], strides=[layer.stride] * 2,
-            pads=[before, before, after, after], kernel_shape=kernel.shape[2:],
+            "Conv", name, graph.constant(f"{layer.name}_w", kernel), bias, group=shape[-1] // kernel.shape[1],
+            strides=[layer.stride] * 2, pads=[before, before, after, after], kernel_shape=kernel.shape[2:],
         )  # fmt: skip
         return
     if len(shape) > 1:  # NCHW -> channel, row, column, the order of `model.plain`
         graph.then("Flatten", f"{layer.name}_in", axis=1)
-    if kernel.shape[1] == math.prod(shape):
-        parts = graph.constant(f"{layer.name}_w", kernel), graph.constant(f"{layer.name}_b", bias)
-        graph.then("Gemm", name, *parts, transB=1)
-        return
-    # Without what rounds the classes up to equal shares; a last tower may have no class at all.
-    towers = -(-len(kernel) // layer.features)
-
-    def add(tower: int, part: str, result: str) -> None:
-        own = slice(tower * layer.features, (tower + 1) * layer.features)
-        w = graph.constant(f"{layer.name}_w_tower{tower}", kernel[own])
-        b = graph.constant(f"{layer.name}_b_tower{tower}", bias[own])
-        graph.node("Gemm", [part, w, b], [result], transB=1)
-
-    graph.by_tower(name, [kernel.shape[1]] * model.towers, towers, add)
+    inputs = kernel.shape[1]
+    if inputs < math.prod(shape):
+        whole = np.zeros((len(kernel), math.prod(shape)), np.float32)
+        for unit, weights in enumerate(kernel):
+            tower = unit // layer.features
+            whole[unit, tower * inputs : (tower + 1) * inputs] = weights
+        kernel = whole
+    graph.then("Gemm", name, graph.constant(f"{layer.name}_w", kernel), bias, transB=1)
 
 
 def _kernel(arrays: Arrays, name: str) -> np.ndarray:
@@ -269,11 +247,11 @@ def _add_channel_norm(graph: _Graph, model: models.AlexNet, name: str, shape: tu
     if norm.across_towers or model.towers == 1:
         graph.then("LRN", name, **constants)
         return
-
-    def add(tower: int, part: str, result: str) -> None:
-        graph.node("LRN", [part], [result], **constants)
-
-    graph.by_tower(name, [shape[-1] // model.towers] * model.towers, model.towers, add)
+    # [B, T C, H, W] -> [B T, C, H, W] and back.
+    of_tower = graph.constant(f"{name}_tower_shape", (-1, shape[-1] // model.towers, *shape[:2]), "int64")
+    graph.then("Reshape", f"{name}_in", of_tower)
+    graph.then("LRN", f"{name}_by_tower", **constants)
+    graph.then("Reshape", name, graph.constant(f"{name}_shape", (-1, shape[-1], *shape[:2]), "int64"))
 
 
 def _add_spatial_norm(graph: _Graph, norm: models.SpatialNorm, name: str) -> None:

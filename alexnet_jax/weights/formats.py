@@ -1,8 +1,7 @@
 """Reads weight files: .npz in Caffe's layout, .safetensors and .pth with PyTorch's names. Nothing in them is executed.
 
-A reader is a function `path -> (arrays, layout, text)`: the arrays, laid out as `model.plain` says, under the file's
-names or ours; CAFFE or TORCH, which decides the order of colors where nobody says; and the JSON that a file written
-here has about itself, or None. `_reader_of` chooses it by the file's first bytes.
+A reader is a function `path -> (arrays, text)`: the arrays, laid out as `model.plain` says, under the file's names or
+ours; and the JSON that a file written here has about itself, or None. `_reader_of` chooses it by the first bytes.
 """
 
 import contextlib
@@ -10,7 +9,7 @@ import dataclasses
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,8 @@ _FIRST_BYTES = 9
 class WeightFile:
     """What a file holds: arrays as in `model.plain`, and what it says about them ({} unless written here).
 
-    `layout` is CAFFE or TORCH. `mean_image` is float32 [crop, crop, 3], over R, G, B, or None.
+    `layout` is CAFFE or TORCH, which decides the order of colors where nobody says. `mean_image` is float32
+    [crop, crop, 3], over R, G, B, or None.
     """
 
     path: Path
@@ -50,7 +50,8 @@ def read(path: Path) -> WeightFile:
     """
     reader = _reader_of(path)
     with _in_a_sentence(path):
-        found, layout, text = reader(path)
+        found, text = reader(path)
+    layout = TORCH if any("." in name for name in found) else CAFFE  # conv1.weight or conv1_w
     about = _about(path, text)
     image = found.pop(MEAN_IMAGE, None) if about else None
     arrays = _our_names(path, found)
@@ -60,7 +61,7 @@ def read(path: Path) -> WeightFile:
     return WeightFile(path, arrays, about, layout, None if image is None else _float32(path, MEAN_IMAGE, image))
 
 
-_Found = tuple[dict[str, Any], str, str | None]
+_Found = tuple[dict[str, Any], str | None]
 
 
 def _reader_of(path: Path) -> Callable[[Path], _Found]:
@@ -122,7 +123,7 @@ def _read_npz(path: Path) -> _Found:
                     "its numbers as plain arrays."
                 ) from error
     text = found.pop(ABOUT, None)
-    return found, _layout_of(found), None if text is None else str(text)
+    return found, None if text is None else str(text)
 
 
 def _read_safetensors(path: Path) -> _Found:
@@ -131,8 +132,7 @@ def _read_safetensors(path: Path) -> _Found:
 
     with safe_open(path, framework="np") as file:
         names = file.keys()
-        found = {name: file.get_tensor(name) for name in names}
-        return found, _layout_of(found), (file.metadata() or {}).get(ABOUT)
+        return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get(ABOUT)
 
 
 def _read_torch(path: Path) -> _Found:
@@ -157,12 +157,7 @@ def _read_torch(path: Path) -> _Found:
             raise AlexNetError(f"{path} holds {name}, a {type(value).__name__} where weights were expected.")
         tensor = value.detach()  # NumPy has no bfloat16 of its own
         found[str(name)] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    return found, _layout_of(found), None
-
-
-def _layout_of(names: Iterable[str]) -> str:
-    """PyTorch's names have dots: conv1.weight, where Caffe's layout has conv1_w."""
-    return TORCH if any("." in name for name in names) else CAFFE
+    return found, None
 
 
 def _not_only_arrays(path: Path) -> AlexNetError:

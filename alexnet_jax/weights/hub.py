@@ -31,7 +31,7 @@ def downloaded(address: str | Path) -> Path:
         )
     name, revision = found["name"], found["revision"]
     huggingface_hub = extras.module("huggingface_hub", extra="hub", what=f"hf://{name}")
-    errors = extras.module("huggingface_hub.errors", extra="hub", what=f"hf://{name}")
+    errors = huggingface_hub.errors
     try:
         folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[MODEL, "config.json"])
     except errors.RepositoryNotFoundError:

@@ -93,16 +93,20 @@ def nearest_recipe(config: ConfigDict) -> str:
     for name in configs.recipe_names():
         model = configs.recipe_module(name).get_config("imagenet2012").model
         differing[name] = [field for field, *_ in configs.differences(config.model, model)]
-    fewest = min(map(len, differing.values()))
-    nearest = [name for name, fields in differing.items() if len(fields) == fewest]
-    if not fewest:
+    nearest = _with_fewest(differing)
+    first, fields = next(iter(nearest.items()))
+    if not fields:
         return " or ".join(nearest)
-    fields = ", ".join(f"config.model.{field}" for field in differing[nearest[0]])
-    return f"{nearest[0]} with other values of {fields}"
+    return f"{first} with other values of {', '.join(f'config.model.{field}' for field in fields)}"
 
 
-def differing_layers(file: WeightFile) -> tuple[int, dict[str, list[str]]]:
-    """(how many layers of the nearest recipes have other shapes than the file, {each of them: which layers})."""
+def _with_fewest(differing: dict[str, list[str]]) -> dict[str, list[str]]:
+    fewest = min(map(len, differing.values()))
+    return {name: those for name, those in differing.items() if len(those) == fewest}
+
+
+def nearest_recipes(file: WeightFile) -> dict[str, list[str]]:
+    """{recipe: the layers that have other shapes than the file's}, of those that have the fewest of them."""
     layers = _layers(file)
     shapes = {name: array.shape for name, array in file.arrays.items()}
     classes = len(file.arrays[f"{layers[-1]}_w"]) if layers else 1
@@ -111,8 +115,7 @@ def differing_layers(file: WeightFile) -> tuple[int, dict[str, list[str]]]:
         wanted = _shapes(name, classes)
         others = [part for part in {**wanted, **shapes} if wanted.get(part) != shapes.get(part)]
         differing[name] = sorted({part.rpartition("_")[0] for part in others})
-    fewest = min(map(len, differing.values()))
-    return fewest, {name: others for name, others in differing.items() if len(others) == fewest}
+    return _with_fewest(differing)
 
 
 @functools.cache
@@ -122,10 +125,11 @@ def _shapes(recipe: str, classes: int) -> dict[str, tuple[int, ...]]:
 
 def _nearest(file: WeightFile) -> str:
     """The recipes that have the shapes of the file, or nearly have them."""
-    fewest, differing = differing_layers(file)
-    if fewest > len(_layers(file)) / 2:
+    differing = nearest_recipes(file)
+    others = next(iter(differing.values()))
+    if len(others) > len(_layers(file)) / 2:
         return "No recipe has these shapes or is near them."
-    if fewest:
+    if others:
         return "\n".join(
             f"No recipe has these shapes; the nearest: {name} (other: {', '.join(others)})."
             for name, others in differing.items()

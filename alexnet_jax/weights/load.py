@@ -93,9 +93,9 @@ def _config_of(file: WeightFile, recipe: str | None) -> ConfigDict:
     named = configs.load_recipe(recipe if ":" in recipe else f"{recipe}:imagenet2012") if recipe else None
     if "model" not in file.about:
         if named is None:
-            fewest, differing = identify.differing_layers(file)
-            fitting = "" if fewest else f", one of those with its shapes: {', '.join(differing)}"
-            raise AlexNetError(f"{file.path} does not say which network it is: give recipe='NAME'{fitting}.")
+            fitting = [name for name, others in identify.nearest_recipes(file).items() if not others]
+            which = f", one of those with its shapes: {', '.join(fitting)}" if fitting else ""
+            raise AlexNetError(f"{file.path} does not say which network it is: give recipe='NAME'{which}.")
         return named
     own = own_config(file)
     if named is not None and (fields := [field for field, *_ in configs.differences(own.model, named.model)]):
