@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ def open_split(name: str, split: str, data_dir: str) -> Split:
     AlexNetError, with what to run, when it is not there.
     """
     if name == "digits":
-        opened = _digits(split or "test")
-    elif name == "synthetic":
-        opened = _synthetic(split or "validation")
-    else:
-        opened = _tfds(name, split, data_dir)
-    return opened
+        return _digits(split or "test")
+    if name == "synthetic":
+        return _synthetic(split or "validation")
+    return _tfds(name, split, data_dir)
+
+
+def _no_split(name: str, split: str, there: Iterable[str]) -> AlexNetError:
+    return AlexNetError(
+        f"{name} has no split {split!r} but {', '.join(there)}: set config.data.train_split or config.data.eval_split."
+    )
 
 
 # ---------------------------------------------------------------- without a file
@@ -38,19 +43,16 @@ def _digits(split: str) -> Split:
     """scikit-learn's 1,797 handwritten digits (8x8, 16 gray levels): every sixth is held out for test."""
     from sklearn.datasets import load_digits
 
-    held_out = np.arange(1797) % 6 == 5
-    chosen = {"train": ~held_out, "test": held_out}
-    if split not in chosen:
-        raise AlexNetError(
-            f"config.data.train_split or config.data.eval_split is {split!r}: digits has train and test."
-        )
     digits = load_digits()
-    images = (digits.images[chosen[split], :, :, None] * 255.0 / 16.0).astype(np.uint8)
+    numbers = np.arange(1797)
+    held_out = numbers % 6 == 5
+    chosen = {"train": numbers[~held_out], "test": numbers[held_out]}
+    if split not in chosen:
+        raise _no_split("digits", split, chosen)
+    images = (digits.images[..., None] * 255.0 / 16.0).astype(np.uint8)
     records = [
-        {"image": image, "label": int(label), "key": f"digit {number}"}
-        for image, label, number in zip(
-            images, digits.target[chosen[split]], np.flatnonzero(chosen[split]), strict=True
-        )
+        {"image": images[number], "label": int(digits.target[number]), "key": f"digit {number}"}
+        for number in chosen[split].tolist()
     ]
     return Split(records, split, tuple(str(name) for name in digits.target_names))
 
@@ -63,9 +65,7 @@ def _synthetic(split: str) -> Split:
     """Noise with the spectrum of photographs, in ImageNet's number, shapes and bytes: to time a run, not to learn."""
     sizes = {"train": 1_281_167, "validation": 1_000}
     if split not in sizes:
-        raise AlexNetError(
-            f"config.data.train_split or config.data.eval_split is {split!r}: synthetic has train and validation."
-        )
+        raise _no_split("synthetic", split, sizes)
     names = tuple(f"class {i:03}" for i in range(1000))
     return Split(_Synthetic(sizes[split], split, _noise_photographs()), split, names)
 
@@ -119,10 +119,7 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
     splits = builder.info.splits
     split = split or next((s for s in ("validation", "test", "val") if s in splits), "validation")
     if any(part.split("[")[0] not in splits for part in split.split("+")):
-        raise AlexNetError(
-            f"{name} has no split {split!r} but {', '.join(splits)}: "
-            "set config.data.train_split or config.data.eval_split."
-        )
+        raise _no_split(name, split, splits)
     kind = builder.info.file_format.value
     serialized: Any
     try:
