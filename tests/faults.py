@@ -20,6 +20,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -138,31 +139,22 @@ def _end_all(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _member(process: subprocess.Popen[str], which: int) -> int:
-    """The pid of process 0 or 1 of a run of two."""
-    if which == 0:
-        return process.pid
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_text().split("\0")
-            if os.getpgid(int(folder.name)) == process.pid and f"--process_id={which}" in words:
-                return int(folder.name)
-        except (OSError, ProcessLookupError):
-            continue
-    raise Wrong(f"process {which} is not there")
-
-
-def _workers(process: subprocess.Popen[str]) -> list[int]:
-    """The pids of its feed workers."""
+def _pids(process: subprocess.Popen[str], word: str) -> list[int]:
+    """The processes of a run with this word in their command lines."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (folder / "cmdline").read_text()
-            if os.getpgid(int(folder.name)) == process.pid and "spawn_main" in text:
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(folder.name)) == process.pid and word in (folder / "cmdline").read_text():
                 found.append(int(folder.name))
-        except (OSError, ProcessLookupError):
-            continue
     return found
+
+
+def _member(process: subprocess.Popen[str], which: int) -> int:
+    """The pid of process 0 or 1 of a run of two."""
+    pids = [process.pid] if which == 0 else _pids(process, f"--process_id={which}\0")
+    if not pids:
+        raise Wrong(f"process {which} is not there")
+    return pids[0]
 
 
 # ---------------------------------------------------------------- the bench
@@ -410,14 +402,6 @@ def _mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True, capture_output=True)
 
 
-def can_mount() -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-        if done.returncode == 0:
-            subprocess.run(["umount", folder], capture_output=True)
-        return done.returncode == 0
-
-
 def disk(case: Case, how: str) -> None:
     disk = case.folder / "disk"
     disk.mkdir()
@@ -449,11 +433,13 @@ def frozen(case: Case) -> None:
     case.finish()
 
 
-def can_freeze() -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(["chattr", "+i", folder], capture_output=True, check=False).returncode == 0
-        subprocess.run(["chattr", "-i", folder], capture_output=True, check=False)
+def _allowed(do: list[str], undo: list[str]) -> bool:
+    """Whether this machine lets the tests do so to a folder."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(FileNotFoundError):
+        done = subprocess.run([*do, folder], capture_output=True).returncode == 0
+        subprocess.run([*undo, folder], capture_output=True)
         return done
+    return False
 
 
 def moved_away(case: Case) -> None:
@@ -498,7 +484,7 @@ def worker(case: Case, number: int) -> None:
         _signal(process, signal.SIGSTOP)
         if late := bool(re.search(r"step (20|25|30)/", case.out.read_text())):
             _end_all(process)
-    for pid in _workers(process):
+    for pid in _pids(process, "spawn_main"):
         os.kill(pid, number)
     _signal(process, signal.SIGCONT)
     case.end(process, LOST, within=60)
@@ -538,12 +524,14 @@ def one_stopped(case: Case, which: int) -> None:
     case.finish()
 
 
+def _free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def _pair(case: Case, *extra: list[str], delay: float = 0.0, order: tuple[int, int] = (0, 1)) -> list[tuple[int, str]]:
     """Two processes that are started by hand; [(status, what it said on stderr)]."""
-    import socket
-
-    with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
+    port = _free_port()
     running = {}
     for which in order:
         place = ["--processes=1", f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={which}"]
@@ -598,17 +586,12 @@ def differs(case: Case, what: str) -> None:
 
 
 def never_comes(case: Case, which: int) -> None:
-    place = ["--processes=1", "--coordinator=localhost:1", "--num_processes=2", f"--process_id={1 - which}"]
-    import socket
-
-    with socket.create_server(("localhost", 0)) as server:
-        place[1] = f"--coordinator=localhost:{server.getsockname()[1]}"
+    place = ["--processes=1", f"--coordinator=localhost:{_free_port()}", "--num_processes=2"]
+    place += [f"--process_id={1 - which}"]
     case.fails("not all 2 processes had come", *place, "--start_timeout=3")
 
 
 def port_taken(case: Case) -> None:
-    import socket
-
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         place = ["--processes=1", f"--coordinator=localhost:{port}", "--num_processes=2", "--process_id=0"]
@@ -632,41 +615,32 @@ def _families() -> dict[str, list[Fault]]:
     stages = tuple(_STAGES)
     found: dict[str, list[Fault]] = {}
 
-    def add(family: str, layout: str, inject: Callable[..., None], *options: tuple[Any, ...], words: str = "") -> None:
+    def add(family: str, layout: str, inject: Callable[..., None], *options: tuple[Any, ...], what: str = "") -> None:
         for given in itertools.product(*options):
-            what = ", ".join(
-                x.name if isinstance(x, signal.Signals) else f"process {x}" if x in (0, 1) else str(x) for x in given
-            )
-            found.setdefault(family, []).append(Fault(family, layout, f"{words}{what}", inject, given))
+            words = (getattr(x, "name", f"process {x}" if x in (0, 1) else x) for x in given)
+            found.setdefault(family, []).append(Fault(family, layout, what or ", ".join(words), inject, given))
 
     add("kill -9", "one", killed, stages)
     add("a signal", "one", asked, stages, _ASKS)
     add("a signal twice, while saving", "one", asked_twice, (signal.SIGINT, signal.SIGTERM))
-    add("suspended and continued", "one", suspended, ())
-    found["suspended and continued"] = [Fault("suspended and continued", "one", "SIGSTOP, SIGCONT", suspended, ())]
+    add("suspended and continued", "one", suspended, what="SIGSTOP, SIGCONT")
     add("stdout goes away", "one", stream, ("head", "closed", "full"))
     add("a file of a checkpoint", "one", checkpoint_file, ("removed", "emptied", "truncated", "changed"))
     add(
         "a checkpoint", "one", checkpoint_folder,
         ("empty", "its files empty", "a file more", "no sums", "sums changed", "left unfinished", "two damaged"),
     )  # fmt: skip
-    add(
-        "metrics.jsonl",
-        "one",
-        small_file,
-        ("metrics.jsonl",),
-        ("cut", "a line of something else", "not text", "a folder"),
-    )
+    damage = ("cut", "a line of something else", "not text", "a folder")
+    add("metrics.jsonl", "one", small_file, ("metrics.jsonl",), damage)
     add("config.json, classes.txt", "one", small_file, ("config.json", "classes.txt"), ("cut", "removed", "not text"))
     add("other small files", "one", small_file, ("starts.jsonl", "train.log"), ("cut", "removed"))
-    found["other small files"].append(Fault("other small files", "one", "left_out.json", left_out_list, ()))
-    if can_mount():
+    add("other small files", "one", left_out_list, what="left_out.json")
+    if _allowed(["mount", "-t", "tmpfs", "tmpfs"], ["umount"]):
         add("a disk", "one", disk, ("full", "read-only from the start"))
-    if shutil.which("chattr") and can_freeze():
-        found.setdefault("a disk", []).append(Fault("a disk", "one", "becomes read-only", frozen, ()))
-    found.setdefault("a disk", []).extend(
-        [Fault("a disk", "one", "vanished", moved_away, ()), Fault("a disk", "one", "a quota", file_limit, ())]
-    )
+    if _allowed(["chattr", "+i"], ["chattr", "-i"]):
+        add("a disk", "one", frozen, what="becomes read-only")
+    add("a disk", "one", moved_away, what="vanished")
+    add("a disk", "one", file_limit, what="a quota")
     add("no place for a workdir", "one", nowhere, ("/proc", "a file"))
     add("a feed worker", "one", worker, (signal.SIGKILL, signal.SIGSTOP))
     add("one of two is killed", "two", one_killed, stages, (0, 1))
@@ -675,8 +649,8 @@ def _families() -> dict[str, list[Fault]]:
     add("a checkpoint of two processes", "two", checkpoint_file, ("removed", "truncated", "changed"))
     add("one of two differs", "two", differs, ("seed", "learning rate", "batch size", "steps", "workdir", "count"))
     add("one of two never comes", "two", never_comes, (0, 1))
-    found["one of two comes late"] = [Fault("one of two comes late", "two", "by 4 s", late, ())]
-    found["the port is taken"] = [Fault("the port is taken", "two", "", port_taken, ())]
+    add("one of two comes late", "two", late, what="by 4 s")
+    add("the port is taken", "two", port_taken)
     return found
 
 
