@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import builder, config as configs, evaluate as evaluation, progress, weight_file
-from alexnet_jax.data import datasets, feed, pictures, preprocess, sources
+from alexnet_jax.data import datasets, feed, pictures, sources
 from alexnet_jax.data.feed import Split
 from alexnet_jax.data.pictures import Picture
 from alexnet_jax.data.preprocess import Input, Views, crop_view
@@ -191,7 +191,7 @@ class Classifier:
         self, data: str, *, split: str = "", data_dir: str | Path = "", views: str = "center"
     ) -> evaluation.Predictions:
         """What the network says of each image, and `evaluate`'s result of it as `.evaluation`; arguments as there."""
-        return _answers(self, _split_of(self, data, split, data_dir), _views(self.config, views))
+        return _answers(self, data, _split_of(self, data, split, data_dir), _views(self.config, views))
 
     def save(self, path: str | Path) -> None:
         """Writes a .safetensors or .npz that `load` reads, with its recipe, classes and preprocessing.
@@ -284,22 +284,20 @@ def _make_step(net: Classifier, what: str, views: Views) -> Callable[..., Any]:
     return towers.sharded(step, mesh=net.mesh, in_specs=specs, out_specs=BATCH_SHARDED)
 
 
-def _answers(net: Classifier, split: Split, views: Views) -> evaluation.Predictions:
-    c, size = net.config.data, _BATCH * net.mesh.shape[DATA]
-    step = evaluation.make_eval_step(net.tower, net.mesh, inputs=net.inputs, views=views)
+def _answers(net: Classifier, data: str, split: Split, views: Views) -> evaluation.Predictions:
+    c = net.config.data
     # Threads alone: worker processes would start a script again that has no main guard.
-    threads, say = feed.parallelism(c.threads, 0)[0], functools.partial(warnings.warn, stacklevel=2)
-    batches = feed.eval_batches(
-        split,
-        preprocess.Crop(c.resize_pixels, c.resize_pixels),
-        feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, say),
-        batch_size=size,
-        share=towers.feed_share(net.mesh),
-    )
-    batches = progress.watched(batches, total=-(-len(split.source) // size), what="evaluating")
+    threads, warn = feed.parallelism(c.threads, 0)[0], functools.partial(warnings.warn, stacklevel=2)
+    setup = builder.Evaluation(
+        net.tower, net.mesh, split, net.inputs, views,
+        batch_size=_BATCH * net.mesh.shape[DATA],
+        side_pixels=c.resize_pixels,
+        feed=feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, warn),
+        data_name=data,
+    )  # fmt: skip
     per_image: list[evaluation.PerImage] = []
-    result = evaluation.evaluate(step, net.variables, batches, net.mesh, net.class_names, each=per_image.append)
-    return evaluation.Predictions.of(split, result, per_image)
+    run = evaluation.evaluator(setup, progress.watched, warn)
+    return evaluation.Predictions.of(split, run(net.variables, {}, last=True, each=per_image.append), per_image)
 
 
 def _split_of(net: Classifier, data: str, split: str, data_dir: str | Path) -> Split:

@@ -10,7 +10,7 @@ import numpy as np
 from alexnet_jax import builder, config as configs, progress as bars
 from alexnet_jax.data import feed
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.evaluate import make_probabilities_step
+from alexnet_jax.evaluate import make_eval_step
 from alexnet_jax.model import towers
 from alexnet_jax.train import checksums
 from alexnet_jax.train.checkpoint import restore_network
@@ -74,22 +74,19 @@ def member(
     config = configs.load(workdir, ("mesh.tower=0", *overrides))
     evaluation = builder.evaluation(config, classes=len(configs.load_classes(workdir)), workdir=workdir)
     mesh, own = evaluation.mesh, evaluation.split
-    if split is not None and (own.name, own.class_names, len(own.source)) != (
-        split.name,
-        split.class_names,
-        len(split.source),
-    ):
+    if split and (own.name, own.class_names, len(own.source)) != (split.name, split.class_names, len(split.source)):
         raise AlexNetError(
             f"{workdir} is evaluated on {own.name}, another split than the first workdir's {split.name}."
         )
     configs.check_classes(workdir, own.class_names)
     net = restore_network(workdir, which, mesh=mesh, overrides=overrides)
-    predict = make_probabilities_step(net.model, mesh, inputs=evaluation.inputs, views=builder.views(config))
+    step = make_eval_step(net.model, mesh, inputs=evaluation.inputs, views=builder.views(config))
     labels, found = [], []
     total = -(-len(own.source) // evaluation.batch_size)
     for batch in bars.watched(evaluation.batches(bars.write), total=total, what=str(workdir)):
         real = batch["label"] >= 0
-        found.append(np.asarray(predict(net.variables, towers.to_devices(batch, mesh)))[:, real])
+        _, probabilities_2BK = step(net.variables, towers.to_devices(batch, mesh))
+        found.append(np.asarray(probabilities_2BK)[:, real])
         labels.append(batch["label"][real])
     center, all_views = np.concatenate(found, axis=1)
     return Member(f"{workdir} step {net.step}", center, all_views), np.concatenate(labels), own

@@ -3,7 +3,8 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from alexnet_jax.train.watchdog import Watchdog
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Counts = dict[str, jax.Array]
-PerImage = dict[str, Any]  # what `make_eval_step` gives for each image
-EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, PerImage]]
+PerImage = dict[str, Array]  # of a batch: the fields of `Predictions` that are arrays
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array]]
 
 TOP_CLASSES = 5  # so many classes of an image are kept
 
@@ -34,81 +35,48 @@ TOP_CLASSES = 5  # so many classes of an image are kept
 
 
 def make_eval_step(model: AlexNet, mesh: Mesh, *, inputs: Input, views: Views) -> EvalStep:
-    """The jitted `step(variables, batch)` -> (counts over the whole batch, predictions for each image).
+    """The jitted `step(variables, batch)` -> (counts over the whole batch, probabilities [2, B, K]).
 
     The counts are by class: images [K], predicted [K] (how often the class is the center crop's first), and for the
-    center crop and for all views: loss (a sum), top1 [K], top5 [K]. With one view there are none of "views_". For each
-    image, by the center crop: top_classes [B, 5] int32 and top_probabilities [B, 5], the most probable classes in
-    order, and label_probability [B]. The variables lie as `placement.specs` says.
+    center crop and for all views: loss (a sum), top1 [K], top5 [K]. With one view there are none of "views_". The
+    probabilities are those by the center crop, and the mean of all views. The variables lie as `placement.specs` says.
 
     The images of a batch are squares that all views fit into; a label of -1 is padding. The probabilities of the views
     are averaged (2012 source, `layer.cu`:1804).
     """
-    logits_of, specs = _on_mesh(model, mesh, inputs)
+    logits_of = towers.over_towers(logits_fn(placement.for_mesh(model, mesh)), mesh=mesh)
 
-    def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Counts, PerImage]:
+    def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Counts, jax.Array]:
+        def of_view(view: jax.Array) -> jax.Array:
+            crops = crop_view(batch["image"], view, inputs.crop_pixels)
+            return jax.nn.softmax(logits_of(variables, inputs(crops)))
+
+        # One view after the other, so that memory holds one.
+        probabilities_VBK = jax.lax.map(of_view, jnp.asarray(np.asarray(views, np.int32)))
+        center_BK, mean_BK = probabilities_VBK[0], probabilities_VBK.mean(axis=0)
         real_B = batch["label"] >= 0
         labels_B = jnp.where(real_B, batch["label"], 0)
-        probabilities_VBK = _probabilities(logits_of, variables, batch["image"], inputs, views)
-        center_BK = probabilities_VBK[0]
         counts, classes = _counts(center_BK, labels_B, real_B, ""), center_BK.shape[-1]
         if len(views) > 1:
-            counts |= _counts(probabilities_VBK.mean(axis=0), labels_B, real_B, "views_")
-        top_probabilities, top_classes = jax.lax.top_k(center_BK, min(TOP_CLASSES, classes))  # ties: as `in_top_k`
+            counts |= _counts(mean_BK, labels_B, real_B, "views_")
         counts["images"] = _by_class(real_B, labels_B, classes)
-        counts["predicted"] = _by_class(real_B, top_classes[:, 0], classes)
-        per_image = {
-            "top_classes": top_classes,
-            "top_probabilities": top_probabilities,
-            "label_probability": _of_labels(center_BK, labels_B),
-        }
-        return towers.sum_over_data(counts, mesh, "metrics"), per_image
+        counts["predicted"] = _by_class(real_B, jnp.argmax(center_BK, axis=1), classes)
+        return towers.sum_over_data(counts, mesh, "metrics"), jnp.stack([center_BK, mean_BK])
 
-    return towers.sharded(step, mesh=mesh, in_specs=(specs, BATCH_SHARDED), out_specs=(REPLICATED, BATCH_SHARDED))
-
-
-def make_probabilities_step(
-    model: AlexNet, mesh: Mesh, *, inputs: Input, views: Views
-) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
-    """The jitted `step(variables, batch)` -> probabilities [2, B, K]: by the center crop, and the mean of all views."""
-    logits_of, specs = _on_mesh(model, mesh, inputs)
-
-    def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        probabilities_VBK = _probabilities(logits_of, variables, batch["image"], inputs, views)
-        return jnp.stack([probabilities_VBK[0], probabilities_VBK.mean(axis=0)])
-
-    out = PartitionSpec(None, DATA)
-    return towers.sharded(step, mesh=mesh, in_specs=(specs, BATCH_SHARDED), out_specs=out)
-
-
-def _on_mesh(model: AlexNet, mesh: Mesh, inputs: Input) -> tuple[Callable[..., jax.Array], Any]:
-    """`logits_of(variables, images)` on a device of `mesh`, and the specs of the variables."""
     specs = placement.specs(model, placement.variables(model, inputs.crop_pixels), mesh)
-    return towers.over_towers(logits_fn(placement.for_mesh(model, mesh)), mesh=mesh), specs
-
-
-def _probabilities(
-    logits_of: Callable[..., jax.Array], variables: Any, images: jax.Array, inputs: Input, views: Views
-) -> jax.Array:
-    """[V, B, K], one view after the other so that memory holds one."""
-
-    def of_view(view: jax.Array) -> jax.Array:
-        return jax.nn.softmax(logits_of(variables, inputs(crop_view(images, view, inputs.crop_pixels))))
-
-    return jax.lax.map(of_view, jnp.asarray(np.asarray(views, np.int32)))
+    return towers.sharded(
+        step, mesh=mesh, in_specs=(specs, BATCH_SHARDED), out_specs=(REPLICATED, PartitionSpec(None, DATA))
+    )
 
 
 def _counts(probabilities_BK: jax.Array, labels_B: jax.Array, real_B: jax.Array, prefix: str) -> Counts:
-    losses_B = -jnp.log(jnp.maximum(_of_labels(probabilities_BK, labels_B), np.float32(1e-37)))
+    of_labels_B = jnp.take_along_axis(probabilities_BK, labels_B[:, None], axis=1)[:, 0]
+    losses_B = -jnp.log(jnp.maximum(of_labels_B, np.float32(1e-37)))
     counts = {f"{prefix}loss": jnp.where(real_B, losses_B, 0.0).sum()}
     for k in (1, 5):
         hit_B = real_B & in_top_k(probabilities_BK, labels_B, k)
         counts[f"{prefix}top{k}"] = _by_class(hit_B, labels_B, probabilities_BK.shape[-1])
     return counts
-
-
-def _of_labels(probabilities_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(probabilities_BK, labels_B[:, None], axis=1)[:, 0]
 
 
 def _by_class(counted_B: jax.Array, labels_B: jax.Array, classes: int) -> jax.Array:
@@ -136,17 +104,16 @@ def evaluate(
     for every batch, with its labels and without padding; in one process.
     """
     total: dict[str, Any] = {}
-    pending: list[tuple[feed.Batch, Counts, PerImage]] = []
+    pending: list[tuple[Array, Counts, jax.Array]] = []
 
-    def take(batch: feed.Batch, counts: Counts, per_image: PerImage) -> None:
+    def take(labels_B: Array, counts: Counts, probabilities_2BK: jax.Array) -> None:
         for name, value in counts.items():
             total[name] = total.get(name, 0) + np.asarray(value, np.float64 if name.endswith("loss") else np.int64)
         if each is not None:
-            real = batch["label"] >= 0
-            each({name: np.asarray(value)[real] for name, value in (per_image | {"label": batch["label"]}).items()})
+            each(_per_image(labels_B, np.asarray(probabilities_2BK[0])))
 
     for batch in batches:
-        pending.append((batch, *step(variables, towers.to_devices(batch, mesh))))
+        pending.append((batch["label"], *step(variables, towers.to_devices(batch, mesh))))
         if len(pending) > 1:  # one batch ahead of the device, and no more in its memory
             take(*pending.pop(0))
     for waiting in pending:
@@ -158,6 +125,17 @@ def evaluate(
             entry[f"eval_{prefix}{k}"] = 100.0 * int(total[prefix + k].sum()) / images
         entry[f"eval_{prefix}loss"] = float(total[prefix + "loss"]) / images
     return entry | {"eval_images": images} | _of_classes(total, class_names)
+
+
+def _per_image(labels_B: Array, probabilities_BK: Array) -> PerImage:
+    labels, rows = labels_B[labels_B >= 0], probabilities_BK[labels_B >= 0]
+    top_classes = np.argsort(-rows, axis=1, kind="stable")[:, :TOP_CLASSES].astype(np.int32)  # ties: as `in_top_k`
+    return {
+        "labels": labels,
+        "top_classes": top_classes,
+        "top_probabilities": np.take_along_axis(rows, top_classes, axis=1),
+        "label_probability": rows[np.arange(len(rows)), labels],
+    }
 
 
 def _of_classes(total: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -205,8 +183,8 @@ class Predictions:
     @classmethod
     def of(cls, split: feed.Split, evaluation: dict[str, Any], batches: Sequence[PerImage]) -> "Predictions":
         """From what `each` of `evaluate` was given, batch by batch."""
-        names = ("label", "top_classes", "top_probabilities", "label_probability")
-        return cls(split, evaluation, *(np.concatenate([batch[name] for batch in batches]) for name in names))
+        arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        return cls(split, evaluation, **arrays)
 
     def confusion(self) -> Array:
         """[K, K] int64: how many images of class row are predicted to be of class column."""
@@ -253,32 +231,33 @@ class Predictions:
 # ---------------------------------------------------------------- in a run, and of a checkpoint
 
 
-def evaluator(setup: builder.Evaluation, metrics: MetricsWriter) -> Callable[..., dict[str, Any]]:
-    """`run(variables, average, last=False)` over the whole split, with a progress bar, compiled once for each views.
+def evaluator(
+    setup: builder.Evaluation, watched: Callable[..., Iterable[feed.Batch]], warn: Callable[[str], None]
+) -> Callable[..., dict[str, Any]]:
+    """`run(variables, average, last=False)` over the whole split, compiled once for each views.
 
+    `watched` shows the progress over the batches, as `progress.watched` does, and `warn` gets the bad records.
     `average` is the moving average of the variables, {} without one: it is evaluated too, as eval_average_top1 and so
     on. The last evaluation of a run has all views of `setup`; the others have the center. `check` is called with the
     number of each batch, for the first one after compiling: processes meet there, and one may need longer. `each` is as
     in `evaluate`, for the variables themselves.
     """
-    steps: dict[Views, Any] = {}
-    batches = -(-len(setup.split.source) // setup.batch_size)
+    compiled: dict[Views, Any] = {}
+    total = -(-len(setup.split.source) // setup.batch_size)
 
     def over_split(variables: Any, views: Views, what: str, check: Callable[[int], None], each: Any) -> dict[str, Any]:
-        def checked() -> Iterator[feed.Batch]:
-            what_now = f"evaluating{what}" + (f" {len(views)} views" if len(views) > 1 else "")
-            shown = metrics.progress(setup.batches(metrics.warn), total=batches, what=what_now)
-            for number, batch in enumerate(shown):
-                if views not in steps:
-                    step: Any = make_eval_step(setup.model, setup.mesh, inputs=setup.inputs, views=views)
-                    steps[views] = step.lower(variables, towers.to_devices(batch, setup.mesh)).compile()
-                check(number)
-                yield batch
+        number = itertools.count()
 
-        def step(*given: Any) -> Any:
-            return steps[views](*given)  # compiled with the first batch
+        def step(variables: Any, batch: dict[str, jax.Array]) -> Any:
+            if views not in compiled:
+                jitted: Any = make_eval_step(setup.model, setup.mesh, inputs=setup.inputs, views=views)
+                compiled[views] = jitted.lower(variables, batch).compile()
+            check(next(number))
+            return compiled[views](variables, batch)
 
-        return evaluate(step, variables, checked(), setup.mesh, setup.split.class_names, each=each)
+        what = f"evaluating{what}" + (f" {len(views)} views" if len(views) > 1 else "")
+        batches = watched(setup.batches(warn), total=total, what=what)
+        return evaluate(step, variables, batches, setup.mesh, setup.split.class_names, each=each)
 
     def run(
         variables: Any,
@@ -338,7 +317,9 @@ def evaluate_checkpoint(
     with MetricsWriter(workdir, main=group.main) as metrics:
         per_image: list[PerImage] = []
         each = per_image.append if predictions else None
-        found = evaluator(setup, metrics)(net.variables, net.average, last=True, check=check, each=each)
+        found = evaluator(setup, metrics.progress, metrics.warn)(
+            net.variables, net.average, last=True, check=check, each=each
+        )
         entry = {"step": net.step, **found, "mode": "eval"}
         metrics.evaluation(entry)
         metrics.say(format_classes(entry))

@@ -15,10 +15,11 @@ from conftest import ROOT, SMALL
 from PIL import Image
 
 import alexnet_jax as alexnet
-from alexnet_jax import AlexNetError, builder, classifier, config as configs
+from alexnet_jax import AlexNetError, builder, classifier, config as configs, ensembles
 from alexnet_jax.classifier import Classifier
-from alexnet_jax.cli import ensemble, prepare
+from alexnet_jax.cli import prepare
 from alexnet_jax.data import datasets, sources
+from alexnet_jax.data.feed import Split
 from alexnet_jax.evaluate import evaluate_checkpoint
 from alexnet_jax.model import towers
 from alexnet_jax.train import loop
@@ -78,15 +79,20 @@ def _near(found: Any, expected: Any, **tolerance: float) -> None:
 
 
 def test_classifier_of_a_run_equals_its_evaluation(run: Path) -> None:
-    """Probabilities as the ensemble computes them on a mesh of 2 x 2, and the errors of --mode=eval."""
+    """Probabilities as an ensemble's member has them on a mesh of 2 x 2, and the errors of --mode=eval."""
     net = alexnet.load(run)
     digits = [np.repeat(record["image"], 3, axis=-1) for record in sources.open_split("digits", "test", "").source]
-    member, _, _ = ensemble.member(run, "latest", None, ())
+    member, labels, split = ensembles.member(run, "latest", None, ())
     assert len(member.center) == 299
     _near(net.probabilities(digits), member.center)
     _near(net.probabilities(digits, views="all"), member.views)
     assert np.abs(member.center - member.views).max() > 1e-4, "the views are all alike: nothing is tested"
     expected = evaluate_checkpoint(run, which="latest", overrides=("eval.views=all",))
+    for kind, prefix in ((member.center, ""), (member.views, "views_")):
+        averaged = ensembles.errors(ensembles.mixed([kind, kind], [1, 1]), labels)
+        assert averaged == pytest.approx((100 - expected[f"eval_{prefix}top1"], 100 - expected[f"eval_{prefix}top5"]))
+    with pytest.raises(AlexNetError, match=r"another split than the first workdir's another"):
+        ensembles.member(run, "latest", Split(split.source, "another", split.class_names), ())
     found = net.evaluate("digits", views="all")
     assert {"eval_top1", "eval_views_top5", "eval_images", "eval_classes"} <= found.keys() <= expected.keys()
     for name, value in found.items():

@@ -160,7 +160,7 @@ class Run:
         self.setup, self.workdir, self.command, self.group, self.watchdog = setup, workdir, command, group, watchdog
         self.checkpoints, self.report, self.first_step = checkpoints, report, first_step
         self.answers: Predictions | None = None  # of the last evaluation, image by image; in one process
-        self._evaluate_split = evaluator(setup.evaluation, report)
+        self._evaluate_split = evaluator(setup.evaluation, report.progress, report.warn)
         self._on_device: list[tuple[int, dict[str, jax.Array]]] = []  # metrics whose losses were not checked yet
         self._clock = speed.Clock()
         self._peak = speed.Peak(0.0, "")
