@@ -1,6 +1,6 @@
 """Where the network lies: for every layer the mesh axis of its parameters, and what is exchanged before it.
 
-`table` is the one statement of it. Sharding, `--mode=summary` and the first lines of a run read it.
+`table` is the one statement of it. Sharding, the summary and the first lines of a run read it.
 """
 
 import dataclasses
@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.model import alexnet as models, towers
@@ -143,57 +142,3 @@ def traffic(model: models.AlexNet, image_pixels: int) -> dict[str, int]:
             x = results[name]
     count(LOGITS, x)
     return found
-
-
-def in_a_line(model: models.AlexNet, mesh: Mesh) -> str:
-    """Where the towers are and where they meet, for the first lines of a run."""
-    placed = for_mesh(model, mesh)
-    meet = ", ".join(row.name for row in table(model) if row.exchange and model.towers > 1)
-    if placed.split_over > 1:
-        split = [layer.name for layer in model.stack if placed.splits(layer)]
-        whole = [layer.name for layer in model.stack if isinstance(layer, models.DenseLayer)]
-        whole = [name for name in whole if name not in split]
-        return f"hybrid; the units of {' and '.join(split) or 'no layer'} are split over the devices" + (
-            f", {' and '.join(whole)} whole on each" if whole else ""
-        )
-    if model.towers == 1:
-        return "one tower on each device"
-    if mesh.shape[TOWER] == 1:
-        return f"all towers together on each device; they meet at {meet}"
-    return f"one tower on each device; they exchange at {meet}"
-
-
-# ---------------------------------------------------------------- the map of a mesh
-
-_MOST_PROCESSES = 8  # on the map
-
-
-def map_of(mesh: Mesh) -> list[str]:
-    """A line for each process, what it has of which replicas, for the first lines of a run; [] on a single device."""
-    if mesh.size == 1:
-        return []
-    owners = np.asarray([device.process_index for device in mesh.devices.flat]).reshape(mesh.devices.shape)
-    processes = np.unique(owners).tolist()
-    lines = [f"process {process}: {_owned(mesh, owners == process)}" for process in processes[:_MOST_PROCESSES]]
-    if more := len(processes) - len(lines):
-        lines.append(f"... and {more:,} more process(es)")
-    if (owners != owners[:, :1]).any():
-        lines.append("the towers of a replica are in different processes, so exchanges cross between them")
-    return lines
-
-
-def _owned(mesh: Mesh, mine: np.ndarray) -> str:
-    """What of the mesh is where `mine` [data, tower] is true."""
-    rows = np.flatnonzero(mine.any(axis=1)).tolist()
-    replicas = f"replica{'s' * (len(rows) > 1)} {_range(rows)}"
-    if not mine[rows].all():
-        columns = np.flatnonzero(mine.any(axis=0)).tolist()
-        replicas = f"tower{'s' * (len(columns) > 1)} {_range(columns)} of {replicas}"
-    devices = [device.id for device in mesh.devices[mine]]
-    return f"{replicas} on device{'s' * (len(devices) > 1)} {_range(devices)}"
-
-
-def _range(numbers: list[int]) -> str:
-    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers))

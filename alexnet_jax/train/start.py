@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from alexnet_jax import builder, config as configs
 from alexnet_jax.data import feed, sources
@@ -35,8 +35,7 @@ def introduction(setup: builder.TrainSetup, workdir: Path, latest: int | None) -
         f"classes  {model.classes:,}: {format_names(split.class_names)}",
         f"feed     {_describe_feed(setup)}",
         f"network  {model.towers} tower(s), {parameters:,} parameters, {pixels} x {pixels} pixels",
-        f"mesh     data {rows} x tower {tower} on {devices}: {placement.in_a_line(model, mesh)}",
-        *(f"{'' if number else 'map':9}{line}" for number, line in enumerate(placement.map_of(mesh))),
+        f"mesh     data {rows} x tower {tower} on {devices}: {_describe_placement(model, mesh)}",
         f"steps    {plan.steps:,} of {plan.batch_size} images ({plan.epoch(plan.steps):.1f} epochs){resumed}",
         f"workdir  {workdir}",
     ]
@@ -45,6 +44,21 @@ def introduction(setup: builder.TrainSetup, workdir: Path, latest: int | None) -
     if setup.cache and (cached := sources.read_ahead(split.folder, free=memory.free_of_machine())):
         lines.append(f"cache    {cached}")
     return lines
+
+
+def _describe_placement(model: models.AlexNet, mesh: Mesh) -> str:
+    """Where the towers are and where they meet."""
+    placed = placement.for_mesh(model, mesh)
+    if placed.split_over > 1:
+        split = [layer.name for layer in model.stack if placed.splits(layer)]
+        return f"hybrid; the units of {' and '.join(split) or 'no layer'} are split over the devices"
+    if model.towers == 1:
+        return "one tower on each device"
+    meet = ", ".join(row.name for row in placement.table(model) if row.exchange)
+    if mesh.shape[TOWER] == 1:
+        return f"all towers together on each device; they meet at {meet}"
+    crossing = len({device.process_index for device in mesh.devices[0]}) > 1
+    return f"one tower on each device; they exchange at {meet}" + ", between processes" * crossing
 
 
 def _describe_feed(setup: builder.TrainSetup) -> str:

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 
+from alexnet_jax import builder
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.model import placement, towers
+from alexnet_jax.model import towers
+from alexnet_jax.train import start
 
 P = PartitionSpec
 
@@ -216,30 +219,14 @@ def test_a_replica_that_crosses_where_others_do_not_is_refused(owners: list[tupl
         _grid(owners, 2)
 
 
-def test_the_map_of_a_mesh() -> None:
-    """A line for each process; nothing on a single device; and told where exchanges cross processes."""
-
-    def lines(owners: list[int], tower: int) -> list[str]:
-        devices = [_Device(number, process) for number, process in enumerate(owners)]
-        return placement.map_of(towers.make_mesh(towers=2, tower=tower, devices=devices))
-
-    assert lines([0], 1) == []
-    assert lines([0, 0, 1, 1], 2) == [
-        "process 0: replica 0 on devices 0, 1",
-        "process 1: replica 1 on devices 2, 3",
-    ]
-    assert lines([0, 0, 0, 0, 1, 1, 1, 1], 1) == [
-        "process 0: replicas 0 to 3 on devices 0 to 3",
-        "process 1: replicas 4 to 7 on devices 4 to 7",
-    ]
-    assert lines([0, 1], 2) == [
-        "process 0: tower 0 of replica 0 on device 0",
-        "process 1: tower 1 of replica 0 on device 1",
-        "the towers of a replica are in different processes, so exchanges cross between them",
-    ]
-    many = lines(list(range(20)), 1)
-    assert len(many) == 9
-    assert many[-1] == "... and 12 more process(es)"
+@pytest.mark.parametrize(("owners", "crossing"), [([0, 0, 1, 1], False), ([0, 1], True)])
+def test_a_run_says_where_exchanges_cross_processes(
+    owners: list[int], crossing: bool, small_config: ConfigDict
+) -> None:
+    mesh = towers.make_mesh(towers=2, tower=2, devices=[_Device(n, owner) for n, owner in enumerate(owners)])
+    said = start._describe_placement(builder.model(small_config, 10), mesh)
+    assert "they exchange at conv3, fc6, fc7, fc8" in said
+    assert ("between processes" in said) == crossing
 
 
 # ---------------------------------------------------------------- who feeds what
