@@ -112,7 +112,8 @@ def test_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert (status, f"port {port}" in line) == (1, True), line
 
 
-def test_step_asks_nothing_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [2, 64, 256])
+def test_step_asks_nothing_of_the_hub(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many processes there are: a thread asks twice a second, and the step reads what it found."""
 
     class Client:
@@ -121,7 +122,7 @@ def test_step_asks_nothing_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(distributed.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
     monkeypatch.setattr(exits, "hooks", [])
-    group = ProcessGroup(1, 256, Client())
+    group = ProcessGroup(1, count, Client())
     assert [group.stop_requested() for _ in range(1000)] == [0] * 1000
 
 
