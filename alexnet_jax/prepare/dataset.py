@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import files
+from alexnet_jax.data.statistics import JSON
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.prepare import statistics
 from alexnet_jax.prepare.raw import Files, RawDataset
@@ -34,17 +35,19 @@ def prepare(data: RawDataset, layout: Layout, *, data_dir: Path, threads: int) -
     fingerprint = _fingerprint(shards)
     if shards.finished.exists():
         _check_same(shards.finished / "metadata.json", fingerprint)
-        shutil.rmtree(shards.finished / "parts", ignore_errors=True)
         print(f"{shards.name} is prepared already, in {shards.finished}")
-        return
-    (shards.folder / "parts").mkdir(parents=True, exist_ok=True)
-    plan = shards.folder / "plan.json"
-    if plan.exists():
-        _check_same(plan, fingerprint)
     else:
-        files.write_text(plan, json.dumps({"fingerprint": fingerprint}))
-    shards.write(threads)
-    _finish(shards, fingerprint)
+        (shards.folder / "parts").mkdir(parents=True, exist_ok=True)
+        plan = shards.folder / "plan.json"
+        if plan.exists():
+            _check_same(plan, fingerprint)
+        else:
+            files.write_text(plan, json.dumps({"fingerprint": fingerprint}))
+        shards.write(threads)
+        _finish(shards, fingerprint)
+    shutil.rmtree(shards.finished / "parts", ignore_errors=True)
+    if "train" in data.splits and not (shards.finished / JSON).exists():
+        statistics.compute(shards.name, data_dir, threads, pixels=layout.pack or 256)
     print(f"done in {time.monotonic() - start:.0f} s: {shards.finished}")
     option = "" if data_dir == default_dir() else f" --config.data.data_dir={data_dir}"
     print(f"train on it with: alexnet train --config=alexnet:{shards.name}{option}")
@@ -75,22 +78,15 @@ def _check_same(path: Path, fingerprint: str) -> None:
 
 def _finish(shards: Shards, fingerprint: str) -> None:
     parts: _Parts = {
-        split: [files.read_json(shards.part_path(split, n, "json")) for n in range(shards.count(split))]
+        split: [files.read_json(shards.part_path(split, n)) for n in range(shards.count(split))]
         for split in shards.data.splits
     }
     refused = [(split, *line) for split, those in parts.items() for part in those for line in part["refused"]]
     files.write_text(shards.folder / REFUSED, "".join("\t".join(line) + "\n" for line in refused))
     _check_classes(shards, parts, refused)
     _write_info(shards, parts, fingerprint, len(refused))
-    sums = statistics.Sums.zero(shards.layout.pack or 256)
-    for number in range(shards.count("train") if "train" in parts else 0):
-        with np.load(shards.part_path("train", number, "npz")) as saved:
-            sums.add(statistics.Sums(int(saved["images"]), saved["total"], saved["products"]))
-    if sums.images:
-        statistics.write(sums, "train", shards.folder)
     (shards.folder / "plan.json").unlink(missing_ok=True)
     shards.folder.rename(shards.finished)
-    shutil.rmtree(shards.finished / "parts")
     for split, those in parts.items():
         images, size = (sum(part[what] for part in those) for what in ("images", "bytes"))
         print(f"{split:10} {images:10,} images  {len(those):5,} shards  {size / 1e9:8.3f} GB")

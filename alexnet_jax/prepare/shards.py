@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from alexnet_jax import files
 from alexnet_jax.data import pictures, preprocess
 from alexnet_jax.prepare.raw import Files, RawDataset
-from alexnet_jax.prepare.statistics import Sums, counted
+from alexnet_jax.prepare.statistics import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +32,15 @@ class Layout:
         ending = "_long" if self.keep_long_side else "_raw" if self.raw else ""
         return f"_pack{self.pack}{ending}" if self.pack else ""
 
-    def picture(self, data: bytes, *, own: bool) -> tuple[bytes, np.ndarray]:
-        """The bytes to store and the pixels in them (before their compression). Raises ValueError."""
+    def picture(self, data: bytes, *, own: bool) -> bytes:
+        """The bytes to store. Raises ValueError."""
         pixels, is_plain = pictures.decode(data, own=own)
         if self.pack:
             pixels = preprocess.resize_short_side(pixels, self.pack)
             if not self.keep_long_side:
                 pixels = preprocess.crop_resized(pixels, self.pack, self.pack)
-            return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality), pixels
-        return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False), pixels
+            return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality)
+        return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False)
 
     def __str__(self) -> str:
         if not self.pack:
@@ -79,8 +77,8 @@ class Shards:
     def path(self, split: str, number: int) -> Path:
         return self.folder / f"{self.name}-{split}.array_record-{number:05}-of-{self.count(split):05}"
 
-    def part_path(self, split: str, number: int, ending: str) -> Path:
-        return self.folder / "parts" / f"{split}-{number:05}.{ending}"
+    def part_path(self, split: str, number: int) -> Path:
+        return self.folder / "parts" / f"{split}-{number:05}.json"
 
     def write(self, threads: int) -> None:
         """Writes those that are missing."""
@@ -103,19 +101,16 @@ class Shards:
         source = self.data.splits[split]
         try:
             record = source[i]
-            data, pixels = self.layout.picture(record["image"], own=self.data.own)
+            return _Stored(record["key"], record["label"], self.layout.picture(record["image"], own=self.data.own))
         except (ValueError, OSError) as error:
             key = source.references[i].key if isinstance(source, Files) else f"{split}[{i}]"
             return _Stored(key, refused=str(error).splitlines()[0])
-        sums = Sums.of(pixels, self.layout.pack or 256) if split == "train" else None
-        return _Stored(record["key"], record["label"], data, sums)
 
     def _write_one(self, split: str, number: int, pictures: Iterable["_Stored"]) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         path = self.path(split, number)
         growing = path.with_name(path.name + ".tmp")
-        sums = Sums.zero(self.layout.pack or 256)
         refused: list[tuple[str, str]] = []
         labels: Counter[int] = Counter()
         # One record a group, so that each can be read alone; a JPEG does not compress any further.
@@ -126,13 +121,9 @@ class Shards:
                 continue
             writer.write(_example(picture.key, picture.label, picture.data))
             labels[picture.label] += 1
-            if picture.sums:
-                sums.add(picture.sums)
         writer.close()
         with growing.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if split == "train":
-            np.savez(self.part_path(split, number, "npz"), **vars(sums))
         part = {
             "images": sum(labels.values()),
             "bytes": growing.stat().st_size,
@@ -140,18 +131,17 @@ class Shards:
             "refused": refused,
             "labels": dict(labels),
         }
-        files.write_text(self.part_path(split, number, "json"), json.dumps(part))
+        files.write_text(self.part_path(split, number), json.dumps(part))
         growing.replace(path)  # the last of all: a shard that is there has its parts
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    """What is stored of a picture, and the sums of its pixels where they count; or why it is refused."""
+    """What is stored of a picture, or why it is refused."""
 
     key: str
     label: int = -1
     data: bytes = b""
-    sums: Sums | None = None
     refused: str = ""
 
 
