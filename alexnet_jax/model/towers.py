@@ -279,9 +279,10 @@ def sharded(
 ) -> Callable[..., Any]:
     """`function`, written for one device of `mesh`, as one jitted program over all of them.
 
-    `check_vma` is off: to it gathered logits differ from tower to tower, since `all_gather` gives a varying value and a
-    varying one becomes invariant by communication alone. And it wants every gradient summed over `data`, even where
-    that is one device, where XLA:CPU copies all of them for it.
+    `check_vma` is off, in evaluation too, where JAX 0.10.2 with it refuses every mesh, that of one device as well. What
+    comes of parameters varies over `tower`, and a gather over the axis of a vmap, of towers that share a device, leaves
+    it so; over that of the mesh, `to="invarying"` would do, but its transpose is not the sum that training needs. It
+    also wants every sum over `data` written out, even over one device, where XLA:CPU copies all gradients for it.
     """
     program = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return jax.jit(program, donate_argnums=donate_argnums)
