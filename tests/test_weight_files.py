@@ -1,7 +1,6 @@
 """Weight files of others: read if they can be, refused in one sentence if not, and nothing in them is executed."""
 
 import io
-import json
 import os
 import pickle
 import re
@@ -13,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors
 
 import alexnet_jax as alexnet
 from alexnet_jax import weight_file
@@ -47,28 +48,10 @@ def _npz_bytes(**changes: Any) -> bytes:
     return file.getvalue()
 
 
-def _safetensors(kind: str = "F32", prefix: str = "", **changes: Any) -> Write:
-    """The weights under torchvision's names, written by hand; `changes` are raw (type, shape, bytes)."""
-
-    def raw(array: Array) -> tuple[str, Any, bytes]:
-        if kind == "BF16":  # the upper half of a float32
-            return kind, array.shape, (array.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-        return (
-            kind,
-            array.shape,
-            array.astype({"F16": np.float16, "F32": np.float32, "F64": np.float64}[kind]).tobytes(),
-        )
-
-    def write(path: Path) -> None:
-        tensors = {prefix + dotted: raw(WEIGHTS[name]) for dotted, name in DOTTED.items()} | changes
-        header, data = dict[str, Any](), b""
-        for name, (dtype, shape, content) in tensors.items():
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
-            data += content
-        text = json.dumps(header).encode()
-        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-    return write
+def _safetensors(dtype: Any = np.float32, prefix: str = "", **changes: Array) -> Write:
+    """The weights under torchvision's names."""
+    tensors = {prefix + dotted: WEIGHTS[name].astype(dtype) for dotted, name in DOTTED.items()} | changes
+    return lambda path: path.write_bytes(safetensors.save(tensors))
 
 
 def _cut(write: Write, by: float) -> Write:
@@ -90,7 +73,7 @@ def _entry(**entries: bytes) -> Write:
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in entries.items():
-                archive.writestr(name.replace("__", "/"), content)
+                archive.writestr(name, content)
 
     return write
 
@@ -124,37 +107,30 @@ def _sentence(error: AlexNetError, path: Path) -> str:
 
 # ---------------------------------------------------------------- what is read
 
-F16 = {name: array.astype(np.float16) for name, array in WEIGHTS.items()}
 READ: dict[str, tuple[str, Write, float]] = {  # the last is the largest relative difference
-    "npz": ("w.npz", _npz(), 0),
-    "npz of half precision": ("w.npz", _npz(**F16), 1e-3),
-    "npz of double precision": ("w.npz", _npz(**{n: a.astype(np.float64) for n, a in WEIGHTS.items()}), 0),
-    "npz of another byte order": ("w.npz", _npz(**{n: a.astype(">f4") for n, a in WEIGHTS.items()}), 0),
-    "npz in Fortran's order": ("w.npz", _npz(**{n: np.asfortranarray(a) for n, a in WEIGHTS.items()}), 0),
-    "npz named .pth": ("w.pth", _npz(), 0),
     "npz without an ending": ("w", _npz(), 0),
-    "safetensors": ("w.safetensors", _safetensors(), 0),
+    "npz named .pth": ("w.pth", _npz(), 0),
+    "npz of half precision": ("w.npz", _npz(**{n: a.astype(np.float16) for n, a in WEIGHTS.items()}), 1e-3),
+    "npz of another byte order": (
+        "w.npz",
+        _npz(**{n: a.astype(">f8", "F") for n, a in WEIGHTS.items()}),
+        0,
+    ),
     "safetensors named .npz": ("w.npz", _safetensors(), 0),
-    "safetensors of half precision": ("w.safetensors", _safetensors("F16"), 1e-3),
-    "safetensors of bfloat16": ("w.safetensors", _safetensors("BF16"), 1e-2),
-    "safetensors of double precision": ("w.safetensors", _safetensors("F64"), 0),
-    "safetensors of DataParallel": ("w.safetensors", _safetensors(prefix="module."), 0),
+    "safetensors of half precision": ("w.safetensors", _safetensors(np.float16), 1e-3),
+    "safetensors of bfloat16": ("w.safetensors", _safetensors(ml_dtypes.bfloat16), 1e-2),
+    "safetensors of double precision": ("w.safetensors", _safetensors(np.float64), 0),
     "safetensors of torch.compile and Lightning": ("w.safetensors", _safetensors(prefix="model._orig_mod."), 0),
-    "pth": ("w.pth", _torch(lambda _, state: state), 0),
-    "pth before PyTorch 1.6": ("w.pth", _torch(lambda _, s: s, _use_new_zipfile_serialization=False), 0),
     "pth named .npz": ("w.npz", _torch(lambda _, state: state), 0),
-    "pth of half precision": ("w.pt", _torch(lambda _, s: {n: t.half() for n, t in s.items()}), 1e-3),
+    "pth before PyTorch 1.6": ("w.pth", _torch(lambda _, s: s, _use_new_zipfile_serialization=False), 0),
     "pth of bfloat16": ("w.pt", _torch(lambda t, s: {n: v.to(t.bfloat16) for n, v in s.items()}), 1e-2),
-    "pth of double precision": ("w.pt", _torch(lambda _, s: {n: t.double() for n, t in s.items()}), 0),
     "pth of parameters": ("w.pth", _torch(lambda t, s: {n: t.nn.Parameter(v) for n, v in s.items()}), 0),
-    "pth of DataParallel": ("w.pth", _torch(lambda _, s: {f"module.{n}": t for n, t in s.items()}), 0),
     "pth.tar of a training script": (
         "checkpoint.pth.tar",
         _torch(lambda _, s: {"epoch": 90, "arch": "alexnet", "state_dict": {f"module.{n}": t for n, t in s.items()}}),
         0,
     ),
     "pth wrapped as model": ("w.pth", _torch(lambda _, state: {"model": state, "optimizer": {"state": {}}}), 0),
-    "pth of views": ("w.pth", _torch(lambda _, s: {n: t.flip(0).clone().flip(0) for n, t in s.items()}), 0),
 }
 
 
@@ -175,7 +151,7 @@ def test_weight_file_is_read(case: str, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- what is refused
 
-_NAN, _INF = (np.full(4, value, np.float32) for value in (np.nan, np.inf))
+_NAN = np.full(4, np.nan, np.float32)
 _HUGE_HEADER = (2**60).to_bytes(8, "little") + b"{" + bytes(100)
 REFUSED: dict[str, tuple[str, Write, str]] = {
     "not there": ("w.npz", lambda path: None, "cannot be read: No such file or directory"),
@@ -185,11 +161,9 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "empty": ("w.npz", _bytes(b""), "is empty"),
     "text": ("w.npz", _bytes(b"conv1_w,conv1_b\n1,2\n"), "is not a weight file: give a .npz"),
     "a caffemodel": ("w.caffemodel", _bytes(b"\n\x07AlexNet"), "Caffe's own format"),
-    "a Keras file": ("w.h5", _bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "is not a weight file"),
-    "one npy": ("w.npy", lambda path: np.save(path, WEIGHTS["fc8_w"]), "is not a weight file"),
+    "TorchScript": ("w.pt", _entry(**{"w/data.pkl": b"", "w/constants.pkl": b""}), "model.state_dict()"),
     "a zip cut off": ("w.npz", _cut(_npz(), 0.7), "damaged"),
     "an empty zip": ("w.npz", _entry(), "holds no arrays"),
-    "a zip of texts": ("w.npz", _entry(readme=b"hello"), "holds readme as bytes"),
     "an npz with damaged numbers": ("w.npz", _bytes(_npz_bytes().replace(b"\x93NUMPY", b"\x93NUMPI")), "damaged"),
     "an npz with a wrong checksum": (
         "w.npz",
@@ -198,10 +172,8 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     ),
     "an npz larger than memory": ("w.npz", _entry(**{"conv1_w.npy": _lying_npy()}), "memory"),
     "objects in an npz": ("w.npz", _npz(conv1_b=np.asarray([{}, None], object)), "conv1_b, an array of Python objects"),
-    "texts in an npz": ("w.npz", _npz(conv1_b=np.asarray(["a"])), "holds conv1_b as str"),
     "whole numbers": ("w.npz", _npz(conv1_w=np.ones((4, 3, 5, 5), np.int8)), "holds conv1_w as int8"),
     "NaN": ("w.npz", _npz(conv1_b=_NAN), "conv1_b with numbers that are NaN, infinite"),
-    "infinity": ("w.npz", _npz(conv1_b=_INF), "conv1_b with numbers that are NaN, infinite"),
     "too large a number": ("w.npz", _npz(conv1_b=np.full(4, 1e300)), "too large for float32"),
     "a single number": ("w.npz", _npz(conv1_b=np.float32(1)), "conv1_b of the shape ()"),
     "no numbers": ("w.npz", _npz(conv1_w=np.zeros((0, 3, 5, 5), np.float32)), "conv1_w of the shape (0, 3, 5, 5)"),
@@ -213,24 +185,12 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "an about that is not JSON": ("w.npz", _npz(about=np.asarray('{"dropout": ')), "its 'about' is not whole JSON"),
     "an about that is a list": ("w.npz", _npz(about=np.asarray("[1]")), "its 'about' is a list"),
     "safetensors cut off": ("w.safetensors", _cut(_safetensors(), 0.7), "damaged"),
-    "safetensors cut off in the header": ("w.safetensors", _cut(_safetensors(), 0.1), "damaged"),
     "safetensors with a huge header": ("w.safetensors", _bytes(_HUGE_HEADER), "damaged"),
-    "safetensors of text": ("w.safetensors", _bytes(b"hello, I am not tensors"), "damaged"),
-    "safetensors of nothing": ("w.safetensors", _bytes((2).to_bytes(8, "little") + b"{}"), "holds no arrays"),
-    "safetensors of whole numbers": ("w.safetensors", _safetensors(x=("I64", [1], bytes(8))), "holds x as int64"),
-    "safetensors of an unknown type": ("w.safetensors", _safetensors(x=("F8_E4M3", [8], bytes(8))), "unknown kind"),
-    "safetensors with two names of a layer": (
-        "w.safetensors",
-        _safetensors(**{"conv1.weight": ("F32", [1], bytes(4))}),
-        "two arrays for conv1_w: conv1.weight and features.0.weight",
-    ),
+    "safetensors of whole numbers": ("w.safetensors", _safetensors(x=np.ones(1, np.int64)), "holds x as int64"),
     "a pth cut off": ("w.pth", _cut(_torch(lambda _, state: state), 0.7), "damaged"),
     "a whole model": ("w.pth", _torch(lambda t, s: t.nn.Sequential(t.nn.Linear(2, 2))), "model.state_dict()"),
     "a tensor alone": ("w.pth", _torch(lambda t, s: t.zeros(3)), "holds a Tensor, not a state_dict"),
-    "a list": ("w.pth", _torch(lambda t, s: list(s.values())), "holds a list, not a state_dict"),
     "a number among the weights": ("w.pth", _torch(lambda t, s: s | {"epoch": 3}), "holds epoch, a int"),
-    "whole numbers in a pth": ("w.pth", _torch(lambda t, s: s | {"n": t.tensor([3])}), "holds n as int64"),
-    "NaN in a pth": ("w.pth", _torch(lambda t, s: s | {"features.0.bias": t.full((4,), t.nan)}), "NaN"),
 }  # fmt: skip
 
 
@@ -294,20 +254,17 @@ class _Trap:
 
 @pytest.mark.parametrize("name", ["w.npz", "w.pth", "w.zip"])
 def test_no_code_in_a_file_is_executed(name: str, tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
+    path, trap = tmp_path / name, _Trap(tmp_path / "sprung")
     if name == "w.npz":
-        np.savez(tmp_path / name, conv1_w=np.asarray([_Trap(sprung)], object))
+        np.savez(path, conv1_w=np.asarray([trap], object))
     elif name == "w.pth":
-        (tmp_path / name).write_bytes(pickle.dumps(_Trap(sprung), 2))
+        path.write_bytes(pickle.dumps(trap, 2))
     else:
-        _entry(w__data__pkl=b"")(tmp_path / name)
-        with zipfile.ZipFile(tmp_path / name, "w") as archive:
-            archive.writestr("w/data.pkl", pickle.dumps(_Trap(sprung), 2))
-            archive.writestr("w/version", "3\n")
+        _entry(**{"w/data.pkl": pickle.dumps(trap, 2), "w/version": b"3\n"})(path)
     with pytest.raises(AlexNetError) as raised:
-        formats.read(tmp_path / name)
-    _sentence(raised.value, tmp_path / name)
-    assert not sprung.exists()
+        formats.read(path)
+    _sentence(raised.value, path)
+    assert not trap.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -319,20 +276,10 @@ def test_pth_needs_a_pytorch_that_executes_nothing(
 ) -> None:
     there = None if torch is None else types.SimpleNamespace(__version__=torch)
     monkeypatch.setitem(sys.modules, "torch", there)
-    _entry(w__data__pkl=b"")(tmp_path / "w.pth")
-    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
-        archive.writestr("w/data.pkl", b"")
+    _entry(**{"w/data.pkl": b""})(tmp_path / "w.pth")
     with pytest.raises(AlexNetError) as raised:
         formats.read(tmp_path / "w.pth")
     assert message in _sentence(raised.value, tmp_path / "w.pth")
-
-
-def test_torchscript_model_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
-        archive.writestr("w/data.pkl", b"")
-        archive.writestr("w/constants.pkl", b"")
-    with pytest.raises(AlexNetError, match=r"perhaps a whole model.*model\.state_dict\(\)"):
-        formats.read(tmp_path / "w.pt")
 
 
 # ---------------------------------------------------------------- what is written

@@ -20,7 +20,6 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, plain, towers
 from alexnet_jax.train import loop, start
 from alexnet_jax.train.checkpoint import Checkpoints
-from alexnet_jax.train.step import TrainState
 from alexnet_jax.weights import checkpoint, formats, load
 from alexnet_jax.weights.formats import CAFFE, TORCH, WeightFile
 from alexnet_jax.weights.identify import identify
@@ -141,11 +140,11 @@ def test_dropout_factors_of_layers(
     assert plain.factors(builder.model(small_config, 10)) == factors
 
 
-@pytest.mark.parametrize("word", ["tanh", "norm", "spatial_norm", "batch_norm"])
-def test_dropout_factor_cannot_pass_an_operation(word: str, small_config: ConfigDict) -> None:
-    small_config.model.conv5.post_ops = f"relu dropout {word} pool"
-    with pytest.raises(AlexNetError, match=rf"config\.model\.conv5\.post_ops.* {word} .* fc6"):
-        plain.factors(builder.model(small_config, 10))
+def test_dropout_factor_cannot_pass_an_operation(small_config: ConfigDict) -> None:
+    for word in ("tanh", "norm", "spatial_norm", "batch_norm"):
+        small_config.model.conv5.post_ops = f"relu dropout {word} pool"
+        with pytest.raises(AlexNetError, match=rf"config\.model\.conv5\.post_ops.* {word} .* fc6"):
+            plain.factors(builder.model(small_config, 10))
     small_config.model.dropout.inverted = True
     assert plain.factors(builder.model(small_config, 10)) == {}
 
@@ -153,21 +152,16 @@ def test_dropout_factor_cannot_pass_an_operation(word: str, small_config: Config
 @pytest.mark.parametrize(
     ("recipe", "changes", "same"),
     [
-        ("torchvision", {}, True),
         (
             "torchvision",
-            {"dropout.inverted": False, "conv5.post_ops": "relu pool", "fc7.post_ops": "relu dropout"},
+            {"dropout.inverted": False, "conv5.post_ops": "relu pool", "fc6.post_ops": "relu"},
             True,
         ),
         ("torchvision", {"conv1.padding": (3, 1)}, False),
         ("torchvision", {"conv1.post_ops": "pool"}, False),
         ("torchvision", {"pool.ceil": True}, False),
-        ("torchvision", {"pool.kind": "avg"}, False),
         ("torchvision", {"weight_norm": True}, False),
-        ("torchvision", {"conv5.post_ops": "relu norm pool"}, False),
         ("torchvision", {"fc7.features": 100}, False),
-        ("one_weird_trick", {}, False),
-        ("half", {}, False),
         ("alexnet", {}, False),
     ],
 )
@@ -272,29 +266,13 @@ def test_plain_program_on_saved_weights_gives_the_logits(recipe: str, small_conf
         _assert_program_agrees(recipe, path, got, images)
 
 
-@pytest.mark.parametrize("recipe", ["alexnet", "torchvision"])
-def test_foreign_weights_give_their_own_logits_in_any_recipe(
-    recipe: str, small_config: ConfigDict, tmp_path: Path
-) -> None:
-    """Random arrays, read as a recipe with the dropout of 2012 and as one without."""
-    config, rng, images = _small(recipe, small_config), np.random.default_rng(3), _images()
-    network = builder.model(config, 10)
-    shapes = plain.shapes_of(network, 67)
-    np.savez(tmp_path / "w.npz", **{name: 0.3 * rng.standard_normal(s, np.float32) for name, s in shapes.items()})
-    variables = load.variables_of(load.open_file(tmp_path / "w.npz"), config, DIGITS, channels="rgb")
-    _assert_program_agrees(recipe, tmp_path / "w.npz", _logits(network, variables, images), images)
-
-
 # ---------------------------------------------------------------- a classifier out and in again
 
 
 @pytest.mark.parametrize(
     ("recipe", "ending"),
-    [
-        ("alexnet", ".npz"), ("caffe_alexnet", ".npz"), ("half", ".npz"),
-        ("torchvision", ".safetensors"), ("alexnet_wn", ".safetensors"), ("alexnet_bn", ".safetensors"),
-    ],
-)  # fmt: skip
+    [("caffe_alexnet", ".npz"), ("half", ".npz"), ("torchvision", ".safetensors"), ("alexnet_wn", ".safetensors")],
+)
 def test_saved_classifier_loads_as_it_was(recipe: str, ending: str, small_config: ConfigDict, tmp_path: Path) -> None:
     """Its weights to the bit, whole names of its classes, and what its config says of network and images."""
     config = _small(recipe, small_config)
@@ -323,10 +301,9 @@ def test_mean_image_is_saved_and_loaded(ending: str, small_config: ConfigDict, t
         alexnet.load(tmp_path / f"bad{ending}")
 
 
-@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
-def test_file_of_version_0_1_is_read(ending: str, small_config: ConfigDict, tmp_path: Path) -> None:
+def test_file_of_version_0_1_is_read(small_config: ConfigDict, tmp_path: Path) -> None:
     """With its names of fields, and without the factor of dropout in its weights."""
-    net, path = _classifier(small_config), tmp_path / f"old{ending}"
+    net, path = _classifier(small_config), tmp_path / "old.npz"
     arrays = plain.to_arrays(net.tower, jax.device_get(net.variables))
     model = small_config.model.to_dict()
     for name in small_config.model.layers:
@@ -444,46 +421,22 @@ def test_metadata_of_a_file_is_checked(
     assert reason in str(raised.value)
 
 
-def test_network_that_reads_blue_first_gives_the_same_logits(small_config: ConfigDict) -> None:
-    network = builder.model(small_config, 10)
-    variables, mean = _random(network, 67), np.asarray([120.0, 110.0, 100.0])
-    turned = jax.tree.map(np.copy, variables)
-    turned["params"]["conv1"]["kernel"] = turned["params"]["conv1"]["kernel"][:, :, :, ::-1]
-    rgb = _logits(network, variables, Input(67, mean)(_pictures()))
-    bgr = _logits(network, turned, Input(67, mean, bgr=True)(_pictures()))
-    np.testing.assert_allclose(bgr, rgb, rtol=0, atol=1e-5 * np.abs(rgb).max())
-
-
 # ---------------------------------------------------------------- a run out and in again
-
-
-def _run_with(config: ConfigDict, workdir: Path) -> None:
-    """A run in `workdir` as if it had been trained for five steps, with random weights."""
-    params = _random(builder.model(config, 10), config.data.crop_pixels)["params"]
-    optimizer, _ = builder.optimizer(config, images=1, steps=1)
-    state = TrainState(jax.numpy.zeros((), "int32"), params, {}, optimizer.init(params), {}, jax.random.key(0))
-    workdir.mkdir()
-    configs.save(config, DIGITS, workdir)
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save(5, jax.device_put(state))
-    checkpoints.close()
 
 
 def test_imported_weights_are_a_checkpoint_like_any_other(small_config: ConfigDict, tmp_path: Path) -> None:
     """An export of the import has the weights of the first one to the bit, and training resumes from it."""
-    _run_with(small_config, tmp_path / "run")
-    assert "0.5 in fc7, 0.5 in fc8" in export_weights(tmp_path / "run", "5", tmp_path / "net.safetensors")
-    checkpoint.to_run(tmp_path / "net.safetensors", small_config, tmp_path / "imported")
-    export_weights(tmp_path / "imported", "latest", tmp_path / "again.safetensors")
+    net, run = _classifier(small_config), tmp_path / "imported"
+    net.save(tmp_path / "net.safetensors")
+    checkpoint.to_run(tmp_path / "net.safetensors", small_config, run)
+    assert "0.5 in fc7, 0.5 in fc8" in export_weights(run, "latest", tmp_path / "again.safetensors")
     first, again = (formats.read(tmp_path / f"{name}.safetensors") for name in ("net", "again"))
     _assert_equal(again.arrays, first.arrays)
-    assert first.about == again.about | {"step": 5}
-    file, run = alexnet.load(tmp_path / "net.safetensors"), alexnet.load(tmp_path / "run")
-    np.testing.assert_array_equal(file.logits(_pictures()), run.logits(_pictures()))
-    assert file.class_names == run.class_names == DIGITS
+    assert again.about == first.about | {"step": 0}
+    assert alexnet.load(run).class_names == DIGITS
     small_config.train.steps = 1
-    loop.train(small_config, tmp_path / "imported", command="", eval_command="")
-    assert (tmp_path / "imported" / "checkpoints" / "1").is_dir()
+    loop.train(small_config, run, command="", eval_command="")
+    assert (run / "checkpoints" / "1").is_dir()
 
 
 def test_fine_tuning_takes_all_layers_but_the_last(small_config: ConfigDict, tmp_path: Path) -> None:
