@@ -1,14 +1,18 @@
-"""A signal to a command, whatever it is doing; and one, then another, to a run that saves."""
+"""How a process ends: by a signal, whatever it is doing; by a second one while it saves; by an error."""
 
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
+import jax
 import pytest
 
 from alexnet_jax import exits
+from alexnet_jax.cli import app
+from alexnet_jax.errors import AlexNetError, LostError
 
 ROOT = Path(__file__).resolve().parent.parent
 _CODE = """
@@ -77,3 +81,30 @@ def test_signal_after_the_loop_that_was_asked_to_save_ends_it(exited: type[Excep
         exits._on_signal(signal.SIGTERM)
     with pytest.raises(exited, match="143"):
         exits._on_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (AlexNetError("The disk is full."), exits.FAILED, "error: The disk is full."),
+        (LostError("A worker died."), exits.LOST, "error: A worker died."),
+        (ValueError("a bug"), exits.FAILED, "Traceback"),
+        (jax.errors.JaxRuntimeError("INTERNAL: Gloo all-reduce failed: Timed out"), exits.LOST, "start the same"),
+    ],
+)
+def test_error_of_one_process_of_several_is_its_status(
+    error: Exception, status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(argv: list[str]) -> NoReturn:
+        raise error
+
+    def exit_now(message: str, *, status: int) -> NoReturn:
+        raise _Exited(status, message)
+
+    monkeypatch.setattr(exits, "exit_now", exit_now)
+    monkeypatch.setattr(exits, "patience", 0.001)
+    monkeypatch.setitem(sys.modules, "failing", SimpleNamespace(main=fail))
+    with pytest.raises(_Exited) as ended:
+        app.run("failing", [])
+    assert ended.value.args[0] == status
+    assert said in ended.value.args[1]

@@ -39,16 +39,18 @@ def run(module: str, argv: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter does not flush into the pipe
         sys.exit(1)
     except Exception as error:
-        several, words = exits.patience > 0, sentence(error)
+        several, words, status = exits.patience > 0, sentence(error), getattr(error, "status", exits.FAILED)
         if not (words or several):
             raise
         if words is None:
-            time.sleep(exits.patience)  # where another process is gone, collectives fail here: that is said instead
+            time.sleep(exits.patience)  # where another process is gone, exchanges fail here: that is said instead
             words = f"{type(error).__name__}\n{traceback.format_exc()}"  # which the other processes print too
-        words, status = f"error: {words}", getattr(error, "status", exits.FAILED)
+            if "Gloo " in str(error):  # JAX's transport between CPUs, which waits for 30 s
+                words = "another process did not come to an exchange in time: start the same command again on all"
+                words, status = f"{words} of them, and it resumes from the last checkpoint.", exits.LOST
         if several or status != exits.FAILED:
-            exits.exit_now(words, status=status)
-        sys.exit(words)
+            exits.exit_now(f"error: {words}", status=status)
+        sys.exit(f"error: {words}")
 
 
 def sentence(error: BaseException | None) -> str | None:
