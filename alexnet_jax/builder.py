@@ -127,13 +127,6 @@ def augmentation(config: ConfigDict, *, images: int) -> Augmentation:
     return dataclasses.replace(plain, colors=colors, shrink=shrink, color_steps=steps)
 
 
-def make_feed(config: ConfigDict, say: Callable[[str], None] = print) -> feed.Feed:
-    """How this process computes its batches; threads and workers left open follow its cores."""
-    c = config.data
-    threads, workers = feed.parallelism(c.threads, c.workers)
-    return feed.Feed(threads, workers, c.prefetch_batches, c.max_bad_records, say)
-
-
 def views(config: ConfigDict) -> Views:
     """The views of a test image, the center first."""
     return views_of(config.data.resize_pixels, config.data.crop_pixels, flip=config.data.flip)
@@ -290,7 +283,7 @@ def evaluation(config: ConfigDict, *, classes: int, workdir: Path | None = None)
         views=every if config.eval.views == "all" else every[:1],
         batch_size=config.eval.batch_size,
         side_pixels=c.resize_pixels,
-        feed=make_feed(config),
+        feed=feed.Feed(*feed.parallelism(c.threads, c.workers), c.prefetch_batches, c.max_bad_records),
         data_name=c.name,
     )  # fmt: skip
 

@@ -6,11 +6,10 @@ Which fields there are and what they may be is in `schema.py`; the 2012 recipe w
 
 import difflib
 import importlib
-import importlib.util
 import itertools
 import json
 import re
-import sys
+import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,7 @@ def find_recipe(text: str) -> ConfigDict:
             f"config={text} names no {what}: write RECIPE or RECIPE:DATA, such as config=alexnet:digits."
         )
     by_name = "/" not in path and not path.endswith(".py")
-    module = recipe_module(path) if by_name else _module_of(Path(path))
-    get_config = getattr(module, "get_config", None)
+    get_config = (vars(recipe_module(path)) if by_name else _run(Path(path))).get("get_config")
     if not callable(get_config):
         raise AlexNetError(f"config={path} has no function get_config(data_name), so it is not a recipe.")
     config = get_config(data_name) if data_name else get_config()
@@ -82,7 +80,8 @@ def find_recipe(text: str) -> ConfigDict:
     return ConfigDict(config) if isinstance(config, FrozenConfigDict) else config
 
 
-def _module_of(path: Path) -> Any:
+def _run(path: Path) -> dict[str, Any]:
+    """The names that a recipe defines which is a file of somebody's own."""
     with files.named(path, "read"):
         if not path.exists():
             raise AlexNetError(
@@ -90,13 +89,7 @@ def _module_of(path: Path) -> Any:
             )
     if path.is_dir() or path.suffix != ".py":
         raise AlexNetError(f"config={path} is not a Python file with a recipe.")
-    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where a dataclass looks up the names in its annotations
-    spec.loader.exec_module(module)
-    return module
+    return runpy.run_path(str(path), run_name=f"_recipe_{path.stem}")
 
 
 # ---------------------------------------------------------------- overrides: --config.section.field=value

@@ -21,6 +21,7 @@ from alexnet_jax.data import preprocess
 from alexnet_jax.errors import AlexNetError
 
 Picture = Any  # a path, a PIL image, or uint8 [H, W, 3]
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for a file that is damaged, or closed
 _KINDS = "paths, PIL images or uint8 arrays [H, W, 3]"
 
 
@@ -56,8 +57,13 @@ def square(image: Picture, pixels: int, name: str = "image") -> np.ndarray:
     """uint8 [pixels, pixels, 3] of one picture, called `name` where it is not one. Raises AlexNetError."""
     if isinstance(image, str | os.PathLike):
         rgb = read(Path(image), at_least=pixels)
+    elif isinstance(image, Image.Image):
+        try:
+            rgb = np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
+        except _DAMAGED as error:  # read only now
+            raise AlexNetError(f"{name} is a PIL image that cannot be decoded ({error}).") from error
     else:
-        rgb = _upright(image, name) if isinstance(image, Image.Image) else _checked_array(_array(image, name), name)
+        rgb = _checked_array(_array(image, name), name)
     return preprocess.crop_resized(rgb, pixels, pixels)
 
 
@@ -83,13 +89,6 @@ def read(path: Path, *, at_least: int) -> np.ndarray:
     scaled = Image.fromarray(preprocess.decode(data, at_least=at_least))
     scaled.getexif().update(opened.getexif())
     return np.asarray(ImageOps.exif_transpose(scaled))
-
-
-def _upright(image: Image.Image, name: str) -> np.ndarray:
-    try:
-        return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # read only now, and damaged, or closed
-        raise AlexNetError(f"{name} is a PIL image that cannot be decoded ({error}).") from error
 
 
 def _array(image: Any, name: str) -> np.ndarray:
@@ -143,7 +142,7 @@ def decode(data: bytes, *, own: bool) -> tuple[np.ndarray, bool]:
         raise ValueError(f"more pixels than a photograph has ({error})") from error
     except UnidentifiedImageError as error:
         raise ValueError("no image") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files
+    except _DAMAGED as error:
         raise ValueError(f"damaged: {error}") from error
 
 
