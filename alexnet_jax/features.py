@@ -8,6 +8,7 @@ source.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -125,20 +126,65 @@ def write(net: Classifier, pictures: Pictures, layer: str, output: Path, *, say:
     if layer not in net.layers:
         net.features(np.zeros((8, 8, 3), np.uint8), layer)  # which says what there is
     about = {"layer": layer, "shape": list(net.layers[layer]), "network": digest(net), **pictures.about}
-    writer = FeatureWriter.open(output.with_name(output.name + ".parts"), about)
-    if writer.pictures:
-        say(f"resuming after {writer.pictures:,} of {pictures.count:,} pictures")
-    threads, _ = feed.parallelism(net.config.data.threads, 0)
-    with progress.bar(total=pictures.count, done=writer.pictures, unit="picture") as bar:
-        for rows, squares in _blocks(pictures, writer.pictures, say, threads):
-            done = min(pictures.count, (rows[-1].number // BLOCK + 1) * BLOCK)
-            writer.add(net.features(squares, layer), rows, pictures=done)
-            bar.update(done - bar.n)
-    if not writer.rows:
-        shutil.rmtree(writer.folder)
+    folder = output.with_name(output.name + ".parts")
+    files.make_folder(folder)
+    if not (folder / "about.json").exists():
+        files.write_text(folder / "about.json", json.dumps(about))
+    if files.read_json(folder / "about.json") != json.loads(json.dumps(about)):
+        raise AlexNetError(f"{folder} holds the beginning of other features: remove it, or name another output.")
+    rows = _compute(net, pictures, layer, folder, say)
+    if rows:
+        _finish(output, folder / "features", rows, about, pictures.class_names)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not rows:
         raise AlexNetError("None of the pictures could be read.")
-    writer.finish(output, about, pictures)
-    return writer.rows
+    return len(rows)
+
+
+def _compute(net: Classifier, pictures: Pictures, layer: str, folder: Path, say: Callable[[str], None]) -> list[Row]:
+    """Fills `features`, raw float32, and `rows`, a line of JSON for each block whose features are on the disk."""
+    rows: list[Row] = []
+    for line in files.read_text(folder / "rows").splitlines() if (folder / "rows").exists() else ():
+        with contextlib.suppress(ValueError):  # a line that was cut off
+            rows += [Row(*row) for row in json.loads(line)]
+    done = _looked_at(rows, pictures)
+    if rows:
+        say(f"resuming after {done:,} of {pictures.count:,} pictures")
+    threads, _ = feed.parallelism(net.config.data.threads, 0)
+    with (
+        progress.bar(total=pictures.count, done=done, unit="picture") as bar,
+        files.named(folder / "features", "written"),
+        (folder / "features").open("ab") as file,
+    ):
+        file.truncate(4 * math.prod(net.layers[layer]) * len(rows))  # what came after the last line is written again
+        for block, squares in _blocks(pictures, done, say, threads):
+            file.write(np.ascontiguousarray(net.features(squares, layer), "<f4").data)
+            file.flush()
+            os.fsync(file.fileno())
+            files.append_line(folder / "rows", json.dumps(block))
+            rows += block
+            bar.update(_looked_at(rows, pictures) - bar.n)
+    return rows
+
+
+def _looked_at(rows: list[Row], pictures: Pictures) -> int:
+    """How many pictures there are up to the end of the block of the last row."""
+    return min(pictures.count, (rows[-1].number // BLOCK + 1) * BLOCK) if rows else 0
+
+
+def _finish(output: Path, raw: Path, rows: list[Row], about: dict[str, Any], class_names: tuple[str, ...]) -> None:
+    """Makes the .npz."""
+    numbers, names, labels = zip(*rows, strict=True)
+    arrays: dict[str, Any] = {
+        "features": np.memmap(raw, "<f4", "r", shape=(len(rows), *about["shape"])),  # NumPy writes it in chunks
+        "names": np.asarray(names, np.str_),
+        "numbers": np.asarray(numbers, np.int64),
+        "about": np.asarray(json.dumps(about)),
+    }
+    if class_names:
+        arrays |= {"labels": np.asarray(labels, np.int32), "classes": np.asarray(class_names, np.str_)}
+    files.make_folder(output.absolute().parent)
+    files.write(output, lambda growing: np.savez(growing, **arrays))
 
 
 def digest(net: Classifier) -> str:
@@ -148,60 +194,6 @@ def digest(net: Classifier) -> str:
     for leaf in jax.tree.leaves(jax.device_get(net.variables)):
         hashed.update(np.ascontiguousarray(leaf).data)
     return hashed.hexdigest()
-
-
-class FeatureWriter:
-    """Features on their way: raw numbers, names and a state, how far they go, in a folder beside the output."""
-
-    def __init__(self, folder: Path, shape: Sequence[int]) -> None:
-        self.folder, self._row_bytes = folder, 4 * int(np.prod(shape))
-        self._state = files.read_json(folder / "state.json") if (folder / "state.json").exists() else {}
-        self.pictures, self.rows = self._state.get("pictures", 0), self._state.get("rows", 0)
-        # What was written after the last state is written again.
-        for name, size in (("features", self.rows * self._row_bytes), ("names", self._state.get("names", 0))):
-            with files.named(folder / name, "written"), (folder / name).open("ab") as file:
-                file.truncate(size)
-
-    @classmethod
-    def open(cls, folder: Path, about: dict[str, Any]) -> "FeatureWriter":
-        """Begins, or goes on where a call was killed. Raises AlexNetError where that was another call."""
-        files.make_folder(folder)
-        if not (folder / "about.json").exists():
-            files.write_text(folder / "about.json", json.dumps(about))
-        if files.read_json(folder / "about.json") != json.loads(json.dumps(about)):
-            raise AlexNetError(f"{folder} holds the beginning of other features: remove it, or name another output.")
-        return cls(folder, about["shape"])
-
-    def add(self, features: Array, rows: list[Row], *, pictures: int) -> None:
-        """Appends a block; the first `pictures` have been looked at then."""
-        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        for name, content in (("features", np.ascontiguousarray(features, np.float32).data), ("names", lines)):
-            with files.named(self.folder / name, "written"), (self.folder / name).open("ab") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        self.rows, self.pictures = self.rows + len(rows), pictures
-        self._state = {
-            "pictures": pictures, "rows": self.rows, "names": self._state.get("names", 0) + len(lines),
-        }  # fmt: skip
-        files.write_text(self.folder / "state.json", json.dumps(self._state))
-
-    def finish(self, output: Path, about: dict[str, Any], pictures: Pictures) -> None:
-        """Makes the .npz of it and removes the folder."""
-        rows = [Row(*json.loads(line)) for line in files.read_text(self.folder / "names").splitlines()]
-        small: dict[str, Any] = {
-            "names": np.asarray([row.name for row in rows], np.str_),
-            "numbers": np.asarray([row.number for row in rows], np.int64),
-            "about": np.asarray(json.dumps(about)),
-        }
-        if pictures.class_names:
-            small["labels"] = np.asarray([row.label for row in rows], np.int32)
-            small["classes"] = np.asarray(pictures.class_names, np.str_)
-        shape = (self.rows, *about["shape"])
-        features = np.memmap(self.folder / "features", "<f4", "r", shape=shape)  # NumPy writes it in chunks
-        files.make_folder(output.absolute().parent)
-        files.write(output, lambda growing: np.savez(growing, features=features, **small))
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- read again

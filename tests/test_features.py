@@ -102,7 +102,7 @@ def test_interrupted_features_resume_to_the_bit(
     pictures = features.of_files(paths, net)
     features.write(net, pictures, "fc7", tmp_path / "whole.npz")
     _interrupted(net, paths, tmp_path / "f.npz", at=at)
-    for name in ("features", "names"):
+    for name in ("features", "rows"):
         with (tmp_path / "f.npz.parts" / name).open("ab") as file:
             file.write(b"half of a block")
     messages: list[str] = []
