@@ -1,5 +1,6 @@
 """From records to batches: a batch is a pure function of (seed, step), wherever and however it is computed."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -220,7 +221,7 @@ def _fault(split: Split, number: int) -> str:
 def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Batch]:
     """The batches without their `bad`; reports every bad record once."""
     found: dict[int, str] = {}
-    try:
+    with contextlib.closing(batches):  # type: ignore[type-var]
         for batch in batches:
             bad = batch.pop("bad")
             for number in bad[bad >= 0].tolist():
@@ -234,9 +235,6 @@ def _checked(batches: Iterator[Batch], split: Split, feed: Feed) -> Iterator[Bat
                         f"{'; '.join(found.values())}. Repair or remove them, or allow more."
                     )
             yield batch
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()
 
 
 def computed_ahead(first: int, end: int, compute: Callable[[int], Any], feed: Feed) -> Iterator[Any]:

@@ -101,14 +101,13 @@ def _check_classes(shards: Shards, parts: _Parts, refused: list[Any]) -> None:
     if not shards.data.own:
         return
     there = {int(label) for part in parts["train"] for label in part["labels"]}
-    for label, class_name in enumerate(shards.data.class_names):
-        if label not in there:
-            example = next(f"{key}: {why}" for _, key, why in refused if key.startswith(f"{class_name}/"))
-            raise AlexNetError(
-                f"The class {class_name} has no picture to train on left, as all of its files were refused, such "
-                f"as {example} ({shards.folder / REFUSED} has them all): mend or remove it, remove "
-                f"{shards.folder} and start again."
-            )
+    if missing := [name for label, name in enumerate(shards.data.class_names) if label not in there]:
+        example = next(f"{key}: {why}" for _, key, why in refused if key.startswith(f"{missing[0]}/"))
+        raise AlexNetError(
+            f"The class {missing[0]} has no picture to train on left, as all of its files were refused, such as "
+            f"{example} ({shards.folder / REFUSED} has them all): mend or remove it, remove {shards.folder} and start "
+            "again."
+        )
 
 
 def _write_info(shards: Shards, parts: _Parts, fingerprint: str, refused: int) -> None:

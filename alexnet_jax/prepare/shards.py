@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -112,7 +111,7 @@ class Shards:
         path = self.path(split, number)
         growing = path.with_name(path.name + ".tmp")
         refused: list[tuple[str, str]] = []
-        labels: Counter[int] = Counter()
+        labels: list[int] = []
         # One record a group, so that each can be read alone; a JPEG does not compress any further.
         writer = ArrayRecordWriter(str(growing), "group_size:1,uncompressed")
         for picture in pictures:
@@ -120,16 +119,16 @@ class Shards:
                 refused.append((picture.key, picture.refused))
                 continue
             writer.write(_example(picture.key, picture.label, picture.data))
-            labels[picture.label] += 1
+            labels.append(picture.label)
         writer.close()
         with growing.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         part = {
-            "images": sum(labels.values()),
+            "images": len(labels),
             "bytes": growing.stat().st_size,
             "sha256": sha256,
             "refused": refused,
-            "labels": dict(labels),
+            "labels": sorted(set(labels)),
         }
         files.write_text(self.part_path(split, number), json.dumps(part))
         growing.replace(path)  # the last of all: a shard that is there has its parts
