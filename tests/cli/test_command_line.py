@@ -27,6 +27,7 @@ from alexnet_jax.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+OTHERS = (TRAIN, "ensemble", "weights export")
 CASES = [case for cases in WRONG.values() for case in cases]
 
 
@@ -67,18 +68,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.new("RGB", (8, 8), (i, i, i)).save(w / folder / class_name / f"{i}.png")
         if odd:
             (w / folder / "cat" / "7.png").rename(w / folder / "cat" / odd)
-    for name in ("pets", "cut", "no_info", "no_shard", "cut_shard", "no_statistics", "cut_statistics"):
+    for name in ("pets", "no_shard", "cut_shard", "cut_statistics"):
         prepare.main(["folder", f"--from={w / 'pictures'}", f"--name={name}", f"--data_dir={w / 'data'}"])
     there = w / "data"
-    (there / "cut" / "1.0.0" / "features.json").write_bytes(b'{"feat')
-    (there / "no_info" / "1.0.0" / "dataset_info.json").unlink()
     next((there / "no_shard" / "1.0.0").glob("*train*")).unlink()
     shard = next((there / "cut_shard" / "1.0.0").glob("*train*"))
     shard.write_bytes(shard.read_bytes()[:1000])
-    (there / "no_statistics" / "1.0.0" / "statistics.json").unlink()
     (there / "cut_statistics" / "1.0.0" / "statistics.json").write_bytes(b'{"mean": [1.0,')
-    for suffix in ("npz", "safetensors"):
-        (w / f"cut.{suffix}").write_bytes(_weights()[:200] if suffix == "npz" else b"\x40\0\0\0\0\0\0\0{")
     np.savez(w / "nan.npz", conv1_w=np.full((2, 3, 3, 3), np.nan, np.float32))
     (w / "weights.npz").write_bytes(_weights())
     _make_run(w / "run")
@@ -135,8 +131,11 @@ def test_wrong_command_line_is_one_sentence_and_writes_nothing(
     assert _files(world) == before
 
 
-@pytest.mark.parametrize("command", [TRAIN, EVAL, "ensemble", "weights export"])
-@pytest.mark.parametrize(("name", "content"), DAMAGED, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("command", "name", "content"),
+    [*((EVAL, *damaged) for damaged in DAMAGED), *((command, "config.json", b"[1, 2]") for command in OTHERS)],
+    ids=lambda value: str(value)[:30],
+)
 def test_damaged_file_of_a_run_is_named(
     command: str, name: str, content: bytes | None, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,10 +144,8 @@ def test_damaged_file_of_a_run_is_named(
     (tmp_path / "run" / name).unlink(missing_ok=True)
     if content is not None:
         (tmp_path / "run" / name).write_bytes(content)
-    saved = [f"--config.{k}={v}" for k, v in _flat(configs.load(world / "run").to_dict())] if command == TRAIN else []
     where = {"ensemble": "--workdirs", "weights export": "--output=/nowhere.npz --workdir"}.get(command, "--workdir")
-    arguments = [*f"{command} {where}".split(), str(tmp_path / "run"), *saved]
-    assert re.search(rf"{name}|another network|4 classes", _sentence(arguments, capsys))
+    assert re.search(name, _sentence([*f"{command} {where}".split(), str(tmp_path / "run")], capsys))
     if content is not None:
         assert (tmp_path / "run" / name).read_bytes() == content
 
@@ -245,10 +242,3 @@ def test_failed_recipe_shows_its_file_and_line(tmp_path: Path) -> None:
     shown = _traceback("", "train", f"--config={recipe}")
     assert f'File "{recipe}", line 2, in get_config' in shown
     assert shown.endswith("KeyError: 'boom'\n")
-
-
-def _flat(fields: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in fields.items():
-        found += _flat(value, f"{path}{key}.") if isinstance(value, dict) else [(path + key, value)]
-    return found
