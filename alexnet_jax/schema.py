@@ -22,7 +22,7 @@ class Role(enum.IntEnum):
     """What another value of a field makes of a run; each includes those before it."""
 
     HOST = 0  # the same run: it computes the same numbers in another way, or from another place
-    TRAINING = 1  # other numbers; a run may go on with it
+    TRAINING = 1  # other numbers; a run may resume with it
     RUN = 2  # another run, which does not resume this one
     NETWORK = 3  # another network: the weights were not trained for it
 

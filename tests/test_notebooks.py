@@ -33,7 +33,7 @@ nbclient.NotebookClient(notebook, timeout=int(timeout), kernel_name="python3", r
 nbformat.write(notebook, result)
 """
 
-# What a reader is told, in the order in which the outputs show it.
+# What the outputs show, in this order.
 FACTS = {
     "two_towers": [
         r"two devices +difference from NumPy: \S+ +all-gathers in the compiled program: 1\n",

@@ -129,7 +129,7 @@ def _tfds(name: str, split: str, data_dir: str) -> Split:
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             serialized = builder.as_data_source(split=split, deserialize_method=raw)
             for end in (0, -1):
-                serialized[range(len(serialized))[end]]  # a file that is missing or truncated is told here
+                serialized[range(len(serialized))[end]]  # a file that is missing or truncated fails here
         elif kind == "tfrecord":
             serialized = _TFRecords.index(splits[split].file_instructions)
         else:

@@ -212,7 +212,7 @@ def restore_files(workdir: Path, *, say: Say = to_stderr) -> None:
             if text is None or isinstance(error.__cause__, PermissionError):
                 continue
             if path.is_file() and path.read_bytes() == text.encode(errors="surrogateescape"):
-                continue  # the copy is no better
+                continue  # the copy is damaged, too
         what, kept = "missing", ""
         if os.path.lexists(path):
             aside = _quarantine(path, f"{path.stem}.damaged{path.suffix}")

@@ -55,7 +55,7 @@ def train(
 ) -> "Run":
     """Trains to the end, or raises Stopped or AlexNetError with everything good saved.
 
-    `command` and `eval_command` are what a person is told to type to resume and to evaluate. `group` are the processes
+    `command` and `eval_command` are shown as what to type to resume and to evaluate. `group` are the processes
     of the run, `open_trackers` is called in process 0 before the first line.
     """
     group, watchdog = group or ProcessGroup(), watchdog or Watchdog()

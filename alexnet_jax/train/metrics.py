@@ -82,7 +82,7 @@ class MetricsWriter:
                 self._write("tensorboard", lambda _: self._board.close())
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> Any:
-        """Has a file of the workdir written. An evaluation goes on where that fails: it is worth printing anyway."""
+        """Has a file of the workdir written. Where that fails, an evaluation is printed anyway."""
         if not self._writes:
             return None
         try:
