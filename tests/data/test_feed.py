@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import multiprocessing
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -440,3 +441,29 @@ def test_chunk_of_images_shares_a_crop() -> None:
     for index in range(2):
         parts[:, index::2] = corners((index, 2))
     np.testing.assert_array_equal(parts, whole)
+
+
+def test_read_ahead_only_where_records_fit_in_half_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From end to end by a thread that ends with the process; a file that cannot be read is left to the feed."""
+    for number in range(3):
+        (tmp_path / f"pets-train.array_record-{number:05}-of-00003").write_bytes(bytes(1_000_000))
+    (tmp_path / "mean_image.npy").write_bytes(bytes(5_000_000))
+    read, open_file, started = list[str](), Path.open, list[threading.Thread]()
+
+    def spying(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name.endswith("00001-of-00003"):
+            raise OSError("gone")
+        read.append(path.name[-14:-9])
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", spying)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))  # noqa: PLW0108
+    assert sources.read_ahead(tmp_path, free=6_000_000).startswith("all 0.003 GB")
+    assert sources.read_ahead(tmp_path, free=5_999_998).startswith("none: ")
+    assert sources.read_ahead(None, free=10**9) == sources.read_ahead(tmp_path / "new", free=10**9) == ""
+    (thread,) = started
+    assert thread.daemon
+    thread.run()
+    assert read == ["00000", "00002"]
