@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,12 +93,12 @@ def check_step(compiled: Any, *, batch_size: int, multiple: int) -> str:
 
 
 def _left() -> int:
-    """Bytes that this process can still have of one device, or of a CPU's memory under its limits."""
+    """Bytes that are free of one device, or of a CPU's memory."""
     device = jax.local_devices()[0]
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    return min([free_of_machine(), *_free_of_limits()])
+    return free_of_machine()
 
 
 def free_of_machine() -> int:
@@ -108,16 +107,6 @@ def free_of_machine() -> int:
     lines = path.read_text().splitlines() if path.exists() else []
     line = next((line for line in lines if line.startswith("MemAvailable")), "")
     return int(line.split()[1]) * 1024 if line else _of_hosts()
-
-
-def _free_of_limits() -> Iterator[int]:
-    """The bytes that each `ulimit` leaves to the process."""
-    path = Path("/proc/self/statm")
-    pages = path.read_text().split() if path.exists() else ["0"] * 7
-    for limit, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
-        most, _ = resource.getrlimit(limit)
-        if most != resource.RLIM_INFINITY:
-            yield max(0, most - int(used) * os.sysconf("SC_PAGE_SIZE"))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -96,22 +97,10 @@ def flops_per_image(model: models.AlexNet, image_pixels: int) -> int:
 
 
 def memory_in_use() -> float:
-    """GB, at most so far: a device's of this process, of a CPU what the process has in memory now."""
+    """GB, at most so far: of a device of this process, or of the process where the device is a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return float(stats["peak_bytes_in_use"]) / 1e9
-    return resident_bytes() / 1e9
-
-
-def resident_bytes() -> int:
-    """What this process has in memory, 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    line = next((line for line in status.read_text().splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
-    return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)) / 1e9
 
 
 class Clock:

@@ -5,7 +5,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -157,9 +157,15 @@ def test_damaged_checkpoint_is_quarantined(damaged: Path) -> None:
     with contextlib.closing(Checkpoints(damaged, keep=2)) as checkpoints:
         checkpoints.save(2, _state(3))
     assert np.array_equal(_restored(damaged, 2), _state(3)["params"])
+    # An older one that Orbax would fail to read is quarantined too.
+    (folder / "1" / "metrics" / "metrics").write_text("{")
+    step, [line] = _newest(damaged, quarantine=True)
+    assert step == 2
+    assert "checkpoints/1 is damaged: metrics/metrics is changed; renamed to 1.damaged" in line
+    shutil.copytree(folder / "2", folder / "1")
     shutil.rmtree(folder / "2" / "default")
     assert "renamed to 2.damaged-2" in _newest(damaged, quarantine=True)[1][0]
-    assert sorted(os.listdir(folder)) == ["1", "2.damaged", "2.damaged-2"]
+    assert sorted(os.listdir(folder)) == ["1", "1.damaged", "2.damaged", "2.damaged-2"]
     assert ocp.CheckpointManager(folder).all_steps() == [1]
 
 
@@ -176,14 +182,6 @@ def test_without_a_whole_checkpoint_nothing_is_touched(damaged: Path) -> None:
         _newest(damaged, quarantine=True)
     shutil.rmtree(folder)
     assert _newest(damaged, quarantine=True) == (None, [])
-
-
-def test_damaged_older_checkpoint_is_quarantined_before_orbax_reads_it(damaged: Path) -> None:
-    (damaged / "checkpoints" / "1" / "metrics" / "metrics").write_text("{")
-    step, said = _newest(damaged, quarantine=True)
-    assert step == 2
-    assert "checkpoints/1 is damaged: metrics/metrics is changed; renamed to 1.damaged" in said[0]
-    Checkpoints(damaged).close()
 
 
 def test_checkpoint_without_checksums_is_read_with_a_warning(damaged: Path) -> None:
@@ -259,42 +257,37 @@ def test_checkpoint_deleted_while_it_is_read_is_refused(damaged: Path, monkeypat
 # ---------------------------------------------------------------- the files beside the checkpoints
 
 
-@pytest.fixture
-def restored(damaged: Path, small_config: ConfigDict) -> Iterator[Path]:
-    """A run whose last checkpoint has copies of its config and classes, which are there again in the end."""
-    configs.save(small_config, ("cat", "k\u00e4fer"), damaged)
-    checksums.write(damaged / "checkpoints" / "2", damaged)
-    before = {name: (damaged / name).read_bytes() for name in (configs.SAVED_AS, configs.CLASSES)}
-    yield damaged
-    assert {name: (damaged / name).read_bytes() for name in before} == before
-    assert _newest(damaged) == (2, [])
-
-
 def _restore_files(workdir: Path) -> list[str]:
     lines: list[str] = []
     checksums.restore_files(workdir, say=lines.append)
     return lines
 
 
-DAMAGES = {
-    "missing": Path.unlink,
-    "cut": _cut,
-    "zeros": lambda path: path.write_bytes(bytes(400)),
-    "not text": lambda path: path.write_bytes(b"\xff\xfe{"),
-    "a folder": _folder,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Path.unlink,
+        _cut,
+        _folder,
+        lambda path: path.write_bytes(bytes(400)),
+        lambda path: path.write_bytes(b"\xff\xfe{"),  # no text
+    ],
+)
 @pytest.mark.parametrize("name", [configs.SAVED_AS, configs.CLASSES])
-def test_damaged_file_of_a_run_is_restored_from_its_copy(name: str, damage: str, restored: Path) -> None:
-    path = restored / name
-    DAMAGES[damage](path)
-    what, kept = ("missing" if damage == "missing" else "damaged"), f"{path.stem}.damaged{path.suffix}"
-    [line] = _restore_files(restored)
-    assert f"{path} was {what} and is restored" in line
-    assert (restored / kept).exists() == (kept in line) == (damage != "missing")
-    assert _restore_files(restored) == []
+def test_damaged_file_of_a_run_is_restored_from_its_copy(
+    name: str, damage: Callable[[Path], None], damaged: Path, small_config: ConfigDict
+) -> None:
+    configs.save(small_config, ("cat", "k\u00e4fer"), damaged)
+    checksums.write(damaged / "checkpoints" / "2", damaged)
+    path, missing = damaged / name, damage is Path.unlink
+    before, kept = path.read_bytes(), f"{path.stem}.damaged{path.suffix}"
+    damage(path)
+    [line] = _restore_files(damaged)
+    assert f"{path} was {'missing' if missing else 'damaged'} and is restored" in line
+    assert (damaged / kept).exists() == (kept in line) == (not missing)
+    assert path.read_bytes() == before
+    assert _restore_files(damaged) == []
+    assert _newest(damaged) == (2, [])
 
 
 def test_whole_file_or_one_without_copy_is_left_alone(damaged: Path, small_config: ConfigDict) -> None:
