@@ -110,187 +110,100 @@ def _conv2(n: Net) -> Net:
     return n.conv("conv2", 1, 2, 2, groups=2)
 
 
-def _conv3_to_5(n: Net) -> Net:
-    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
-    return n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
+def _conv3(n: Net, groups: int = 1) -> Net:
+    return n.conv("conv3", 1, 1, 1, groups).relu()
+
+
+def _conv4(n: Net, groups: int = 2) -> Net:
+    return n.conv("conv4", 1, 1, 1, groups).relu()
+
+
+def _conv5(n: Net, groups: int = 2) -> Net:
+    return n.conv("conv5", 1, 1, 1, groups).relu().pool()
+
+
+def _top(n: Net) -> Net:
+    return _conv5(_conv4(_conv3(n)))
 
 
 def _dense(n: Net, kept: float = 0.5) -> Net:
     return n.fc("fc6").relu().times(kept).fc("fc7").relu().times(kept).fc("fc8")
 
 
-def alexnet(n: Net) -> Net:
-    return _dense(_conv3_to_5(_bottom(n)))
-
-
-def cuda_convnet_18pct(n: Net) -> Net:
-    n.conv("conv1", 1, 2, 2).pool().relu().spatial(3, 5e-5)
-    n.conv("conv2", 1, 2, 2).relu().pool(3, np.nanmean).spatial(3, 5e-5)
-    return n.conv("conv3", 1, 2, 2).relu().pool(3, np.nanmean).fc("fc4")
-
-
-def cuda_convnet_26pct(n: Net) -> Net:
-    n.conv("conv1", 1, 2, 2).pool().relu().conv("conv2", 1, 2, 2).relu().pool(3, np.nanmean)
-    return n.conv("conv3", 1, 2, 2).relu().pool(3, np.nanmean).fc("fc4").relu().fc("fc5")
-
-
-def alexnet_paper_text(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).relu().lrn(2, 1e-4, groups=2).pool()
-    _conv2(n).relu().lrn(2, 1e-4, groups=2).pool()
-    return _dense(_conv3_to_5(n))
-
-
-def alexnet_pool_lrn_relu(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).pool().lrn(2, 2e-5, groups=2).relu()
-    _conv2(n).pool().lrn(2, 2e-5, groups=2).relu()
-    return _dense(_conv3_to_5(n))
-
-
-def caffe_alexnet(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 0).relu().lrn(1, 2e-5, groups=1).pool()
-    _conv2(n).relu().lrn(1, 2e-5, groups=1).pool()
-    return _dense(_conv3_to_5(n), kept=1)
-
-
-def caffenet(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 0).relu().pool().lrn(1, 2e-5, groups=1)
-    _conv2(n).relu().pool().lrn(1, 2e-5, groups=1)
-    return _dense(_conv3_to_5(n), kept=1)
-
-
-def one_weird_trick(n: Net) -> Net:
-    _bottom(n, groups=1, spatial=False).conv("conv3", 1, 1, 1).relu()
-    return _dense(n.conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu())
-
-
-def torchvision(n: Net) -> Net:
-    n.conv("conv1", 4, 2, 2).relu().pool().conv("conv2", 1, 2, 2).relu().pool()
-    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).relu().pool()
-    return _dense(n, kept=1)
-
-
-def alexnet_bn(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).batch_norm("bn1").relu().pool()
-    _conv2(n).batch_norm("bn2").relu().pool()
-    n.conv("conv3", 1, 1, 1).batch_norm("bn3").relu()
-    n.conv("conv4", 1, 1, 1, groups=2).batch_norm("bn4").relu()
-    n.conv("conv5", 1, 1, 1, groups=2).batch_norm("bn5").relu().pool()
-    n.fc("fc6").batch_norm("bn6").relu().times(0.5).fc("fc7").batch_norm("bn7").relu().times(0.5)
-    return n.fc("fc8")
-
-
-def alexnet_bn_large(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 0).relu().pool().batch_norm("bn1", 1e-4)
-    _conv2(n).relu().pool().batch_norm("bn2", 1e-4)
-    n.conv("conv3", 1, 1, 1).relu().batch_norm("bn3", 1e-4)
-    n.conv("conv4", 1, 1, 1, groups=2).relu().batch_norm("bn4", 1e-4)
-    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool(), kept=1)
-
-
-def alexnet_wn(n: Net) -> Net:
+def _weight_norm(n: Net) -> Net:
     for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
         v = n.weights[f"{name}_w"]
         squares = np.einsum("oihw,oihw->o" if v.ndim == 4 else "tio,tio->to", v, v, dtype=np.float64)
         factor = n.weights[f"{name}_scale"].reshape(squares.shape) / np.sqrt(squares)
         n.weights[f"{name}_w"] = v * (factor[:, None, None, None] if v.ndim == 4 else factor[:, None])
-    return no_lrn(n)
+    return n
 
 
-def half(n: Net) -> Net:
-    _bottom(n, groups=1).conv("conv3", 1, 1, 1).relu()
-    return _dense(n.conv("conv4", 1, 1, 1).relu().conv("conv5", 1, 1, 1).pool().relu())
+def _no_lrn(n: Net) -> Net:
+    return _dense(_top(_conv2(n.conv("conv1", 4, 0, 3).relu().pool()).relu().pool()))
 
 
-def no_lrn(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).relu().pool()
-    _conv2(n).relu().pool()
-    return _dense(_conv3_to_5(n))
-
-
-def no_spatial_norm(n: Net) -> Net:
-    return _dense(_conv3_to_5(_bottom(n, spatial=False)))
-
-
-def no_norm2(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).relu().pool()
-    _conv2(n).relu().pool()
-    return _dense(_conv3_to_5(n))
-
-
-def nonoverlap(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool(2).relu()
-    n.conv("conv2", 1, 1, 1, groups=2).relu().lrn(2, 2e-5, groups=2).spatial().pool(2)
-    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
-    return _dense(n.conv("conv5", 1, 0, 0, groups=2).pool(2).relu())
-
-
-def avg_pool(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool(3, np.nanmean).relu()
-    _conv2(n).relu().lrn(2, 2e-5, groups=2).spatial().pool(3, np.nanmean)
-    n.conv("conv3", 1, 1, 1).relu().conv("conv4", 1, 1, 1, groups=2).relu()
-    return _dense(n.conv("conv5", 1, 1, 1, groups=2).pool(3, np.nanmean).relu())
-
-
-def no_communication(n: Net) -> Net:
-    _bottom(n).conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1, groups=2).relu()
-    n.conv("conv5", 1, 1, 1, groups=2).relu().pool()
-    return n.fc("fc6", groups=2).relu().times(0.5).fc("fc7", groups=2).relu().times(0.5).fc("fc8")
-
-
-def communicate_at_conv4(n: Net) -> Net:
-    _bottom(n).conv("conv3", 1, 1, 1, groups=2).relu().conv("conv4", 1, 1, 1).relu()
-    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
-
-
-def conv6(n: Net) -> Net:
-    _conv3_to_5(_bottom(n)).conv("conv6", 1, 1, 1).relu()
-    return n.fc("fc7").relu().times(0.5).fc("fc8").relu().times(0.5).fc("fc9")
-
-
-def tanh(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool().tanh()
-    _conv2(n).tanh().lrn(2, 2e-5, groups=2).spatial().pool()
-    n.conv("conv3", 1, 1, 1).tanh().conv("conv4", 1, 1, 1, groups=2).tanh()
-    n.conv("conv5", 1, 1, 1, groups=2).tanh().pool()
-    return n.fc("fc6").tanh().times(0.5).fc("fc7").tanh().times(0.5).fc("fc8")
-
-
-def no_dropout(n: Net) -> Net:
-    return _dense(_conv3_to_5(_bottom(n)), kept=1)
-
-
-def no_conv2(n: Net) -> Net:
-    n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool().relu()
-    n.conv("conv3", 1, 1, 1).relu().pool().conv("conv4", 1, 1, 1, groups=2).relu()
-    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
-
-
-def no_conv3(n: Net) -> Net:
-    _bottom(n).conv("conv4", 1, 1, 1).relu()
-    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
-
-
-def no_conv4(n: Net) -> Net:
-    _bottom(n).conv("conv3", 1, 1, 1).relu()
-    return _dense(n.conv("conv5", 1, 1, 1, groups=2).relu().pool())
-
-
-def no_conv5(n: Net) -> Net:
-    _bottom(n).conv("conv3", 1, 1, 1).relu()
-    return _dense(n.conv("conv4", 1, 1, 1, groups=2).relu().pool())
-
-
+ORACLES: dict[str, Callable[[Net], Net]] = {
+    "alexnet": lambda n: _dense(_top(_bottom(n))),
+    "alexnet_paper_text": lambda n: _dense(_top(
+        _conv2(n.conv("conv1", 4, 0, 3).relu().lrn(2, 1e-4, groups=2).pool()).relu().lrn(2, 1e-4, groups=2).pool())),
+    "alexnet_pool_lrn_relu": lambda n: _dense(_top(
+        _conv2(n.conv("conv1", 4, 0, 3).pool().lrn(2, 2e-5, groups=2).relu()).pool().lrn(2, 2e-5, groups=2).relu())),
+    "alexnet_modern": lambda n: _dense(_top(_bottom(n)), kept=1),
+    "alexnet_bn": lambda n: _conv2(n.conv("conv1", 4, 0, 3).batch_norm("bn1").relu().pool())
+        .batch_norm("bn2").relu().pool().conv("conv3", 1, 1, 1).batch_norm("bn3").relu()
+        .conv("conv4", 1, 1, 1, groups=2).batch_norm("bn4").relu()
+        .conv("conv5", 1, 1, 1, groups=2).batch_norm("bn5").relu().pool()
+        .fc("fc6").batch_norm("bn6").relu().times(0.5).fc("fc7").batch_norm("bn7").relu().times(0.5).fc("fc8"),
+    "alexnet_bn_large": lambda n: _dense(_conv5(_conv4(_conv3(
+        _conv2(n.conv("conv1", 4, 0, 0).relu().pool().batch_norm("bn1", 1e-4)).relu().pool().batch_norm("bn2", 1e-4)
+        ).batch_norm("bn3", 1e-4)).batch_norm("bn4", 1e-4)), kept=1),
+    "alexnet_wn": lambda n: _no_lrn(_weight_norm(n)),
+    "caffe_alexnet": lambda n: _dense(_top(
+        _conv2(n.conv("conv1", 4, 0, 0).relu().lrn(1, 2e-5, 1).pool()).relu().lrn(1, 2e-5, 1).pool()), kept=1),
+    "caffenet": lambda n: _dense(_top(
+        _conv2(n.conv("conv1", 4, 0, 0).relu().pool().lrn(1, 2e-5, 1)).relu().pool().lrn(1, 2e-5, 1)), kept=1),
+    "cuda_convnet_18pct": lambda n: n.conv("conv1", 1, 2, 2).pool().relu().spatial(3, 5e-5)
+        .conv("conv2", 1, 2, 2).relu().pool(3, np.nanmean).spatial(3, 5e-5)
+        .conv("conv3", 1, 2, 2).relu().pool(3, np.nanmean).fc("fc4"),
+    "cuda_convnet_26pct": lambda n: n.conv("conv1", 1, 2, 2).pool().relu()
+        .conv("conv2", 1, 2, 2).relu().pool(3, np.nanmean)
+        .conv("conv3", 1, 2, 2).relu().pool(3, np.nanmean).fc("fc4").relu().fc("fc5"),
+    "one_weird_trick": lambda n: _dense(_conv5(_conv4(_conv3(_bottom(n, 1, spatial=False)), 1), 1)),
+    "torchvision": lambda n: _dense(_conv5(_conv4(_conv3(
+        n.conv("conv1", 4, 2, 2).relu().pool().conv("conv2", 1, 2, 2).relu().pool()), 1), 1), kept=1),
+    "half": lambda n: _dense(_conv5(_conv4(_conv3(_bottom(n, 1)), 1), 1)),
+    "no_lrn": _no_lrn,
+    "no_spatial_norm": lambda n: _dense(_top(_bottom(n, spatial=False))),
+    "no_norm2": lambda n: _dense(_top(
+        _conv2(n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).relu().pool()).relu().pool())),
+    "nonoverlap": lambda n: _dense(_conv4(_conv3(
+        n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool(2).relu()
+        .conv("conv2", 1, 1, 1, groups=2).relu().lrn(2, 2e-5, groups=2).spatial().pool(2)
+        )).conv("conv5", 1, 0, 0, groups=2).pool(2).relu()),
+    "avg_pool": lambda n: _dense(_conv4(_conv3(
+        _conv2(n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool(3, np.nanmean).relu())
+        .relu().lrn(2, 2e-5, groups=2).spatial().pool(3, np.nanmean)
+        )).conv("conv5", 1, 1, 1, groups=2).pool(3, np.nanmean).relu()),
+    "no_communication": lambda n: _conv5(_conv4(_conv3(_bottom(n), groups=2)))
+        .fc("fc6", groups=2).relu().times(0.5).fc("fc7", groups=2).relu().times(0.5).fc("fc8"),
+    "communicate_at_conv4": lambda n: _dense(_conv5(_conv4(_conv3(_bottom(n), groups=2), groups=1))),
+    "conv6": lambda n: _top(_bottom(n)).conv("conv6", 1, 1, 1).relu()
+        .fc("fc7").relu().times(0.5).fc("fc8").relu().times(0.5).fc("fc9"),
+    "tanh": lambda n: _conv2(n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool().tanh())
+        .tanh().lrn(2, 2e-5, groups=2).spatial().pool()
+        .conv("conv3", 1, 1, 1).tanh().conv("conv4", 1, 1, 1, groups=2).tanh()
+        .conv("conv5", 1, 1, 1, groups=2).tanh().pool()
+        .fc("fc6").tanh().times(0.5).fc("fc7").tanh().times(0.5).fc("fc8"),
+    "no_dropout": lambda n: _dense(_top(_bottom(n)), kept=1),
+    "no_conv2": lambda n: _dense(_conv5(_conv4(
+        _conv3(n.conv("conv1", 4, 0, 3).lrn(2, 2e-5, groups=2).pool().relu()).pool()))),
+    "no_conv3": lambda n: _dense(_conv5(_conv4(_bottom(n), groups=1))),
+    "no_conv4": lambda n: _dense(_conv5(_conv3(_bottom(n)))),
+    "no_conv5": lambda n: _dense(_conv4(_conv3(_bottom(n))).pool()),
+}  # fmt: skip
 # Recipes that differ from another one in how they are trained.
 SAME_NETWORK = {"alexnet_continued": "alexnet", "alexnet_bn_32k": "alexnet_bn_large"}
-ORACLES: dict[str, Callable[[Net], Net]] = {
-    f.__name__: f
-    for f in (
-        alexnet, alexnet_paper_text, alexnet_pool_lrn_relu, caffe_alexnet, caffenet, one_weird_trick, torchvision,
-        alexnet_bn_large, cuda_convnet_18pct, cuda_convnet_26pct, alexnet_bn, alexnet_wn, half, no_lrn,
-        no_spatial_norm, no_norm2, nonoverlap, avg_pool, no_communication, communicate_at_conv4, conv6, tanh,
-        no_dropout, no_conv2, no_conv3, no_conv4, no_conv5,
-    )
-} | {"alexnet_modern": no_dropout}  # fmt: skip
 ONE_TOWER = ("one_weird_trick", "torchvision", "half", "cuda_convnet_18pct", "cuda_convnet_26pct")
 
 
