@@ -111,13 +111,9 @@ def test_tfds_reads_prepared_imagenet_as_its_own(imagenet: Path) -> None:
     builder = tfds.builder("imagenet2012", data_dir=imagenet)
     names = builder.info.features["label"].names
     wnids = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
-    class_of = {key: key[:9] for images in TRAIN.values() for key in images} | dict(
-        zip(VALIDATION, wnids, strict=False)
-    )
-    for split, images in (
-        ("train", {k: v for part in TRAIN.values() for k, v in part.items()}),
-        ("validation", VALIDATION),
-    ):
+    train = {key: data for images in TRAIN.values() for key, data in images.items()}
+    class_of = {key: key[:9] for key in train} | dict(zip(VALIDATION, wnids, strict=False))
+    for split, images in (("train", train), ("validation", VALIDATION)):
         records = list(tfds.data_source("imagenet2012", split=split, data_dir=imagenet, download=False, decoders=skip))
         keys = [record["file_name"].decode() for record in records]
         assert sorted(keys) == sorted(images)
