@@ -1,6 +1,7 @@
 """config.precision: what is rounded to bfloat16, and that nothing else is."""
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -62,8 +63,13 @@ def test_convolutions_are_those_of_float64(
         dx, dkernel = pullback(jnp.asarray(np.asarray(g, np.float64)))
     monkeypatch.setattr(layers.lax, "platform_dependent", lambda *args, **paths: paths[platform](*args))
     conv = functools.partial(layers.tower_conv, stride=stride, padding=padding)
-    value, pullback = jax.vjp(conv, x, kernel)
-    got = (value, *pullback(g.astype(jnp.float32)))
+
+    @jax.jit
+    def value_and_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, ...]:
+        value, pullback = jax.vjp(conv, x, kernel)
+        return value, *pullback(g)
+
+    got = value_and_gradients(x, kernel, g.astype(jnp.float32))
     assert [part.dtype for part in got] == [jnp.float32, jnp.bfloat16, jnp.float32]
     _close(got[0], wanted, 1e-5 if platform == "cpu" else ROUNDING)  # the bias comes before the rounding
     _close(got[1], dx, ROUNDING)
@@ -109,40 +115,39 @@ def test_activations_are_rounded_and_parameters_are_not(small_config: ConfigDict
     small_config.precision = "bfloat16"
     small_config.model.conv3.post_ops = "batch_norm relu"
     network = builder.model(small_config, 10)
-    variables = jax.jit(lambda: models.init_variables(network, jax.random.key(0), 67))()
-    images = 50.0 * jax.random.normal(jax.random.key(1), (4, 67, 67, 3))
+    variables, images = placement.variables(network, 67), jax.ShapeDtypeStruct((4, 67, 67, 3), jnp.float32)
 
     def program(variables: Any, images: jax.Array) -> Any:
         logits, state = network.apply(variables, images, mutable=["intermediates"])
         return state["intermediates"] | {"logits": logits}
 
-    seen = towers.over_towers(program, out_axes=0)(variables, images)
+    seen = jax.eval_shape(towers.over_towers(program, out_axes=0), variables, images)
     wide = {name for name, value in seen.items() if value.dtype != jnp.bfloat16}
     assert wide == {"fc8_out", "logits"}
-    keys = jax.random.split(jax.random.key(2), 4)
 
-    def loss(params: Any) -> Any:
-        logits, statistics = towers.over_towers(models.train_apply(network), out_axes=(None, 0))(
-            variables | {"params": params}, images, keys
-        )
+    def loss(variables: Any, images: jax.Array) -> Any:
+        keys = jax.random.split(jax.random.key(2), 4)
+        run = towers.over_towers(models.train_apply(network), out_axes=(None, 0))
+        logits, statistics = run(variables, images, keys)
         return logits.sum(), statistics
 
-    gradients, statistics = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
-    assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradients, statistics))} == {jnp.dtype("float32")}
+    gradients_and_statistics = jax.eval_shape(jax.grad(loss, has_aux=True), variables, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradients_and_statistics))} == {jnp.dtype("float32")}
 
 
-def test_the_full_networks_gradients_are_those_of_float32_but_for_rounding() -> None:
+@pytest.mark.parametrize("size", ["small", pytest.param("full", marks=pytest.mark.slow)])
+def test_gradients_are_those_of_float32_but_for_rounding(size: str, small_config: ConfigDict) -> None:
     """Each kernel's, as a share of its length: more for each layer that the gradient has come through.
 
     experiments/006_bfloat16 has it against float64, beside PyTorch's.
     """
-    images = 50.0 * jax.random.normal(jax.random.key(1), (4, 224, 224, 3))
-    labels, found = jnp.arange(4), {}
+    config, found = small_config if size == "small" else get_config(), {}
+    pixels = config.data.crop_pixels
+    images, labels = 50.0 * jax.random.normal(jax.random.key(1), (4, pixels, pixels, 3)), jnp.arange(4)
     for precision in ("float32", "bfloat16"):
-        config = get_config()
         config.precision = precision
-        network = builder.model(config, 1000)
-        params = jax.jit(lambda network=network: models.init_variables(network, jax.random.key(0), 224))()["params"]
+        network = builder.model(config, 10 if size == "small" else 1000)
+        params = jax.jit(lambda network=network: models.init_variables(network, jax.random.key(0), pixels))()["params"]
 
         def loss(params: Any, network: Any = network) -> jax.Array:
             logits = towers.over_towers(models.logits_fn(network))({"params": params}, images)
@@ -167,10 +172,13 @@ def test_the_full_networks_gradients_are_those_of_float32_but_for_rounding() -> 
 def test_auto_is_bfloat16_where_a_cpu_has_units_for_it(
     asked: str, features: set[str], wanted: str, small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And the parameters are the same whatever it is."""
+    plain = placement.variables(builder.model(small_config, 10), 67)
     monkeypatch.setattr(speed, "_cpu_features", lambda: frozenset(features))
     small_config.precision = asked
     network = builder.model(small_config, 10)
     assert (network.compute_dtype, network.exchange_dtype) == (wanted, wanted)
+    assert placement.variables(network, 67) == plain
 
 
 @pytest.mark.parametrize(
@@ -186,18 +194,7 @@ def test_auto_is_bfloat16_where_a_cpu_has_units_for_it(
 def test_auto_is_bfloat16_on_accelerators_that_have_it(
     platform: str, capability: str | None, wanted: str, small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Device:
-        compute_capability = capability
-
-    Device.platform = platform  # type: ignore[attr-defined]
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    device = SimpleNamespace(platform=platform, compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
     small_config.precision = "auto"
     assert builder.compute_dtype(small_config) == wanted
-
-
-def test_the_parameters_are_the_same_whatever_it_is(small_config: ConfigDict) -> None:
-    shapes = []
-    for precision in ("float32", "bfloat16"):
-        small_config.precision = precision
-        shapes.append(placement.variables(builder.model(small_config, 10), 67))
-    assert shapes[0] == shapes[1]

@@ -146,8 +146,17 @@ def test_layer_alone(kind: str, transformation: str) -> None:
     _check(transformation, layer.apply, oracle, layer.init(jax.random.key(0), x), x, 1e-5)
 
 
-@pytest.mark.parametrize("transformation", [name for name in TRANSFORMATIONS if name != "vmap-many"])
+QUICK = ("grad", "hessian-vector", "jacfwd")  # of the network; a layer alone has all of them
+
+
+@pytest.mark.parametrize(
+    "transformation",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMATIONS],
+)
 def test_network(transformation: str, small_config: ConfigDict) -> None:
+    """One with an operation of each kind, and an exchange before a layer of each kind."""
+    small_config.model.layers = ("conv1", "conv2", "conv3", "fc6", "fc8")
+    small_config.model.exchange = ("conv3", "fc6", "fc8")
     model = builder.model(small_config, 10)
     variables = models.init_variables(model, jax.random.key(0), 67)
     images = 50.0 * jax.random.normal(jax.random.key(1), (2, 67, 67, 3))
