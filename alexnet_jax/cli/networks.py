@@ -20,8 +20,13 @@ def add_options(parser: argparse.ArgumentParser, *, file_flag: str = "--weights"
     network.add_argument(file_flag, dest="weights", metavar="FILE", type=Path, help=words)
     parser.add_argument("--checkpoint", default="latest", help="of the run: latest, best or a step (%(default)s)")
     parser.add_argument("--recipe", help="which network it is, for a file that does not say so")
-    parser.add_argument("--classes", type=Path, help="such a file's classes, one per line")
-    parser.add_argument("--channels", choices=["rgb", "bgr"], help="the order of colors in such a file")
+    add_file_options(parser)
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """What a file of weights may not say of itself."""
+    parser.add_argument("--classes", type=Path, help="the file's classes, one per line, in the order of its outputs")
+    parser.add_argument("--channels", choices=["rgb", "bgr"], help="the order of colors in the file")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

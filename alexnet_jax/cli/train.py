@@ -7,6 +7,7 @@ alexnet train --mode=eval --workdir=runs/alexnet-my_pictures --config.data.eval_
 """
 
 import functools
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -159,8 +160,6 @@ def _evaluate(argv: list[str], rest: list[str], workdir: Path | None) -> None:
 
 def program() -> str:
     """How this program was started, with the interpreter that has its packages."""
-    import os
-
     if Path(sys.argv[0]).name == "main.py":
         return f"{shlex.quote(os.path.relpath(sys.executable))} {shlex.quote(sys.argv[0])}"
     return "alexnet train"

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from alexnet_jax.classifier import load_run
-from alexnet_jax.cli import app, devices
+from alexnet_jax.cli import app, devices, networks
 from alexnet_jax.cli.flags import HELP, take_recipe
 from alexnet_jax.model.plain import factors
 from alexnet_jax.progress import wrap
@@ -50,8 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     into = commands.add_parser("import", help="a file's weights as a checkpoint", epilog=HELP)
     into.add_argument("--input", type=Path, required=True)
     into.add_argument("--workdir", type=Path, required=True)
-    into.add_argument("--classes", type=Path, help="the classes, one per line, in the order of the file's outputs")
-    into.add_argument("--channels", choices=["rgb", "bgr"], help="the order of colors in the file")
+    networks.add_file_options(into)
     which = commands.add_parser("identify", help="which AlexNet a file holds")
     which.add_argument("--input", type=Path, required=True)
     return parser
