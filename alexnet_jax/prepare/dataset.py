@@ -144,7 +144,7 @@ def _write_info(shards: Shards, parts: _Parts, fingerprint: str, refused: int) -
             for split, those in parts.items()
         ],
         check_data=False,
-        description=f"{shards.data.about} {layout}",
+        description=shards.data.about,
         supervised_keys=("image", "label"),
         metadata=tfds.core.MetadataDict(layout=dataclasses.asdict(layout), refused=refused, fingerprint=fingerprint),
     )

@@ -41,13 +41,6 @@ class Layout:
             return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality)
         return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False)
 
-    def __str__(self) -> str:
-        if not self.pack:
-            return "Pictures as they are."
-        shape = "the long side kept" if self.keep_long_side else f"the center {self.pack} x {self.pack}"
-        stored = "uint8 pixels" if self.raw else f"JPEG of quality {self.quality}"
-        return f"Short side {self.pack} pixels, {shape}, {stored}."
-
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
