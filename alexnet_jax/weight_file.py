@@ -1,7 +1,7 @@
 """Our own weight files: the arrays of `model.plain`, and beside them all that a network needs to be loaded again."""
 
+import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +64,18 @@ def write(
     if path.is_dir():
         raise AlexNetError(f"{path} cannot be written: it is a folder.")
     images = {} if mean_image is None else {MEAN_IMAGE: mean_image}
-    text = json.dumps(about)
-    writer: Callable[[Path], Any]
-    if path.suffix == ".npz":
-        whole: dict[str, Any] = {**arrays, **images, ABOUT: np.asarray(text)}
-        writer = lambda growing: np.savez(growing, **whole)  # noqa: E731
-    else:
-        from safetensors import numpy as safetensors
-
-        # Not save_file, whose errors are not the system's, and which makes private files.
-        tensors = _torch_names(arrays, torchvision_names) | images
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        content = safetensors.save(tensors, {ABOUT: text})
-        writer = lambda growing: growing.write_bytes(content)  # noqa: E731
     files.make_folder(path.parent)
-    files.write(path, writer)
+    if path.suffix == ".npz":
+        whole: dict[str, Any] = arrays | images | {ABOUT: np.asarray(json.dumps(about))}
+        files.write(path, lambda growing: np.savez(growing, **whole))
+        return
+    from safetensors import numpy as safetensors
+
+    # Not save_file, whose errors are not the system's, and which makes private files.
+    tensors = _torch_names(arrays, torchvision_names) | images
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    content = safetensors.save(tensors, {ABOUT: json.dumps(about)})
+    files.write(path, lambda growing: growing.write_bytes(content))
 
 
 def metadata(
@@ -121,9 +118,8 @@ def _computes_torchvision(model: models.AlexNet, image_pixels: int) -> bool:
         """In evaluation, of a network without norms; the factor of a dropout is in the weights."""
         layers = []
         for layer in network.stack:
-            window = (layer.kernel_size, layer.stride, layer.padding) if isinstance(layer, models.ConvLayer) else ()
-            words = [word for word in layer.post_ops if word != "dropout"]
-            layers.append((layer.name, window, layer.weight_norm, words))
+            words = tuple(word for word in layer.post_ops if word != "dropout")
+            layers.append(dataclasses.replace(layer, post_ops=words, init_std=None, init_bias=None))
         return network.towers, network.pool, layers
 
     shapes = shapes_of(theirs, config.data.crop_pixels)

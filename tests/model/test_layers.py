@@ -236,7 +236,7 @@ def _pool(x: Array, g: Array, kind: str, size: int, stride: int) -> tuple[Array,
 @pytest.mark.parametrize("kind", ["max", "avg"])
 @pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (1, 2)])
 @pytest.mark.parametrize("ceil", [True, False])
-@pytest.mark.parametrize("pixels", [55, 28, 13, 6])
+@pytest.mark.parametrize("pixels", [28, 13, 6])
 def test_pool_and_its_gradient(kind: str, size: int, stride: int, pixels: int, ceil: bool) -> None:
     """Each window's maximum or mean; the gradient goes to the maximum alone, or to all in equal parts."""
     height, width = pixels, pixels - 2
