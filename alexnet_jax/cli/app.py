@@ -32,6 +32,8 @@ def run(module: str, argv: list[str]) -> None:
             _check_text(argv)
         # Orbax's threads print the full disk that the main thread then ends with in a sentence.
         threading.excepthook = lambda args: sentence(args.exc_value) or threading.__excepthook__(args)
+        # And TensorStore's threads, in C++, that they report to an event loop that is gone by then.
+        sys.unraisablehook = lambda args: "loop is closed" in str(args.exc_value) or sys.__unraisablehook__(args)
         importlib.import_module(module).main(argv)
         if sys.stdout is not None:  # None where it is closed
             sys.stdout.flush()

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,9 @@ def test_threads_print_bugs_alone(
     monkeypatch.setattr("alexnet_jax.summary.recipes", command)
     program.main(["recipes"])
     assert (type(error).__name__ in capsys.readouterr().err) == shown
+    late = RuntimeError("Event loop is closed")
+    sys.unraisablehook(types.SimpleNamespace(exc_type=RuntimeError, exc_value=late, object=None))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
