@@ -232,12 +232,6 @@ def test_a_run_says_where_exchanges_cross_processes(
 # ---------------------------------------------------------------- who feeds what
 
 
-@pytest.mark.parametrize(("devices", "tower"), [(1, 1), (2, 2), (4, 1), (4, 2)])
-def test_one_process_feeds_everything(devices: int, tower: int) -> None:
-    mesh = towers.make_mesh(towers=2, tower=tower, devices=jax.devices()[:devices])
-    assert towers.feed_share(mesh) == (0, 1)
-
-
 def _mesh_of_processes(owners: list[int], tower: int) -> Any:
     """What `feed_share` reads of a mesh whose devices belong to these processes, in order."""
     devices = np.array([SimpleNamespace(process_index=owner) for owner in owners]).reshape(-1, tower)
@@ -247,6 +241,8 @@ def _mesh_of_processes(owners: list[int], tower: int) -> Any:
 @pytest.mark.parametrize(
     ("owners", "tower", "shares"),
     [
+        ([0, 0, 0, 0], 1, [(0, 1)]),
+        ([0, 0, 0, 0], 2, [(0, 1)]),
         ([0, 1], 1, [(0, 2), (1, 2)]),
         ([0, 1], 2, [(0, 1), (0, 1)]),  # the towers of one network: both need all images
         ([0, 0, 1, 1], 1, [(0, 2), (1, 2)]),
