@@ -15,6 +15,7 @@ from PIL import Image
 
 import alexnet_jax as alexnet
 from alexnet_jax import AlexNetError, __main__ as program
+from alexnet_jax.classifier import Classifier
 from alexnet_jax.cli import predict, weights
 
 CLASSES = ('tabby, "cat"', "ün\ndog", "a" * 90)
@@ -59,15 +60,21 @@ def pictures(tmp_path: Path) -> Path:
 SORTED = ['a, "quoted".png', "b.jpg", "caf\udce9.png", "deep/er/c.webp", "new\nline.png"]
 
 
-def _expected(network: Path, pictures: Path, **options: Any) -> dict[str, list[tuple[str, float]]]:
-    net = alexnet.load(network / "net.npz")
+@pytest.fixture(scope="module")
+def net(network: Path) -> Classifier:
+    return alexnet.load(network / "net.npz")
+
+
+def _expected(net: Classifier, pictures: Path, **options: Any) -> dict[str, list[tuple[str, float]]]:
     return {str(pictures / name).replace("\udce9", "\\xe9"): net.predict(pictures / name, **options) for name in SORTED}
 
 
-def test_json_and_csv_hold_what_predict_says(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_and_csv_hold_what_predict_says(
+    network: Path, net: Classifier, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every picture of a folder, sorted, without hidden ones; names whole, and nothing else on stdout."""
     arguments = [f"--weights={network / 'net.npz'}", "--top=2", "--views=all", str(pictures)]
-    expected = _expected(network, pictures, top=2, views="all")
+    expected = _expected(net, pictures, top=2, views="all")
     predict.main([*arguments, "--json"])
     found = json.loads(capsys.readouterr().out)
     assert [entry["picture"] for entry in found] == list(expected)
@@ -86,13 +93,15 @@ def test_json_and_csv_hold_what_predict_says(network: Path, pictures: Path, caps
     assert rows == []
 
 
-def test_the_table_fits_a_terminal(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_fits_a_terminal(
+    network: Path, net: Classifier, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predict.main([f"--weights={network / 'net.npz'}", str(pictures / "b.jpg"), str(pictures / SORTED[2])])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(pictures / "b.jpg")
     assert lines[4].endswith("/caf\\xe9.png")
     assert len(lines) == 8
-    best = _expected(network, pictures)[str(pictures / "b.jpg")]
+    best = net.predict(pictures / "b.jpg")
     for line, (name, probability) in zip(lines[1:4], best, strict=True):
         shown = name.replace("\n", "\\n")
         shown = shown if len(shown) < 69 else shown[:66] + "..."
