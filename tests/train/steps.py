@@ -88,3 +88,6 @@ def _compiled(frozen: FrozenConfigDict, shape: tuple[int, int], classes: int) ->
     batch = towers.to_devices(make_batch(config.train.batch_size, pixels, classes, 0), mesh)
     lowered = step.lower(placement.on_mesh(network, shapes, mesh), batch)  # type: ignore[attr-defined]
     return Program(network, mesh, lowered.compile(), first, config)
+
+
+forget = _compiled.cache_clear

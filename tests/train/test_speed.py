@@ -1,12 +1,12 @@
 """What a run says of its speed and memory, and what it keeps of what it compiled."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+import steps
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
@@ -14,7 +14,7 @@ from alexnet_jax import builder
 from alexnet_jax.cli import devices
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
-from alexnet_jax.train import loop, memory, speed
+from alexnet_jax.train import memory, speed
 
 
 def test_flops_of_net_145() -> None:
@@ -112,31 +112,21 @@ def test_compilation_cache_that_cannot_be_written_is_left_out(
     assert f"{tmp_path}/file/alexnet_jax/xla (Not a directory)" in capsys.readouterr().err
 
 
-def test_run_from_the_compilation_cache_is_equal(
-    small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cold, then warm: the same losses. The first run fills a cache of its own."""
+def test_step_from_the_compilation_cache_is_equal(small_config: ConfigDict, tmp_path: Path) -> None:
+    """Cold, then warm: the same losses, and nothing is compiled anew. The first fills a cache of its own."""
     before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    there = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: there)
-    small_config.train.steps = 1
-    found = []
+    found: list[tuple[list[dict[str, float]], set[str]]] = []
     try:
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        compilation_cache.reset_cache()
-        for name in ("cold", "warm"):
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        for _ in range(2):
             jax.clear_caches()
-            loop.train(small_config, tmp_path / name, command="", eval_command="")
-            lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-            found.append([line.get("loss", line.get("eval_loss")) for line in lines])
-            if name == "cold":
-                kept = {path.name for path in (tmp_path / "cache").iterdir() if path.name.endswith("-cache")}
-        assert {path.name for path in (tmp_path / "cache").iterdir() if path.name.endswith("-cache")} == kept != set()
+            compilation_cache.reset_cache()
+            steps.forget()
+            metrics, _ = steps.compiled(small_config, (1, 1)).run(2)
+            found.append((metrics, {path.name for path in tmp_path.glob("*-cache")}))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         compilation_cache.reset_cache()
-        jax.clear_caches()
+        steps.forget()
     assert found[0] == found[1]
-    assert len(found[0]) == 2
+    assert found[0][1]
