@@ -130,18 +130,23 @@ class Checkpoints:
         the checkpoint is of another network or damaged.
         """
         folder = self.folder / str(step)
+        before = checksums.stamps(folder)
         if jax.process_index() == 0:  # where it raises, the other processes end too
             _verify(folder)
         handler, item = ocp.PyTreeCheckpointHandler(), folder / "default"
         try:
             _compare(folder, handler.metadata(item).tree, target)
             where = ocp.checkpoint_utils.construct_restore_args(target)
-            return handler.restore(item, args=ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True))
+            read = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
+            restored = handler.restore(item, args=read)
         except (OSError, ValueError, KeyError) as error:
             _verify(folder, quick=True)  # it may be deleted meanwhile
             raise _damaged(folder, "Orbax cannot read it") from error
         finally:
             handler.close()
+        if checksums.stamps(folder) != before:
+            raise AlexNetError(f"The checkpoint {folder} was changed or deleted while it was read: start again.")
+        return restored
 
     def close(self) -> None:
         """Waits for what is being written. Raises AlexNetError."""

@@ -137,6 +137,14 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return written
 
 
+def stamps(folder: Path) -> list[tuple[str, int]]:
+    """[(path, ns of the last change)] of the files of a checkpoint; empty where they cannot be read."""
+    try:
+        return [(name, (folder / name).lstat().st_ctime_ns) for name in _files(folder)]
+    except OSError:
+        return []
+
+
 # ---------------------------------------------------------------- the checkpoints of a run
 
 

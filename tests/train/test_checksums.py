@@ -254,6 +254,16 @@ def test_checkpoint_deleted_while_it_is_read_is_refused(damaged: Path, monkeypat
         _restored(damaged, 2)
 
 
+def test_checkpoint_changed_while_it_is_read_is_refused(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def restore(*_: object, **__: object) -> dict[str, None]:
+        os.utime(damaged / "checkpoints" / "2" / "default" / "manifest.ocdbt")
+        return {"params": None}
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", restore)
+    with pytest.raises(AlexNetError, match="was changed or deleted while it was read"):
+        _restored(damaged, 2)
+
+
 # ---------------------------------------------------------------- the files beside the checkpoints
 
 

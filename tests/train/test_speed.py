@@ -85,7 +85,6 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
     """`settled(cache_home, argument)`: what `devices.settle` sets of JAX's config."""
 
     def settle(cache_home: Path, argument: str | None = None) -> dict[str, Any]:
-        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
         with monkeypatch.context() as patch:
             settings: dict[str, Any] = {}
@@ -96,8 +95,12 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
     return settle
 
 
-def test_compilation_cache_is_the_users_own(settled: Settled, tmp_path: Path) -> None:
+def test_compilation_cache_is_the_users_own(
+    settled: Settled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = tmp_path / "cache" / "alexnet_jax" / "xla"
+    assert settled(tmp_path / "cache", "") == {}, "JAX_COMPILATION_CACHE_DIR of the tests comes first"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     assert settled(tmp_path / "cache") == {"jax_compilation_cache_dir": str(own)}
     assert own.stat().st_mode & 0o077 == 0, "others may not write programs that this user runs"
     assert settled(tmp_path / "cache", str(tmp_path / "mine")) == {"jax_compilation_cache_dir": str(tmp_path / "mine")}
@@ -105,8 +108,9 @@ def test_compilation_cache_is_the_users_own(settled: Settled, tmp_path: Path) ->
 
 
 def test_compilation_cache_that_cannot_be_written_is_left_out(
-    settled: Settled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settled: Settled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     (tmp_path / "file").write_text("")
     assert settled(tmp_path / "file") == {}
     assert f"{tmp_path}/file/alexnet_jax/xla (Not a directory)" in capsys.readouterr().err
