@@ -95,9 +95,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
     return settle
 
 
-def test_compilation_cache_is_the_users_own(
-    settled: Settled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compilation_cache_is_the_users_own(settled: Settled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "cache" / "alexnet_jax" / "xla"
     assert settled(tmp_path / "cache", "") == {}, "JAX_COMPILATION_CACHE_DIR of the tests comes first"
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
