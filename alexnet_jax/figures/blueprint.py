@@ -11,9 +11,10 @@ from alexnet_jax.model import alexnet as models, placement
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BOX, _LINE, _ARROW, _GATHER = 2.45, 0.2, 0.22, 0.68  # inches: a box's width; heights: a line, an arrow, an exchange
+# In inches: a box's width; a line's height; what is around text, between boxes, and around an exchange's band.
+_BOX, _LINE, _MARGIN, _ARROW, _GAP = 2.45, 0.2, 0.08, 0.24, 0.05
 _CENTERS = (0.05 + _BOX / 2, drawing.WIDTH - 0.05 - _BOX / 2)
-_GRAY = "#8d99a9"
+_GRAY, _DOTS = "#eceff4", "#8d99a9"
 _WORDS = {"relu": "ReLU", "batch_norm": "BN", "spatial_norm": "spatial norm"}
 
 
@@ -76,7 +77,7 @@ def _lines(
 
 def _wrapped(names: list[str], shape: str) -> list[tuple[str, str]]:
     """Operations in as many lines as they take, the shape after the last."""
-    lines = textwrap.wrap(", ".join(names), 17 if shape else 28)
+    lines = textwrap.wrap(", ".join(names), 14 if shape else 28)
     return [(line, shape if line is lines[-1] else "") for line in lines]
 
 
@@ -96,63 +97,98 @@ class _Sheet:
 
     def shared(self, words: str, *, names: bool = False) -> None:
         """What all towers have, and their names beside it if asked for."""
-        self._box(drawing.WIDTH / 2, self._centers[-1] - self._centers[0] + _BOX, 1, _GRAY)
-        self._text(drawing.WIDTH / 2, self._y + 0.2, words, ha="center")
-        for tower, center in enumerate(self._centers if names and len(self._centers) > 1 else ()):
-            x, ha = (center + _BOX / 2 - 0.08, "right") if tower else (center - _BOX / 2 + 0.08, "left")
-            self._text(x, self._y + 0.2, f"tower {tower}", ha=ha, color=drawing.TOWERS[tower], fontweight="bold")
-        self._y += 0.1 + _LINE
+        self._band(1)
+        self._text(drawing.WIDTH / 2, 0, words, ha="center")
+        if names and len(self._centers) > 1:
+            edge, (blue, orange) = 0.05 + _MARGIN, drawing.TOWERS
+            self._text(edge, 0, "tower 0", color=blue, fontweight="bold")
+            self._text(drawing.WIDTH - edge, 0, "tower 1", ha="right", color=orange, fontweight="bold")
+        self._y += _height(1)
 
     def layer(self, lines: list[tuple[str, str]]) -> None:
         """A layer, once per tower."""
         for center, color in zip(self._centers, drawing.TOWERS, strict=False):
-            self._box(center, _BOX, len(lines), color)
+            left, right = center - _BOX / 2, center + _BOX / 2
+            self._box(left, right, len(lines), facecolor=(color, 0.16), edgecolor=color, zorder=2.5)
             for number, (operations, shape) in enumerate(lines):
-                y = self._y + 0.2 + _LINE * number
-                self._text(center - _BOX / 2 + 0.08, y, operations, fontweight="normal" if number else "bold")
-                self._text(center + _BOX / 2 - 0.08, y, shape, ha="right")
-        self._y += 0.1 + _LINE * len(lines)
+                self._text(left + _MARGIN, number, operations, fontweight="normal" if number else "bold")
+                self._text(right - _MARGIN, number, shape, ha="right")
+        self._divide(_height(len(lines)))
 
     def arrows(self) -> None:
         """From each tower's last layer to its next one, none between the towers."""
         for center, color in zip(self._centers, drawing.TOWERS, strict=False):
             self._arrow(center, center, _ARROW, color)
-        self._y += _ARROW
+        self._divide(_ARROW)
 
     def gather(self, sent: str, held: str) -> None:
         """An exchange: each tower's features go to both towers."""
-        for own, other, color in zip(self._centers, reversed(self._centers), drawing.TOWERS, strict=True):
-            side = 1 if own < other else -1
-            self._arrow(own - 1.05 * side, own - 1.05 * side, _GATHER, color)
-            self._arrow(own + 0.8 * side, other - 0.8 * side, _GATHER, color)
-        left, right = self._centers[0] - 0.95, self._centers[1] + 0.95
-        for row, (ours, theirs) in enumerate((("all_gather", "each now holds"), (sent, held))):
-            y = self._y + 0.3 + _LINE * row
-            self._text(left, y, ours, fontweight="normal" if row else "bold")
-            self._text(right, y, theirs, ha="right")
-        self._y += _GATHER
+        left, right = self._centers
+        height, (blue, orange) = _height(2) + 2 * _GAP, drawing.TOWERS
+        self._arrow(left - 1.05, left - 1.05, height, blue)
+        self._arrow(left + 0.75, right - 0.75, height, blue)
+        self._arrow(right - 0.75, left + 0.75, height, orange)
+        self._arrow(right + 1.05, right + 1.05, height, orange)
+        self._y += _GAP
+        self._band(2)
+        self._text(left - 0.92, 0, "all_gather", family="monospace", fontweight="bold")
+        self._text(left - 0.92, 1, sent)
+        self._text(right + 0.92, 0, "each now holds", ha="right")
+        self._text(right + 0.92, 1, held, ha="right")
+        self._y += _height(2) + _GAP
 
     def finish(self, note: str) -> "Figure":
         """The figure, as high as it has become."""
         if note:
-            self._text(drawing.WIDTH / 2, self._y + 0.2, note, ha="center")
-            self._y += 0.1 + _LINE
+            self._text(drawing.WIDTH / 2, 0, note, ha="center")
+            self._y += _height(1)
         height = self._y + 0.05
         self._figure.set_size_inches(drawing.WIDTH, height)
         self._axes.set(xlim=(0, drawing.WIDTH), ylim=(height, 0))
         self._axes.axis("off")
         return self._figure
 
-    def _box(self, center: float, width: float, lines: int, color: str) -> None:
-        from matplotlib.patches import Rectangle
+    def _band(self, lines: int) -> None:
+        """What is common to the towers has a gray ground."""
+        left, right = self._centers[0] - _BOX / 2, self._centers[-1] + _BOX / 2
+        self._box(left, right, lines, facecolor=_GRAY, edgecolor="none", zorder=1)
 
-        corner = (center - width / 2, self._y)
-        height = 0.1 + _LINE * lines
-        self._axes.add_patch(Rectangle(corner, width, height, facecolor=(color, 0.16), edgecolor=color, linewidth=1.3))
+    def _box(self, left: float, right: float, lines: int, **style: Any) -> None:
+        from matplotlib.patches import FancyBboxPatch
 
-    def _text(self, x: float, y: float, words: str, **style: Any) -> None:
-        self._axes.text(x, y, words.replace(" x ", " \u00d7 "), fontsize=9.5, **style)
+        corners = "round,pad=0,rounding_size=0.07"
+        box = FancyBboxPatch(
+            (left, self._y), right - left, _height(lines), corners, linewidth=1.4, clip_on=False, **style
+        )
+        self._axes.add_patch(box)
+
+    def _divide(self, height: float) -> None:
+        """Moves down; a dotted line says that nothing crosses between two towers here."""
+        if len(self._centers) > 1:
+            x = [drawing.WIDTH / 2] * 2
+            self._axes.plot(x, [self._y, self._y + height], ":", color=_DOTS, linewidth=1.5, clip_on=False)
+        self._y += height
+
+    def _text(self, x: float, line: int, words: str, **style: Any) -> None:
+        """Text on a line of the part that begins here."""
+        if words:
+            y = self._y + _MARGIN + _LINE * (line + 0.5)
+            self._axes.text(x, y, words.replace(" x ", " \u00d7 "), va="center_baseline", **style)
 
     def _arrow(self, start: float, end: float, height: float, color: str) -> None:
-        arrow = {"arrowstyle": "-|>,head_width=0.25", "color": color, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
-        self._axes.annotate("", xytext=(start, self._y), xy=(end, self._y + height), arrowprops=arrow)
+        """Down by `height`, in a curve with a white rim, so that one passes over the other."""
+        from matplotlib.patches import FancyArrowPatch, PathPatch
+        from matplotlib.path import Path
+
+        low, middle = self._y + height, self._y + height / 2
+        curve = Path([(start, self._y), (start, middle), (end, middle), (end, low)], [Path.MOVETO, *[Path.CURVE4] * 3])
+        rim = PathPatch(curve, facecolor="none", edgecolor="white", linewidth=6, zorder=2, clip_on=False)
+        head = "-|>,head_length=5,head_width=3.5"
+        arrow = FancyArrowPatch(path=curve, arrowstyle=head, color=color, linewidth=2.2, zorder=2, clip_on=False)
+        self._axes.add_patch(rim)
+        self._axes.add_patch(arrow)
+
+
+def _height(lines: int) -> float:
+    """Of a box with so many lines."""
+    return 2 * _MARGIN + _LINE * lines

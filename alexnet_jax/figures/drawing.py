@@ -57,10 +57,11 @@ def save(figure: Any, path: str | Path, *, about: str = "") -> None:
     check_name(path)
     files.make_folder(path.absolute().parent)
     matplotlib = extras.module("matplotlib", extra="figures", what="a figure")
-    # Without the date and with a fixed salt, a figure is the same file each time.
+    # Without the date and with a fixed salt, a figure is the same file each time. An SVG's text stays text.
     metadata = ({"Date": None} if path.suffix == ".svg" else {}) | ({"Description": about} if about else {})
     options: dict[str, Any] = {"format": path.suffix[1:], "dpi": _PIXELS_PER_INCH, "metadata": metadata}
-    with matplotlib.rc_context({"svg.hashsalt": "alexnet_jax", "svg.fonttype": "path"}):
+    svg = {"svg.hashsalt": "alexnet_jax", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Verdana"]}
+    with matplotlib.rc_context(svg):
         files.write(path, lambda growing: figure.savefig(growing, **options))
 
 
