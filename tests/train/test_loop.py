@@ -1,5 +1,6 @@
 """The run as a person has it: stopped anywhere, resumed, evaluated, and told what is wrong."""
 
+import dataclasses
 import json
 import random
 import re
@@ -29,7 +30,16 @@ from alexnet_jax.train.distributed import ProcessGroup
 from alexnet_jax.train.metrics import MetricsWriter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+_FEW = {"train": 40, "test": 20}
 Devices = Callable[[int], None]
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 digits to train on, which are five steps an epoch, and 20 to evaluate."""
+    whole = {split: sources.open_split("digits", split, "") for split in ("train", "test")}
+    few = {name: dataclasses.replace(whole[name], source=whole[name].source[:n]) for name, n in _FEW.items()}
+    monkeypatch.setattr(sources, "_digits", lambda split: few[split])
 
 
 @pytest.fixture
@@ -72,12 +82,13 @@ def _evaluations(workdir: Path) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- stopped and resumed
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_resume_equals_undisturbed_run(small_config: ConfigDict, tmp_path: Path, devices: Devices) -> None:
     """6 steps at once and 3 + 3 end in the same parameters, momentum, average and key, to the bit."""
     devices(2)
     c = small_config.train
     c.accumulate, c.ema_decay, c.lars, c.label_smoothing = 2, 0.5, 0.02, 0.1
-    c.schedule, c.warmup_epochs, c.batch_size, c.learning_rate = "constant", 0.05, 32, 1.0
+    c.schedule, c.warmup_epochs, c.batch_size, c.learning_rate = "constant", 2, 32, 1.0
     whole = _train(small_config, tmp_path / "whole", **{"train.steps": 6})
     _train(small_config, tmp_path / "parts", **{"train.steps": 3})
     parts = _train(small_config, tmp_path / "parts", **{"train.steps": 6})
@@ -94,13 +105,14 @@ def test_resume_equals_undisturbed_run(small_config: ConfigDict, tmp_path: Path,
     assert entry["eval_loss"] == pytest.approx(last["eval_average_loss"], rel=1e-6)
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_resume_at_an_evaluation_equals_undisturbed_run(
     small_config: ConfigDict, tmp_path: Path, devices: Devices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after an evaluation was written down, or stopped right at one: the plateau takes it once."""
     devices(1)
     small_config.train.schedule, small_config.train.drop_factor = "plateau", 3.0
-    fields = {"train.batch_size": 300, "train.steps": 12, "checkpoint.every_steps": 4, "train.learning_rate": 1e-6}
+    fields = {"train.steps": 12, "checkpoint.every_steps": 4, "train.learning_rate": 1e-6}
     whole = _train(small_config, tmp_path / "whole", **fields)  # it evaluates after 5, 10 and 12 steps
     drops = next(leaf for name, leaf in _state(whole.setup, whole.workdir, 12).items() if "drops" in name)
     assert drops > 0, "it never dropped: nothing is tested"
@@ -131,13 +143,14 @@ class _StoppedAt(ProcessGroup):
         return 0 if self.calls_left else signal.SIGINT
 
 
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize(("call", "at"), [(7, 5), (17, 10)], ids=["epoch's end", "run's end"])
 def test_stop_saves_and_resume_evaluates_first(
     call: int, at: int, small_config: ConfigDict, tmp_path: Path, devices: Devices
 ) -> None:
     """In the second batch of an evaluation, which is not waited for; there are five. An epoch has five steps."""
     devices(1)
-    fields = {"train.batch_size": 300, "train.steps": 10}
+    fields = {"eval.batch_size": 4, "train.steps": 10}
     with pytest.raises(exits.Stopped) as stopped:
         _train(small_config, tmp_path, group=_StoppedAt(call), **fields)
     assert stopped.value.signal == signal.SIGINT
@@ -196,12 +209,13 @@ def test_resume_refuses_another_run_and_names_changed_fields(small_config: Confi
 # ---------------------------------------------------------------- what it leaves, and what stops it
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_run_writes_config_start_metrics_and_keeps_the_best_checkpoint(
     small_config: ConfigDict, tmp_path: Path, devices: Devices
 ) -> None:
     devices(1)
-    run = _train(small_config, tmp_path, **{"train.batch_size": 300, "train.epochs": 2, "checkpoint.every_steps": 4})
-    assert run.setup.plan.steps == 10  # ceil(2 * 1498 / 300)
+    run = _train(small_config, tmp_path, **{"train.epochs": 2, "checkpoint.every_steps": 4})
+    assert run.setup.plan.steps == 10
     assert configs.differences(configs.load(tmp_path), run.setup.config) == []
     start = json.loads((tmp_path / "starts.jsonl").read_text())
     assert start["packages"]["jax"] == jax.__version__

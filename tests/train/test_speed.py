@@ -34,9 +34,7 @@ def test_peak_of_known_devices(kind: str, dtype: str, wanted: float, monkeypatch
     assert speed.peak(dtype) == speed.Peak(wanted, "by its data sheet")
 
 
-def test_peak_of_other_devices_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "_SIZE", 64)
-    monkeypatch.setattr(speed, "_SECONDS", 0.01)
+def test_peak_of_other_devices_is_measured() -> None:
     found = speed.peak("float32")
     assert 0 < found.teraflops < 1000
     assert "its own matmuls" in found.source
