@@ -1,10 +1,12 @@
 """From the config to objects: the one module that reads the config's sections. Below it values are passed."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -21,6 +23,9 @@ from alexnet_jax.train.step import StepSettings, TrainState, make_state, make_tr
 
 # ---------------------------------------------------------------- the network and its devices
 
+# Gaussian, not truncated (2012 source, layers-145.cfg). Of equal numbers they are equal, so that networks are.
+_normal, _constant = functools.cache(nn.initializers.normal), functools.cache(nn.initializers.constant)
+
 
 def model(config: ConfigDict, classes: int) -> models.AlexNet:
     """The network of the config's model section, each tower with its share of the classes. Raises AlexNetError."""
@@ -28,8 +33,9 @@ def model(config: ConfigDict, classes: int) -> models.AlexNet:
     stack: list[models.ConvLayer | models.DenseLayer] = []
     for name in c.layers:
         fields = dict(c[name]) | {"name": name, "post_ops": tuple(c[name].post_ops.split())}
-        fields |= {"weight_norm": c.weight_norm}
-        fields |= {} if c.init == "normal" else {"init_std": None, "init_bias": None}
+        kernel, bias = _normal(fields.pop("init_std")), _constant(fields.pop("init_bias"))
+        fields |= {"weight_norm": c.weight_norm}  # what a layer begins with by default is "fan_in"
+        fields |= {"kernel_init": kernel, "bias_init": bias} if c.init == "normal" else {}
         if "kernel_size" in fields:
             stack.append(models.ConvLayer(**fields))
         else:

@@ -119,7 +119,7 @@ def _computes_torchvision(model: models.AlexNet, image_pixels: int) -> bool:
         layers = []
         for layer in network.stack:
             words = tuple(word for word in layer.post_ops if word != "dropout")
-            layers.append(dataclasses.replace(layer, post_ops=words, init_std=None, init_bias=None))
+            layers.append(dataclasses.replace(layer, post_ops=words, kernel_init=models.fan_in_uniform, bias_init=None))
         return network.towers, network.pool, layers
 
     shapes = shapes_of(theirs, config.data.crop_pixels)

@@ -74,11 +74,20 @@ class Dropout:
     inverted: bool
 
 
+Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> array, such as those of flax.linen.initializers
+
+
+def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, fan_in: int | None = None) -> jax.Array:
+    """Uniform within 1 / sqrt(`fan_in`), by default that of a kernel [..., units]."""
+    bound = (fan_in or math.prod(shape[:-1])) ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 @dataclasses.dataclass(frozen=True)
 class ConvLayer:
     """A convolution with `features` channels per tower, and the post-ops (of OPERATIONS) that follow it.
 
-    `padding` is as in `layers.tower_conv`; `init_std`, `init_bias` and `weight_norm` are as in `DenseLayer`.
+    `padding` is as in `layers.tower_conv`; `kernel_init`, `bias_init` and `weight_norm` are as in `DenseLayer`.
     """
 
     name: str
@@ -87,8 +96,8 @@ class ConvLayer:
     stride: int
     padding: tuple[int, int]
     post_ops: tuple[str, ...] = ()
-    init_std: float | None = None
-    init_bias: float | None = None
+    kernel_init: Initializer = fan_in_uniform
+    bias_init: Initializer | None = None
     weight_norm: bool = False
 
 
@@ -96,17 +105,16 @@ class ConvLayer:
 class DenseLayer:
     """A fully connected layer with `features` units per tower, and the post-ops that follow it.
 
-    Its weights begin Gaussian with `init_std`, not truncated (2012 source, layers-145.cfg), its biases as `init_bias`.
-    None is uniform within 1 / sqrt(fan-in), PyTorch's default for its Conv2d and Linear. With `weight_norm` the weights
-    of a unit are scale * v / |v| (Salimans and Kingma 2016, arXiv 1602.07868, equation 2); the parameter `kernel` is v,
-    and `scale` starts as |v|.
+    `kernel_init` and `bias_init` are as in Flax; without the latter the biases are uniform within 1 / sqrt(fan-in) too,
+    PyTorch's default for its Conv2d and Linear. With `weight_norm` the weights of a unit are scale * v / |v| (Salimans
+    and Kingma 2016, arXiv 1602.07868, equation 2); the parameter `kernel` is v, and `scale` starts as |v|.
     """
 
     name: str
     features: int
     post_ops: tuple[str, ...] = ()
-    init_std: float | None = None
-    init_bias: float | None = None
+    kernel_init: Initializer = fan_in_uniform
+    bias_init: Initializer | None = None
     weight_norm: bool = False
 
 
@@ -124,14 +132,8 @@ class Weighted(nn.Module):
         layer = self.layer
         window = 2 * (layer.kernel_size,) if isinstance(layer, ConvLayer) else ()
         shape = (*window, x.shape[-1], layer.features)
-        bound, initializers = math.prod(shape[:-1]) ** -0.5, nn.initializers
-
-        def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        kernel_init = uniform if layer.init_std is None else initializers.normal(layer.init_std)
-        bias_init = uniform if layer.init_bias is None else initializers.constant(layer.init_bias)
-        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        bias_init = layer.bias_init or functools.partial(fan_in_uniform, fan_in=math.prod(shape[:-1]))
+        kernel = self.param("kernel", layer.kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, shape[-1:], jnp.float32)
         if layer.weight_norm:
             length = jnp.sqrt((kernel * kernel).sum(axis=range(len(shape) - 1)))

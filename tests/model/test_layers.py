@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,11 +128,14 @@ def test_conv_and_dense_add_their_bias() -> None:
     _assert_close(got, np.array([[sum(row * column) for column in kernel.T] for row in x]) + bias)
 
 
+_INIT: Any = {"kernel_init": nn.initializers.normal(0.03), "bias_init": nn.initializers.constant(1.0)}
+
+
 @pytest.mark.parametrize(
     ("layer", "x_shape", "kernel_shape"),
     [
-        (models.ConvLayer("conv", 64, 11, 4, (0, 3), (), 0.03, 1.0), (1, 8, 8, 8), (11, 11, 8, 64)),
-        (models.DenseLayer("fc", 500, (), 0.03, 1.0), (1, 300), (300, 500)),
+        (models.ConvLayer("conv", 64, 11, 4, (0, 3), **_INIT), (1, 8, 8, 8), (11, 11, 8, 64)),
+        (models.DenseLayer("fc", 500, **_INIT), (1, 300), (300, 500)),
     ],
     ids=["conv", "dense"],
 )
