@@ -188,7 +188,7 @@ def test_onnx_of_an_even_norm_is_refused() -> None:
 
 
 def test_onnx_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_graph, "_add_spatial_norm", lambda graph, norm, name: graph.then("Identity", name))
+    monkeypatch.setattr(onnx_graph, "_add_spatial_norm", lambda graph, name: graph.then("Identity", name))
     net = _classifier(_small("alexnet", **{"spatial_norm.alpha": 2.0}), 10)
     with pytest.raises(AlexNetError, match="nothing was written"):
         onnx_graph.write(net, tmp_path / "net.onnx", pixels="uint8")

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from alexnet_jax import builder, features, figures, summary
 from alexnet_jax.cli import app, networks
 from alexnet_jax.cli.flags import HELP, take_recipe
@@ -19,11 +17,11 @@ def main(argv: list[str]) -> None:
     config = None
     if argv[:1] == ["architecture"]:
         _, config, argv = take_recipe(argv, data="imagenet2012")
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(argv, argparse.Namespace(config=config))
     output = options.output or Path(f"{options.kind}.png")
     drawing.check_name(output)
     drawing.new(1.0)  # without Matplotlib the command ends here, before it computes
-    figures.save(options.draw(options) if config is None else _architecture(config), output)
+    figures.save(options.draw(options), output)
     print(f"wrote {output}")
 
 
@@ -72,20 +70,16 @@ def _neighbours(options: argparse.Namespace) -> Any:
     found = features.read(options.features)
     paths = networks.pictures(options.pictures)[: options.rows]
     rows, distances = features.nearest_to(paths, net, found, top=options.top)
-    return figures.neighbours(paths, found, rows, distances, _pictures_of(found, options, net))
-
-
-def _pictures_of(found: features.FeatureFile, options: argparse.Namespace, net: Any) -> Callable[[int], Any]:
-    """Picture number i of a file of features: from its data set, or from the files that it names."""
     if "data" not in found.about:
-        return lambda row: Path(str(found.names[row]))
+        return figures.neighbours(paths, found, rows, distances, lambda row: Path(str(found.names[row])))
     options.data, options.split = found.about["data"], found.about["split"]
     _, split = networks.split_of(options, net)
-    return lambda row: split.source[int(found.numbers[row])]["image"]
+    return figures.neighbours(paths, found, rows, distances, lambda row: split.source[int(found.numbers[row])]["image"])
 
 
-def _architecture(config: ConfigDict) -> Any:
-    return figures.architecture(builder.model(config, summary.classes_of(config)), config.data.crop_pixels)
+def _architecture(options: argparse.Namespace) -> Any:
+    model = builder.model(options.config, summary.classes_of(options.config))
+    return figures.architecture(model, options.config.data.crop_pixels)
 
 
 def _answers(options: argparse.Namespace) -> Predictions:
@@ -101,15 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = app.parser_of(__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="FIGURE")
 
-    def kind(
-        name: str, words: str, draw: Callable[[argparse.Namespace], Any] | None, *, data: bool = False
-    ) -> argparse.ArgumentParser:
+    def kind(name: str, words: str, draw: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = kinds.add_parser(name, help=words, description=words)
         made.set_defaults(draw=draw)
         made.add_argument("--output", type=Path, help=f"the file, .png or .svg (default: {name}.png in this folder)")
-        if draw not in (None, _curves):
+        if draw not in (_curves, _architecture):
             networks.add_options(made)
-        if data:
+        if draw in (_confusion, _predictions):
             networks.add_data_options(made)
         return made
 
@@ -121,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     occlusion.add_argument("--side", type=app.whole(1, 4096), default=0, help="of the square, in pixels")
     curves = kind("curves", "loss, accuracy, rate and speed of runs over each other", _curves)
     curves.add_argument("--workdirs", type=Path, nargs="+", required=True)
-    kind("confusion", "which classes are taken for which", _confusion, data=True)
-    panel = kind("predictions", "pictures with their five best answers: figure 4, left", _predictions, data=True)
+    kind("confusion", "which classes are taken for which", _confusion)
+    panel = kind("predictions", "pictures with their five best answers: figure 4, left", _predictions)
     panel.add_argument("--worst", type=app.whole(1, 64), default=0, help="of so many worst mistakes")
     near = kind("neighbours", "the nearest pictures of a file of features: figure 4, right", _neighbours)
     networks.add_pictures(near)
@@ -130,5 +122,5 @@ def _parser() -> argparse.ArgumentParser:
     near.add_argument("--data_dir", default="", help="where its data set lies, if not where the run had it")
     near.add_argument("--top", type=app.whole(1, 20), default=6, help="so many (%(default)s)")
     near.add_argument("--rows", type=app.whole(1, 50), default=8, help="at most so many pictures (%(default)s)")
-    kind("architecture", "the towers and their exchanges, of a recipe", None).epilog = HELP
+    kind("architecture", "the towers and their exchanges, of a recipe", _architecture).epilog = HELP
     return parser

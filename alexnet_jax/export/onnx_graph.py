@@ -89,12 +89,11 @@ def to_onnx(net: Classifier, *, pixels: str) -> Any:
     check_installed()
     from onnx import TensorProto, checker, helper
 
-    arrays = to_arrays(net.tower, jax.device_get(net.variables))
-    if sum(array.nbytes for array in arrays.values()) > _MOST_BYTES:
+    graph, crop = _Graph(net.tower, to_arrays(net.tower, jax.device_get(net.variables))), net.image_pixels
+    if sum(array.nbytes for array in graph.arrays.values()) > _MOST_BYTES:
         raise AlexNetError("The weights take more than the 2 GB of one ONNX file: use --format=safetensors.")
-    graph, crop = _Graph(), net.image_pixels
-    _add_preprocessing(graph, net.inputs, pixels, is_convolutional=isinstance(net.tower.stack[0], models.ConvLayer))
-    _add_network(graph, net.tower, arrays, crop)
+    _add_preprocessing(graph, net.inputs, pixels)
+    _add_network(graph, crop)
     images = helper.make_tensor_value_info(
         IMAGES, helper.np_dtype_to_tensor_dtype(np.dtype(pixels)), ["batch", crop, crop, 3], "RGB in 0..255"
     )
@@ -113,9 +112,10 @@ def to_onnx(net: Classifier, *, pixels: str) -> Any:
 
 
 class _Graph:
-    """The nodes and weights so far; `x` is the name of the last result."""
+    """The nodes and weights so far, of a model with these arrays; `x` is the name of the last result."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: models.AlexNet, arrays: Arrays) -> None:
+        self.model, self.arrays = model, arrays
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
         self.x = IMAGES
@@ -135,7 +135,7 @@ class _Graph:
         self.x = name
 
 
-def _add_preprocessing(graph: _Graph, inputs: Input, pixels: str, *, is_convolutional: bool) -> None:
+def _add_preprocessing(graph: _Graph, inputs: Input, pixels: str) -> None:
     """What `Input` does, and NHWC -> NCHW for a convolution."""
     from onnx import TensorProto
 
@@ -146,36 +146,31 @@ def _add_preprocessing(graph: _Graph, inputs: Input, pixels: str, *, is_convolut
         graph.then("Div", "scaled", graph.constant("std", inputs.std))
     if inputs.bgr:
         graph.then("Gather", "bgr", graph.constant("blue_green_red", (2, 1, 0), "int64"), axis=3)
-    if is_convolutional:
+    if isinstance(graph.model.stack[0], models.ConvLayer):
         graph.then("Transpose", "nchw", perm=(0, 3, 1, 2))
 
 
-def _add_network(graph: _Graph, model: models.AlexNet, arrays: Arrays, image_pixels: int) -> None:
-    shapes = {
-        name: (*shape[:-1], model.towers * shape[-1]) for name, shape in placement.shapes(model, image_pixels).items()
-    }
+def _add_network(graph: _Graph, image_pixels: int) -> None:
+    model = graph.model
+    of_tower = placement.shapes(model, image_pixels)
+    shapes = {name: (*space, model.towers * channels) for name, (*space, channels) in of_tower.items()}
     shape: tuple[int, ...] = (image_pixels, image_pixels, 3)  # of the input of what comes next, all towers
     for layer in model.stack:
         name = f"{layer.name}_out"
-        _add_weighted(graph, model, layer, arrays, shape, LOGITS if layer is model.stack[-1] else name)
+        _add_weighted(graph, layer, LOGITS if layer is model.stack[-1] else name, shape)
         shape = shapes[name]
         for word in layer.post_ops:
             name = models.operation_name(word, layer.name)
-            _add_operation(graph, model, word, name, layer.name, arrays, shape)
+            _add_operation(graph, word, layer.name, name, shape)
             shape = shapes[name]
 
 
 def _add_weighted(
-    graph: _Graph,
-    model: models.AlexNet,
-    layer: models.ConvLayer | models.DenseLayer,
-    arrays: Arrays,
-    shape: tuple[int, ...],
-    name: str,
+    graph: _Graph, layer: models.ConvLayer | models.DenseLayer, name: str, shape: tuple[int, ...]
 ) -> None:
     """A convolution, in groups where it reads its own tower only; a fully connected layer, with zeros there."""
-    kernel = _kernel(arrays, layer.name)
-    bias = graph.constant(f"{layer.name}_b", arrays[f"{layer.name}_b"])
+    kernel = _kernel(graph.arrays, layer.name)
+    bias = graph.constant(f"{layer.name}_b", graph.arrays[f"{layer.name}_b"])
     if isinstance(layer, models.ConvLayer):
         before, after = layer.padding
         graph.then(
@@ -205,21 +200,14 @@ def _kernel(arrays: Arrays, name: str) -> np.ndarray:
     return kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))
 
 
-def _add_operation(
-    graph: _Graph,
-    model: models.AlexNet,
-    word: str,
-    name: str,
-    layer_name: str,
-    arrays: Arrays,
-    shape: tuple[int, ...],
-) -> None:
+def _add_operation(graph: _Graph, word: str, layer_name: str, name: str, shape: tuple[int, ...]) -> None:
+    model, arrays = graph.model, graph.arrays
     if word in ("relu", "tanh"):
         graph.then("Relu" if word == "relu" else "Tanh", name)
     elif word == "norm":
-        _add_channel_norm(graph, model, name, shape)
+        _add_channel_norm(graph, name, shape)
     elif word == "spatial_norm":
-        _add_spatial_norm(graph, model.spatial_norm, name)
+        _add_spatial_norm(graph, name)
     elif word == "batch_norm":
         bn = models.operation_name("bn", layer_name)
         parts = [graph.constant(f"{bn}_{part}", arrays[f"{bn}_{part}"]) for part in ("scale", "b", "mean", "var")]
@@ -230,9 +218,9 @@ def _add_operation(
         assert word == "dropout", word  # its factor is in the weights of the next layer
 
 
-def _add_channel_norm(graph: _Graph, model: models.AlexNet, name: str, shape: tuple[int, ...]) -> None:
+def _add_channel_norm(graph: _Graph, name: str, shape: tuple[int, ...]) -> None:
     """LRN: x / (bias + alpha / size * sum of x^2) ** beta, over the tower's channels or all of them."""
-    norm = model.norm
+    norm, towers = graph.model.norm, graph.model.towers
     if norm.size % 2 == 0:
         raise AlexNetError(
             f"config.model.norm.size={norm.size} is even: such a window reaches one channel further to the left here, "
@@ -244,22 +232,23 @@ def _add_channel_norm(graph: _Graph, model: models.AlexNet, name: str, shape: tu
         "beta": norm.beta,
         "bias": norm.k,
     }
-    if norm.across_towers or model.towers == 1:
+    if norm.across_towers or towers == 1:
         graph.then("LRN", name, **constants)
         return
     # [B, T C, H, W] -> [B T, C, H, W] and back.
-    of_tower = graph.constant(f"{name}_tower_shape", (-1, shape[-1] // model.towers, *shape[:2]), "int64")
+    of_tower = graph.constant(f"{name}_tower_shape", (-1, shape[-1] // towers, *shape[:2]), "int64")
     graph.then("Reshape", f"{name}_in", of_tower)
     graph.then("LRN", f"{name}_by_tower", **constants)
     graph.then("Reshape", name, graph.constant(f"{name}_shape", (-1, shape[-1], *shape[:2]), "int64"))
 
 
-def _add_spatial_norm(graph: _Graph, norm: models.SpatialNorm, name: str) -> None:
+def _add_spatial_norm(graph: _Graph, name: str) -> None:
     """x / (k + alpha * (sum of x^2 over the window) / size^2) ** beta.
 
     AveragePool divides by size^2 at the edges, too, where it counts padding.
     """
-    x, before, after = graph.x, norm.size // 2, norm.size - 1 - norm.size // 2
+    x, norm = graph.x, graph.model.spatial_norm
+    before, after = norm.size // 2, norm.size - 1 - norm.size // 2
     graph.then("Mul", f"{name}_squares", x)
     graph.then(
         "AveragePool", f"{name}_window", kernel_shape=[norm.size] * 2, pads=[before, before, after, after],

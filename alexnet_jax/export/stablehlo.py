@@ -1,6 +1,5 @@
 """A network as a program for JAX alone: StableHLO with the weights in it, for CPUs, GPUs and TPUs."""
 
-import calendar
 import datetime
 import importlib.metadata
 from pathlib import Path
@@ -14,7 +13,8 @@ from alexnet_jax import extras, files
 from alexnet_jax.classifier import Classifier
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
-_MONTHS = 6  # jax-ml/jax, docs/export/export.md, "Compatibility guarantees"
+# jax-ml/jax, docs/export/export.md, "Compatibility guarantees": six months, which have 181 days at least.
+_READABLE = datetime.timedelta(days=181)
 
 
 def check_installed() -> None:
@@ -38,21 +38,13 @@ def write(net: Classifier, path: Path, *, pixels: str, today: datetime.date | No
     files.make_folder(path.parent)
     files.write(path, lambda growing: growing.write_bytes(content))
     version = importlib.metadata.version("jaxlib")
-    last = _months_later(today or datetime.date.today(), _MONTHS)
     return (
         f"{path}: StableHLO for {', '.join(_PLATFORMS)}, {len(content) / 1e6:,.1f} MB, images {pixels} "
         f"[B, {side}, {side}, 3] (RGB in 0..255) -> logits float32 [B, {len(net.class_names)}]\n"
-        f"JAX promises to read it in releases up to {_MONTHS} months newer than the jaxlib {version} that "
-        f"wrote it: until {last} at the latest. Export again before that.\n"
+        f"JAX promises to read it in releases up to 6 months newer than the jaxlib {version} that "
+        f"wrote it: until {(today or datetime.date.today()) + _READABLE} at the latest. Export again before that.\n"
         "With jax and flatbuffers alone:\n"
         "    from jax import export\n"
         f'    net = export.deserialize(open("{path.name}", "rb").read())\n'
         "    logits = net.call(images)"
     )
-
-
-def _months_later(day: datetime.date, months: int) -> datetime.date:
-    """The same day `months` later, or the last one of that month."""
-    years, month = divmod(day.month - 1 + months, 12)
-    year = day.year + years
-    return datetime.date(year, month + 1, min(day.day, calendar.monthrange(year, month + 1)[1]))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH = 5.4  # inches: its text of 10.5 points is 10 pixels high on a phone of 390, and in print as in a book
 TOWERS = ("#2f6ad9", "#cf5a14")  # as in the drawing of the towers; both stand out on white and on black
+SERIES = (*TOWERS, "#2a8c4a", "#8a4fbf", "#b58900", "#5d6d7e", "#d63384", "#0a9396")  # of curves and bars
 GOOD, BAD = "#2a8c4a", "#c9364b"
 _PIXELS_PER_INCH = 150
 _TEXT = "#1b2330"

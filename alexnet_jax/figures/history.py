@@ -11,8 +11,6 @@ from alexnet_jax.train.metrics import METRICS, entries
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLORS = (*drawing.TOWERS, "#2a8c4a", "#8a4fbf", "#b58900", "#5d6d7e", "#d63384", "#0a9396")
-
 
 def history(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(the training lines, the evaluations of the run itself) of metrics.jsonl, in order. Raises AlexNetError."""
@@ -34,7 +32,7 @@ def curves(workdirs: Sequence[str | Path] | str | Path) -> "Figure":
         figure = drawing.new(5.4 + 0.25 * (len(runs) > 1) * len(runs))
         panels = figure.subplots(4, 1, sharex=True, height_ratios=(2.2, 2.2, 1, 1))
         for number, (training, evaluations) in enumerate(found):
-            color = _COLORS[number % len(_COLORS)]
+            color = drawing.SERIES[number % len(drawing.SERIES)]
             _lines(panels, training, evaluations, color)
             panels[0].plot([], [], color=color, linewidth=2.5, label=drawing.short(str(runs[number]), 60))
         panels[0].set_ylabel("loss")

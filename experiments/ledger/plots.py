@@ -14,7 +14,6 @@ from experiments.ledger.verdicts import Difference, Results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLORS = (*drawing.TOWERS, "#2a8c4a", "#8a4fbf", "#b58900", "#5d6d7e", "#d63384", "#0a9396")
 _UNDECIDED = "#5d6d7e"
 _VERDICTS = {verdicts.AS_PREDICTED: drawing.GOOD, verdicts.REFUTED: drawing.BAD}
 
@@ -45,7 +44,7 @@ def plot(every: list[Results]) -> "Figure":
 
 
 def _color(results: Results, name: str) -> str:
-    return COLORS[list(results.rows).index(name) % len(COLORS)]
+    return drawing.SERIES[list(results.rows).index(name) % len(drawing.SERIES)]
 
 
 def _curves(panel: Any, results: Results) -> None:
