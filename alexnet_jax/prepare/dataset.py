@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.data.statistics import JSON
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.prepare import statistics
 from alexnet_jax.prepare.raw import Files, RawDataset
@@ -46,8 +45,6 @@ def prepare(data: RawDataset, layout: Layout, *, data_dir: Path, threads: int) -
         shards.write(threads)
         _finish(shards, fingerprint)
     shutil.rmtree(shards.finished / "parts", ignore_errors=True)
-    if "train" in data.splits and not (shards.finished / JSON).exists():
-        statistics.compute(shards.name, data_dir, threads, pixels=layout.pack or 256)
     print(f"done in {time.monotonic() - start:.0f} s: {shards.finished}")
     option = "" if data_dir == default_dir() else f" --config.data.data_dir={data_dir}"
     print(f"train on it with: alexnet train --config=alexnet:{shards.name}{option}")
@@ -85,6 +82,11 @@ def _finish(shards: Shards, fingerprint: str) -> None:
     files.write_text(shards.folder / REFUSED, "".join("\t".join(line) + "\n" for line in refused))
     _check_classes(shards, parts, refused)
     _write_info(shards, parts, fingerprint, len(refused))
+    sums = statistics.Sums.zero(shards.layout.statistics_pixels)
+    for number in range(len(parts.get("train", ()))):
+        sums.add(shards.sums(number))
+    if sums.images:
+        statistics.write(sums, "train", shards.folder)
     (shards.folder / "plan.json").unlink(missing_ok=True)
     shards.folder.rename(shards.finished)
     for split, those in parts.items():

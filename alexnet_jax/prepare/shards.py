@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from alexnet_jax import files
 from alexnet_jax.data import pictures, preprocess
 from alexnet_jax.prepare.raw import Files, RawDataset
-from alexnet_jax.prepare.statistics import counted
+from alexnet_jax.prepare.statistics import Sums, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +33,20 @@ class Layout:
         ending = "_long" if self.keep_long_side else "_raw" if self.raw else ""
         return f"_pack{self.pack}{ending}" if self.pack else ""
 
-    def picture(self, data: bytes, *, own: bool) -> bytes:
-        """The bytes to store. Raises ValueError."""
+    @property
+    def statistics_pixels(self) -> int:
+        """The side of the squares that statistics are of."""
+        return self.pack or 256
+
+    def picture(self, data: bytes, *, own: bool) -> tuple[bytes, np.ndarray]:
+        """The bytes to store and the pixels in them, before their compression. Raises ValueError."""
         pixels, is_plain = pictures.decode(data, own=own)
         if self.pack:
             pixels = preprocess.resize_short_side(pixels, self.pack)
             if not self.keep_long_side:
                 pixels = preprocess.crop_resized(pixels, self.pack, self.pack)
-            return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality)
-        return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False)
+            return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality), pixels
+        return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False), pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,11 @@ class Shards:
     def part_path(self, split: str, number: int) -> Path:
         return self.folder / "parts" / f"{split}-{number:05}.json"
 
+    def sums(self, number: int) -> Sums:
+        """Of the pictures of a shard of the split train."""
+        with np.load(self.part_path("train", number).with_suffix(".npz")) as saved:
+            return Sums(int(saved["images"]), saved["total"], saved["products"])
+
     def write(self, threads: int) -> None:
         """Writes those that are missing."""
         jobs = [(split, number) for split in self.data.splits for number in range(self.count(split))]
@@ -93,10 +105,12 @@ class Shards:
         source = self.data.splits[split]
         try:
             record = source[i]
-            return _Stored(record["key"], record["label"], self.layout.picture(record["image"], own=self.data.own))
+            data, pixels = self.layout.picture(record["image"], own=self.data.own)
         except (ValueError, OSError) as error:
             key = source.references[i].key if isinstance(source, Files) else f"{split}[{i}]"
             return _Stored(key, refused=str(error).splitlines()[0])
+        sums = Sums.of(pixels, self.layout.statistics_pixels) if split == "train" else None
+        return _Stored(record["key"], record["label"], data, sums)
 
     def _write_one(self, split: str, number: int, pictures: Iterable["_Stored"]) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -105,6 +119,7 @@ class Shards:
         growing = path.with_name(path.name + ".tmp")
         refused: list[tuple[str, str]] = []
         labels: list[int] = []
+        sums = Sums.zero(self.layout.statistics_pixels)
         # One record a group, so that each can be read alone; a JPEG does not compress any further.
         writer = ArrayRecordWriter(str(growing), "group_size:1,uncompressed")
         for picture in pictures:
@@ -113,6 +128,8 @@ class Shards:
                 continue
             writer.write(_example(picture.key, picture.label, picture.data))
             labels.append(picture.label)
+            if picture.sums:
+                sums.add(picture.sums)
         writer.close()
         with growing.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -124,6 +141,8 @@ class Shards:
             "labels": sorted(set(labels)),
         }
         files.write_text(self.part_path(split, number), json.dumps(part))
+        if split == "train":
+            np.savez(self.part_path(split, number).with_suffix(".npz"), **vars(sums))
         growing.replace(path)  # the last of all: a shard that is there has its parts
 
 
@@ -134,6 +153,7 @@ class _Stored:
     key: str
     label: int = -1
     data: bytes = b""
+    sums: Sums | None = None  # where it is one to train on
     refused: str = ""
 
 

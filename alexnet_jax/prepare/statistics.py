@@ -72,16 +72,16 @@ def write(sums: Sums, split: str, folder: Path) -> None:
     files.write_text(folder / JSON, text + "\n")
 
 
-def compute(name: str, data_dir: Path, threads: int, *, pixels: int = 256) -> None:
+def compute(name: str, data_dir: Path, threads: int) -> None:
     """Writes the statistics of a prepared data set's split train beside it. Raises AlexNetError."""
     split = sources.open_split(name, "train", str(data_dir))
     if split.folder is None:
         raise AlexNetError(f"{name} lies in no folder, and the recipes know its means: there is nothing to do.")
-    total, size = Sums.zero(pixels), len(split.source)
+    total, size = Sums.zero(256), len(split.source)
 
     def sums_of(i: int) -> Sums | None:
         try:
-            return Sums.of(preprocess.decode(split.source[i]["image"]), pixels)
+            return Sums.of(preprocess.decode(split.source[i]["image"]), 256)
         except ValueError:
             return None  # training will name it
 
