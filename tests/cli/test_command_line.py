@@ -1,9 +1,7 @@
-"""A wrong command line ends in one sentence, and nothing is written; a bug shows its traceback.
-
-The slow ones (a full disk, Ctrl-C at any moment, wrong devices) are in wrong_inputs.py beside this file.
-"""
+"""A wrong command line ends in one sentence, and nothing is written; a bug shows its traceback."""
 
 import io
+import os
 import re
 import shlex
 import shutil
@@ -60,6 +58,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"    with c.ignore_type():\n        {line}\n    return c\n"
         )
     (w / "empty.json").touch()
+    (w / "hidden").mkdir()
+    (w / "hidden" / ".cat.png").touch()
     (w / "tars").mkdir()
     (w / "tars" / "ILSVRC2012_img_train.tar").write_bytes(b"404 Not Found")
     for folder, odd in (("pictures", None), ("not_utf8_pictures", "\udcff.png"), ("line_break", "a\nb.png")):
@@ -211,6 +211,13 @@ def test_wrong_flag_ends_the_program_with_one_sentence_and_status_1(start: list[
     assert ended.returncode == 1
     assert re.fullmatch(r"error: config\.train\.stepz: .*\n", ended.stderr)
     assert ended.stdout == ""
+
+
+def test_platform_that_jax_does_not_know_is_named() -> None:
+    command, environment = [sys.executable, "main.py", "--mode=probe"], os.environ | {"JAX_PLATFORMS": "gpuu"}
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"error: .*JAX_PLATFORMS is 'gpuu'.*\n", ended.stderr)
 
 
 def test_failed_layer_shows_its_file_and_line(small_flags: list[str], tmp_path: Path) -> None:

@@ -135,26 +135,3 @@ def test_what_cannot_be_read_is_said_and_the_others_are_predicted(
         assert name in line
     assert len(re.findall(r"pictures/\w", out)) == 4 * (3 if form == ["--csv"] else 1)
     assert "warning" not in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ("P/b.jpg --weights=W/net.npz --workdir=W/run", "--weights"),
-        ("P/b.jpg --weights=W/net.npz --csv --json", "--csv"),
-        ("P/b.jpg --weights=W/none.npz", "W/none.npz"),
-        ("P/b.jpg --weights=W/net.npz --checkpoint=best", "checkpoint='best'"),
-        ("P/b.jpg --weights=W/net.npz --recipe=half", "recipe='half'"),
-        ("P/b.jpg --workdir=W/run --recipe=half", "recipe='half'"),
-        ("P/b.jpg --weights=W/net.npz --classes=W/none", "W/none"),
-        ("P/empty --weights=W/net.npz", "P/empty"),
-    ],
-)
-def test_wrong_command_line_names_option_or_file(arguments: str, named: str, network: Path, pictures: Path) -> None:
-    (pictures / "empty").mkdir()
-    (pictures / "empty" / ".hidden").touch()
-    line = [part.replace("P/", f"{pictures}/").replace("W/", f"{network}/") for part in arguments.split()]
-    with pytest.raises(SystemExit) as end:
-        program.main(["predict", *line])
-    assert re.fullmatch("error: .*", str(end.value))
-    assert named in str(end.value).replace(str(pictures), "P").replace(str(network), "W")
