@@ -14,7 +14,7 @@ def convolved(x, w, b, stride, padding):
     x = np.pad(x, ((0, 0), padding, padding))
     size, groups = w.shape[2], len(x) // w.shape[1]
     length = (x.shape[1] - size) // stride + 1
-    y = np.empty((len(w), length, length), np.float32)
+    y = np.empty((len(w), length, length), x.dtype)
     for group in range(groups):
         mine = slice(group * w.shape[1], (group + 1) * w.shape[1])
         out = slice(group * len(w) // groups, (group + 1) * len(w) // groups)
@@ -77,12 +77,17 @@ def logits_of(x, model, weights):
     return x
 
 
-with open(sys.argv[1]) as file:
-    reading = file.read()
-rows = []
-for image in np.load("images.npy"):
-    names = {"image": image}
-    exec(reading, names)
-    rows.append(logits_of(names["x"], names["config"]["model"], names["weights"]))
-np.save("logits.npy", np.stack(rows))
-assert not any(name.split(".")[0] in ("alexnet_jax", "jax", "flax", "torch", "ml_dtypes") for name in sys.modules)
+def main():
+    with open(sys.argv[1]) as file:
+        reading = file.read()
+    rows = []
+    for image in np.load("images.npy"):
+        names = {"image": image}
+        exec(reading, names)
+        rows.append(logits_of(names["x"], names["config"]["model"], names["weights"]))
+    np.save("logits.npy", np.stack(rows))
+    assert not any(name.split(".")[0] in ("alexnet_jax", "jax", "flax", "torch", "ml_dtypes") for name in sys.modules)
+
+
+if __name__ == "__main__":
+    main()
