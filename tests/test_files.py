@@ -99,18 +99,14 @@ def test_line_that_does_not_fit_is_not_appended_in_part(tmp_path: Path) -> None:
 
 
 def test_drop_unfinished_removes_half_written_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-
     def writer(growing: Path) -> None:
         growing.write_bytes(b"half of")
         files.drop_unfinished()
-        assert not os.listdir(tmp_path)
+        assert os.listdir(tmp_path) == ["whole.txt"]
 
+    files.write_text(tmp_path / "whole.txt", "whole")
     with pytest.raises(AlexNetError, match=r"a\.txt cannot be written"):
-        files.write(path, writer)
-    files.write_text(path, "whole")
-    files.drop_unfinished()
-    assert path.read_text() == "whole"
+        files.write(tmp_path / "a.txt", writer)
 
 
 def test_write_error_names_the_file(tmp_path: Path) -> None:

@@ -27,6 +27,13 @@ def kubernetes() -> dict[str, Any]:
     return {part["kind"]: part for part in yaml.safe_load_all((LAUNCH / "jobset.yaml").read_text()) if part}
 
 
+@pytest.fixture(scope="module")
+def job(kubernetes: dict[str, Any]) -> dict[str, Any]:
+    (replicated,) = kubernetes["JobSet"]["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 1
+    return dict(replicated["template"]["spec"])
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_shell(path: Path) -> None:
     subprocess.run(["bash", "-n", path], check=True)
@@ -34,11 +41,9 @@ def test_shell(path: Path) -> None:
         subprocess.run(["shellcheck", path], check=True)
 
 
-def test_every_flag_is_one_of_train(kubernetes: dict[str, Any]) -> None:
+def test_every_flag_is_one_of_train(job: dict[str, Any]) -> None:
     """Also those that are fields of the config."""
-    (container,) = kubernetes["JobSet"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
-        "containers"
-    ]
+    (container,) = job["template"]["spec"]["containers"]
     in_shell = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())["run"] + (LAUNCH / "slurm.sh").read_text()
     given = [*container["args"], *re.findall(r"^ +(--\S+=.*?)(?: \\)?$", in_shell, re.MULTILINE)]
     given += re.findall(r"flags\+=\((.*)\)", in_shell)
@@ -93,29 +98,26 @@ def slurm(tmp_path: Path) -> Slurm:
 AGAIN = ["scontrol requeue 7"]
 
 
+_LAST = {"RESTARTS": "3", "SLURM_RESTART_COUNT": "3"}
+
+
 @pytest.mark.parametrize(
-    ("status", "calls"), [(0, []), (1, []), (75, AGAIN), (143, AGAIN), (129, AGAIN), (137, AGAIN), (127, []), (253, [])]
+    ("status", "state", "environment", "calls"),
+    [
+        *((status, "RUNNING", {}, AGAIN) for status in (75, 143, 129, 137)),
+        *((status, "RUNNING", {}, []) for status in (0, 1, 127, 253)),
+        *((143, state, {}, []) for state in ("CANCELLED", "COMPLETING", "PENDING")),
+        (75, "RUNNING", _LAST, []),
+    ],
 )
-def test_slurm_starts_again_by_the_status(status: int, calls: list[str], slurm: Slurm) -> None:
-    """docs/faults.md: 75 and what a signal ended are started again; finished and failed runs are not."""
-    job = slurm.start(f"exit {status}")
-    job.communicate(timeout=120)
-    assert slurm.called() == calls
-    assert job.returncode == (0 if calls else status)
-
-
-@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "PENDING"])
-def test_slurm_does_not_start_again_what_was_canceled(state: str, slurm: Slurm) -> None:
+def test_slurm_starts_again_by_the_status(
+    status: int, state: str, environment: dict[str, str], calls: list[str], slurm: Slurm
+) -> None:
+    """docs/faults.md: 75 and what a signal ended; not what finished, failed, was canceled or restarted too often."""
     slurm.state(state)
-    job = slurm.start("exit 143")
+    job = slurm.start(f"exit {status}", **environment)
     job.communicate(timeout=120)
-    assert (slurm.called(), job.returncode) == ([], 143)
-
-
-def test_slurm_stops_after_so_many_restarts(slurm: Slurm) -> None:
-    job = slurm.start("exit 75", RESTARTS="3", SLURM_RESTART_COUNT="3")
-    job.communicate(timeout=120)
-    assert (slurm.called(), job.returncode) == ([], 75)
+    assert (slurm.called(), job.returncode) == (calls, 0 if calls else status)
 
 
 def _started(slurm: Slurm, job: subprocess.Popen[str]) -> None:
@@ -183,22 +185,16 @@ def test_a_real_slurm() -> None:
 # ---------------------------------------------------------------- Kubernetes
 
 
-def test_jobset_has_as_many_pods_as_processes(kubernetes: dict[str, Any]) -> None:
+def test_jobset_has_as_many_pods_as_processes(kubernetes: dict[str, Any], job: dict[str, Any]) -> None:
     """JAX takes `parallelism` for the number of processes and the completion index for the process (k8s_cluster.py)."""
-    jobset = kubernetes["JobSet"]
-    assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
-    (replicated,) = jobset["spec"]["replicatedJobs"]
-    job = replicated["template"]["spec"]
-    assert replicated["replicas"] == 1
+    assert kubernetes["JobSet"]["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
     assert job["parallelism"] == job["completions"] > 1
     assert job["completionMode"] == "Indexed"
 
 
-def test_jobset_starts_again_by_the_status(kubernetes: dict[str, Any]) -> None:
+def test_jobset_starts_again_by_the_status(kubernetes: dict[str, Any], job: dict[str, Any]) -> None:
     """Status 1 fails the job by its pod failure policy, and that the JobSet; any other one restarts all pods."""
-    spec = kubernetes["JobSet"]["spec"]
-    job = spec["replicatedJobs"][0]["template"]["spec"]
-    pod = job["template"]["spec"]
+    spec, pod = kubernetes["JobSet"]["spec"], job["template"]["spec"]
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob"
     assert rule["onExitCodes"] == {"containerName": pod["containers"][0]["name"], "operator": "In", "values": [1]}
@@ -210,9 +206,9 @@ def test_jobset_starts_again_by_the_status(kubernetes: dict[str, Any]) -> None:
     assert job["backoffLimit"] == 0
 
 
-def test_jobset_may_ask_who_is_there(kubernetes: dict[str, Any]) -> None:
+def test_jobset_may_ask_who_is_there(kubernetes: dict[str, Any], job: dict[str, Any]) -> None:
     """JAX lists pods and services and reads the job, as the pods' service account (k8s_cluster.py)."""
-    pod = kubernetes["JobSet"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    pod = job["template"]["spec"]
     account = kubernetes["ServiceAccount"]["metadata"]["name"]
     assert pod["serviceAccountName"] == account
     binding, role = kubernetes["RoleBinding"], kubernetes["Role"]
@@ -249,7 +245,7 @@ def test_tpu_starts_again_by_the_status(statuses: list[int], last: int, tmp_path
     host = tmp_path / "alexnet_jax" / ".venv" / "bin"
     host.mkdir(parents=True)
     (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in statuses))
-    next_one = f"{shlex.quote(str(tmp_path / 'statuses'))}"
+    next_one = shlex.quote(str(tmp_path / "statuses"))
     stubs = {
         host / "python": f'echo "$@" >> {next_one}.flags; s=$(head -n 1 {next_one}); sed -i 1d {next_one}; exit "$s"',
         tmp_path / "gcloud": 'for a; do case $a in --command=*) exec bash -c "${a#--command=}";; esac; done',
