@@ -25,8 +25,8 @@ def main(argv: list[str]) -> None:
         name, split = networks.split_of(options, net)
         pictures = features.of_split(split, net, name)
     if options.layer in net.layers:
-        size = networks.amount(4 * pictures.count * math.prod(net.layers[options.layer]))
-        print(f"{options.layer} of {pictures.count:,} pictures: {size}, twice that until it is put together")
+        size = 4e-6 * pictures.count * math.prod(net.layers[options.layer])
+        print(f"{options.layer} of {pictures.count:,} pictures: {size:,.1f} MB, twice that until it is put together")
     exits.hint = lambda: "the same command resumes where it stopped"
     rows = features.write(net, pictures, options.layer, options.output, say=_say)
     shape = " x ".join(f"{side:,}" for side in (rows, *net.layers[options.layer]))

@@ -17,8 +17,6 @@ def main(argv: list[str]) -> None:
     found = features.read(options.features)
     paths = networks.pictures(options.pictures)
     net = networks.open_network(options)
-    size = networks.amount(4.0 * len(found) * float(np.prod(found.shape)))
-    print(f"{len(found):,} pictures, {size} of features, in blocks of 134 MB", file=sys.stderr)
     given = zip(paths, *features.nearest_to(paths, net, found, top=options.top), strict=True)
     # Infinitely far is a picture from itself, where there are no others left.
     pairs = [(path, [(r, d) for r, d in zip(rows, far, strict=True) if d < np.inf]) for path, rows, far in given]

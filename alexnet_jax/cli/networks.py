@@ -87,11 +87,6 @@ def _below(given: Path) -> list[Path]:
     return sorted(found)
 
 
-def amount(size: float) -> str:
-    """Bytes in words."""
-    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
 def text(name: str | Path) -> str:
     """A name as valid Unicode: bytes of a file's name that are not UTF-8 become \\xNN."""
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -98,6 +98,6 @@ def main(argv: list[str]) -> None:
     try:
         prepare(data, layout, data_dir=options.data_dir, threads=options.threads)
     except (OSError, RuntimeError) as error:  # RuntimeError is ArrayRecord's, of a full disk
-        filed = isinstance(error, OSError) and error.filename
-        why = f"{error.filename}: {error.strerror}" if filed else str(error).splitlines()[0]  # type: ignore[union-attr]
+        has_name = isinstance(error, OSError) and error.filename
+        why = f"{error.filename}: {error.strerror}" if has_name else str(error).splitlines()[0]  # type: ignore[union-attr]
         raise AlexNetError(f"{why}: fix that, and the same command resumes where it stopped.") from error

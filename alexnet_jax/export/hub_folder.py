@@ -35,41 +35,42 @@ def write(
     With the `workdir` of a run, README.md tells its data, accuracy, command and commit.
     A failure leaves no folder. Raises AlexNetError.
     """
-    check_license(license)
     files.check_free(folder, "output")
-    evaluation, starts = None, []
+    accuracy, training = "Not known: this step was not evaluated.", ""
     if workdir:
         evaluated = [entry for entry in entries(workdir) if entry["step"] == net.step and "eval_top1" in entry]
         prefix = "eval_average_" if checkpoint.endswith(":average") else "eval_"
-        evaluation = _figures(evaluated[-1], prefix) if evaluated else None
-        starts = _starts(workdir, net.step or 0)
+        accuracy = _accuracy(evaluated[-1], prefix) if evaluated else accuracy
+        training = _training(workdir, net.step or 0)
     with files.new_folder(folder) as growing:
         net.save(growing / hub.MODEL)
         about = weight_file.metadata(net.config, net.class_names, net.inputs, net.step)
         files.write_text(growing / _CONFIG, json.dumps(about, indent=1) + "\n")
-        files.write_text(growing / _CARD, card(net, license, evaluation, starts))
+        files.write_text(growing / _CARD, card(net, license, accuracy, training))
     return f"{folder}: {hub.MODEL}, {_CONFIG} and {_CARD}; read {_CARD}, then: hf upload OWNER/NAME {folder}"
 
 
 # ---------------------------------------------------------------- what the run says of itself
 
 
-def _figures(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """{data, images, {views: (top-1, top-5, loss)}} of an evaluation; `prefix` tells the average from the weights."""
+def _accuracy(entry: dict[str, Any], prefix: str) -> str:
+    """An evaluation as a table; `prefix` tells that of the average from that of the weights."""
     by_views = {"center crop": prefix, f"{entry.get('eval_views', 1)} views": f"{prefix}views_"}
-    parts = ("top1", "top5", "loss")
-    found = {
-        views: [entry[name + part] for part in parts]
+    rows = [
+        f"| {views} | {entry[f'{name}top1']:.2f} % | {entry[f'{name}top5']:.2f} % | {entry[f'{name}loss']:.4f} |"
         for views, name in by_views.items()
-        if all(name + part in entry for part in parts)
-    }
-    return {"data": entry.get("eval_split", "the evaluation split"), "images": entry["eval_images"], "views": found}
+        if f"{name}top1" in entry
+    ]
+    head = f"On {entry['eval_images']:,} images of `{entry.get('eval_split', 'the evaluation split')}`:"
+    return "\n".join([head, "", "| views | top-1 | top-5 | loss |", "| --- | --- | --- | --- |", *rows])
 
 
-def _starts(workdir: Path, step: int) -> list[tuple[str, str]]:
-    """The (command, commit) of each start of the run before `step`, each pair once, without private paths."""
+def _training(workdir: Path, step: int) -> str:
+    """The command and commit of each start of the run before `step`, each pair once, without private paths."""
     before = [start for start in provenance.starts(workdir) if start["step"] <= step]
-    return list(dict.fromkeys((_public(start["command"]), str(start["commit"] or "unknown")) for start in before))
+    pairs = dict.fromkeys((_public(start["command"]), start["commit"] or "unknown") for start in before)
+    lines = [f"```\n{command}\n```\n\nCommit of the code: `{commit}`." for command, commit in pairs]
+    return "\n\nThen:\n\n".join(lines)
 
 
 def _public(command: str) -> str:
@@ -88,7 +89,7 @@ def _public(command: str) -> str:
 # ---------------------------------------------------------------- the model card
 
 
-def card(net: Classifier, license: str, evaluation: dict[str, Any] | None, starts: list[tuple[str, str]]) -> str:
+def card(net: Classifier, license: str, accuracy: str, training: str) -> str:
     """The model card as Markdown, its front matter as the Hub reads it (huggingface.co/docs/hub/model-cards)."""
     config, side = net.config, net.image_pixels
     count = f"{len(net.class_names):,} class{'es' if len(net.class_names) > 1 else ''}"
@@ -105,27 +106,13 @@ def card(net: Classifier, license: str, evaluation: dict[str, Any] | None, start
         f"`{_CONFIG}`.",
     ]
     return "\n".join(front) + "\n\n" + "\n\n".join([
-        *what, "## Accuracy", _accuracy(evaluation), "## Training", _training(starts), "## Limits",
+        *what, "## Accuracy", accuracy,
+        "## Training", training or "Not known: the weights came without the history of their run.", "## Limits",
         f"It names one of {count} for any image, also for one that shows none of them, and has the biases of its "
         "training data. Nothing is known of its accuracy on other data. It is a network of 2012: newer ones are "
         "smaller and far more accurate.",
         "## Use", _USE,
     ]) + "\n"  # fmt: skip
-
-
-def _accuracy(evaluation: dict[str, Any] | None) -> str:
-    if evaluation is None:
-        return "Not known: this step was not evaluated."
-    rows = [f"| {views} | {a:.2f} % | {b:.2f} % | {loss:.4f} |" for views, (a, b, loss) in evaluation["views"].items()]
-    head = f"On {evaluation['images']:,} images of `{evaluation['data']}`:"
-    return "\n".join([head, "", "| views | top-1 | top-5 | loss |", "| --- | --- | --- | --- |", *rows])
-
-
-def _training(starts: list[tuple[str, str]]) -> str:
-    if not starts:
-        return "Not known: the weights came without the history of their run."
-    lines = [f"```\n{command}\n```\n\nCommit of the code: `{commit}`." for command, commit in starts]
-    return "\n\nThen:\n\n".join(lines)
 
 
 _USE = f"""With alexnet_jax and its extra `hub`:

@@ -83,7 +83,7 @@ def _page(workdir: Path, net: Classifier, predictions: Predictions | None) -> st
     title = f"{config.data.name}: a run of AlexNet"
     sections = [
         _head(title, workdir, training, last, net),
-        _section("What was run", _facts(workdir, net, training, starts, last)),
+        _section("What was run", _facts(net, training, starts, last)),
         _section("Curves", _drawn(curves([workdir]), "Loss, top-1, learning rate and images per second")),
         *(_evaluation(predictions) if predictions is not None else []),
         _section("What conv1 learned", _kernels(net)),
@@ -124,9 +124,7 @@ def _head(title: str, workdir: Path, training: list[dict[str, Any]], last: dict[
     return f'<h1>{escape(title)}</h1>\n<p class="soft">{what}</p>\n<div class="numbers">{cards}</div>'
 
 
-def _facts(
-    workdir: Path, net: Classifier, training: list[dict[str, Any]], starts: list[dict[str, Any]], last: dict[str, Any]
-) -> str:
+def _facts(net: Classifier, training: list[dict[str, Any]], starts: list[dict[str, Any]], last: dict[str, Any]) -> str:
     c, first, final = net.config, starts[0] if starts else {}, starts[-1] if starts else {}
     packages, devices = final.get("packages", {}), final.get("devices", [])
     named = [f"{name} {packages[name]}" for name in ("jax", "flax", "orbax-checkpoint", "grain") if name in packages]
