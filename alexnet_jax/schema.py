@@ -286,12 +286,13 @@ def check(config: ConfigDict) -> None:
             _check_there(name.removesuffix(".<layer>"), found)
     for name, value in found.items():
         row = field(name)
-        if row is None and not isinstance(value, ConfigDict):
-            is_section = any(known.startswith(f"{name}.") for known in FIELDS)
-            what = "a section with fields of its own" if is_section else "removed: this program has no such field"
-            raise AlexNetError(f"config.{name}={_shown(value)} is not possible: it must be {what}.")
-        if row is not None and not row.allows(value):
-            raise AlexNetError(f"config.{name}={_shown(value)} is not possible: it must be {row.must_be}.")
+        is_possible = row.allows(value) if row else isinstance(value, ConfigDict)
+        if is_possible:
+            continue
+        is_section = any(known.startswith(f"{name}.") for known in FIELDS)
+        otherwise = "a section with fields of its own" if is_section else "removed: this program has no such field"
+        must_be = row.must_be if row else otherwise
+        raise AlexNetError(f"config.{name}={_shown(value)} is not possible: it must be {must_be}.")
     _check_layers(config, found)
     _check_pairs(config)
 

@@ -164,8 +164,7 @@ def test_every_leaf_of_the_config_is_read(
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: devices)
     monkeypatch.setattr(builder, "with_statistics", lambda config, folder: config)  # a copy would not be recorded
-    small_config.train.batch_size = 128
-    small_config.train.epochs = 1
+    small_config.train.steps = 2
     loop.train(_Recorder(small_config, "config", read), tmp_path, command="", eval_command="")  # type: ignore[arg-type]
     coloured = get_config("imagenet2012")
     for schedule in ("constant", "plateau", "dexp", "polynomial", "cosine"):
@@ -176,5 +175,6 @@ def test_every_leaf_of_the_config_is_read(
         optimizer.update(params, optimizer.init(params), params)
         builder.augmentation(recorder, images=1000)
         builder.plateau_rule(recorder)
+        builder.plan(recorder, images=1000)
     by_the_command = {"config.log.track"}  # cli/trackers.py
     assert {f"config.{path}" for path, _ in configs.flat(small_config)} - read == by_the_command

@@ -287,7 +287,7 @@ def _with_statistics(folder: Path, pixels: int) -> Split:
     for level in (40, 90, 200):
         image = np.clip(rng.normal(level, 30, (pixels, pixels, 3)), 0, 255).astype(np.uint8)
         sums.add(statistics.Sums.of(image, pixels))
-    statistics.write(sums, "train", folder)
+    statistics.write(sums, folder)
     return Split([], "train", ("a", "b"), folder)
 
 

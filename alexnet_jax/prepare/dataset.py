@@ -86,7 +86,7 @@ def _finish(shards: Shards, fingerprint: str) -> None:
     for number in range(len(parts.get("train", ()))):
         sums.add(shards.sums(number))
     if sums.images:
-        statistics.write(sums, "train", shards.folder)
+        statistics.write(sums, shards.folder)
     (shards.folder / "plan.json").unlink(missing_ok=True)
     shards.folder.rename(shards.finished)
     for split, those in parts.items():

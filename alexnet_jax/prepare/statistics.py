@@ -45,8 +45,8 @@ class Sums:
         self.products += other.products
 
 
-def write(sums: Sums, split: str, folder: Path) -> None:
-    """statistics.json and mean_image.npy (float32 [P, P, 3]) into the folder of a prepared data set.
+def write(sums: Sums, folder: Path) -> None:
+    """Those of the split train: statistics.json and mean_image.npy (float32 [P, P, 3]) in a prepared set's folder.
 
     The principal components are those of the colors of all pixels (paper, section 4.1): std in levels of
     0..255, largest first, and unit vectors over R, G, B.
@@ -58,7 +58,7 @@ def write(sums: Sums, split: str, folder: Path) -> None:
     vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)  # the sign is free: it must not depend on the library
     text = json.dumps(
         {
-            "split": split,
+            "split": "train",
             "images": sums.images,
             "pixels": len(sums.total),
             "mean": mean.round(4).tolist(),
@@ -89,7 +89,7 @@ def compute(name: str, data_dir: Path, threads: int) -> None:
         total.add(sums)
     if not total.images:
         raise AlexNetError(f"None of the {size:,} pictures of {name} can be decoded: prepare it again.")
-    write(total, "train", split.folder)
+    write(total, split.folder)
     print(f"{split.folder / JSON}: channel means {mean_of(split.folder, name)}")
 
 

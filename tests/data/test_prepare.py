@@ -354,52 +354,43 @@ def _twice() -> bytes:
 
 _T, _V = raw.TRAIN_TAR, raw.VALIDATION_TAR
 _P = _encoded("JPEG", _pixels(8, 8))
-# The command, the files in the folder that it reads, and the sentence.
-_FOLDER = ("folder", "--name=pets")
-WRONG: dict[str, tuple[tuple[str, ...], dict[str, bytes] | None, str]] = {
-    **{
-        what: (("imagenet2012",), files, message)
-        for what, files, message in (
-            ("neither tar", {}, rf"{_T} .*{_V} .*image-net\.org"),
-            ("no train tar", {_V: _VALIDATION_TAR}, rf"{_T} .*--splits=validation"),
-            ("no validation tar", {_T: _TRAIN_TAR}, rf"{_V} "),
-            ("cut inside a class", _TARS | {_T: _TRAIN_TAR[: _SECOND // 2]}, rf"{_T} is truncated .*147,897"),
-            ("cut after a class", _TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated .* 1 files"),
-            ("a class cut", _TARS | {_T: _tar({"n01440764.tar": _CLASS[:5000]})}, r"n01440764\.tar in .* is truncated"),
-            ("validation cut", _TARS | {_V: _VALIDATION_TAR[:9000]}, rf"{_V} is truncated .*6,744"),
-            ("an empty tar file", _TARS | {_V: b""}, rf"{_V} is truncated .* 0 files"),
-            ("text for a tar", _TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated"),
-            ("a class that is none", _TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar"),
-            ("a name twice", _TARS | {_T: _twice()}, r"n01440764_1\.JPEG .* train"),
-        )
-    },
-    **{
-        what: (_FOLDER, files, message)
-        for what, files, message in (
-            ("no class folders", {"a.jpg": _P}, "in holds no folders"),
-            ("one class", {"cat/a.jpg": _P}, "one class, cat"),
-            ("a class without a picture", {"cat/a.jpg": _P, "dog/.hidden": b""}, "dog has no picture"),
-            ("a class refused whole", _good("cat", "dog") | {"train/emu/1.jpg": b"x"}, "emu .*emu/1.jpg: "),
-            ("a class only in val", _good("cat", "dog") | {"val/emu/a.jpg": _P}, "emu is in .*val .*train"),
-            ("val without train", {"val/cat/a.jpg": _P, "val/dog/a.jpg": _P}, "validation but no train"),
-            ("nothing to evaluate on", {"cat/b.jpg": _P, "dog/b.jpg": _P}, "--validation_percent=10"),
-            ("nothing left to train on", {"cat/a.jpg": _P, "dog/b.jpg": _P}, "class cat .*--validation_percent=10"),
-        )
-    },
-    "no such folder": (_FOLDER, None, "--from=.*/in is not a folder"),
-    "a name with signs": (("folder", "--name=my-pets"), {}, "--name=my-pets"),
-    "no threads": ((*_FOLDER, "--threads=0"), {}, "--threads: 0 is not a whole number"),
-    "an unknown split": (("imagenet2012", "--splits=train,test"), {}, "--splits=train,test"),
-    "tfds without packing": (("tfds", "cifar10"), {}, "cifar10 .*--pack=256"),
-    "a set that is not there": (("tfds", "pets", "--pack=9"), {}, "'pets'.*prepare folder"),
-    "raw without packing": ((*_FOLDER, "--raw"), {}, "--raw .*--pack=256"),
-    "raw with long sides": ((*_FOLDER, "--pack=9", "--raw", "--keep_long_side"), {}, "--raw .*--keep_long_side"),
-}  # fmt: skip
+_IMAGENET, _FOLDER = ("imagenet2012",), ("folder", "--name=pets")
+# What is wrong, the command, the files in the folder that it reads, and the sentence.
+WRONG: list[tuple[str, tuple[str, ...], dict[str, bytes] | None, str]] = [
+    ("neither tar", _IMAGENET, {}, rf"{_T} .*{_V} .*image-net\.org"),
+    ("no train tar", _IMAGENET, {_V: _VALIDATION_TAR}, rf"{_T} .*--splits=validation"),
+    ("no validation tar", _IMAGENET, {_T: _TRAIN_TAR}, rf"{_V} "),
+    ("cut in a class", _IMAGENET, _TARS | {_T: _TRAIN_TAR[: _SECOND // 2]}, rf"{_T} is truncated .*147,897"),
+    ("cut after a class", _IMAGENET, _TARS | {_T: _TRAIN_TAR[:_SECOND]}, rf"{_T} is truncated .* 1 files"),
+    ("a class cut", _IMAGENET, _TARS | {_T: _tar({"n01440764.tar": _CLASS[:5000]})}, r"n01440764\.tar in .*truncated"),
+    ("validation cut", _IMAGENET, _TARS | {_V: _VALIDATION_TAR[:9000]}, rf"{_V} is truncated .*6,744"),
+    ("an empty tar file", _IMAGENET, _TARS | {_V: b""}, rf"{_V} is truncated .* 0 files"),
+    ("text for a tar", _IMAGENET, _TARS | {_T: b"404 Not Found" * 100}, rf"{_T} is truncated"),
+    ("a class that is none", _IMAGENET, _TARS | {_T: _tar({"n99999999.tar": _tar(VALIDATION)})}, "n99999999.tar"),
+    ("a name twice", _IMAGENET, _TARS | {_T: _twice()}, r"n01440764_1\.JPEG .* train"),
+    ("no class folders", _FOLDER, {"a.jpg": _P}, "in holds no folders"),
+    ("one class", _FOLDER, {"cat/a.jpg": _P}, "one class, cat"),
+    ("a class without a picture", _FOLDER, {"cat/a.jpg": _P, "dog/.hidden": b""}, "dog has no picture"),
+    ("a class refused whole", _FOLDER, _good("cat", "dog") | {"train/emu/1.jpg": b"x"}, "emu .*emu/1.jpg: "),
+    ("a class only in val", _FOLDER, _good("cat", "dog") | {"val/emu/a.jpg": _P}, "emu is in .*val .*train"),
+    ("val without train", _FOLDER, {"val/cat/a.jpg": _P, "val/dog/a.jpg": _P}, "validation but no train"),
+    ("nothing to evaluate on", _FOLDER, {"cat/b.jpg": _P, "dog/b.jpg": _P}, "--validation_percent=10"),
+    ("nothing to train on", _FOLDER, {"cat/a.jpg": _P, "dog/b.jpg": _P}, "class cat .*--validation_percent=10"),
+    ("no such folder", _FOLDER, None, "--from=.*/in is not a folder"),
+    ("a name with signs", ("folder", "--name=my-pets"), {}, "--name=my-pets"),
+    ("no threads", (*_FOLDER, "--threads=0"), {}, "--threads: 0 is not a whole number"),
+    ("an unknown split", (*_IMAGENET, "--splits=train,test"), {}, "--splits=train,test"),
+    ("tfds without packing", ("tfds", "cifar10"), {}, "cifar10 .*--pack=256"),
+    ("a set that is not there", ("tfds", "pets", "--pack=9"), {}, "'pets'.*prepare folder"),
+    ("raw without packing", (*_FOLDER, "--raw"), {}, "--raw .*--pack=256"),
+    ("raw with long sides", (*_FOLDER, "--pack=9", "--raw", "--keep_long_side"), {}, "--raw .*--keep_long_side"),
+]
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_what_cannot_be_prepared_is_one_sentence(what: str, tmp_path: Path) -> None:
-    arguments, files, message = WRONG[what]
+@pytest.mark.parametrize(("arguments", "files", "message"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
+def test_what_cannot_be_prepared_is_one_sentence(
+    arguments: tuple[str, ...], files: dict[str, bytes] | None, message: str, tmp_path: Path
+) -> None:
     if files is not None:
         _folder(tmp_path / "in", files).mkdir(exist_ok=True)
     with pytest.raises(AlexNetError, match=message) as error:
