@@ -20,7 +20,7 @@ from alexnet_jax import AlexNetError, builder, config as configs, evaluate, extr
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.data.feed import Split
 from alexnet_jax.figures import drawing, html_report, intermediates
-from alexnet_jax.model import placement
+from alexnet_jax.model import alexnet as models, placement
 from alexnet_jax.train import loop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,29 +34,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("figures")
 
 
-def _build(folder: Path, name: str = "alexnet", **fields: Any) -> Classifier:
+def _build(recipe: str = "alexnet", **fields: Any) -> Classifier:
     """A recipe's network at a small size, with three classes."""
-    fields = {"data.mean": (120.0, 110.0, 100.0), **SMALL, **fields}
-    path = folder / f"{name}_{len(list(folder.iterdir()))}.py"
-    path.write_text(
-        f"from {configs.recipe_module(name).__name__} import get_config as whole\n"
-        "def get_config(data_name='digits'):\n"
-        f"    c = whole(data_name)\n    c.update_from_flattened_dict({fields!r})\n    return c\n"
-    )
-    return alexnet.build(str(path), classes=("cat", "dog", "emu"), seed=3)
+    config = configs.load_recipe(f"{recipe}:digits", {"data.mean": (120.0, 110.0, 100.0), **SMALL, **fields})
+    model = builder.model(config, 3)
+    variables = jax.jit(lambda: models.init_variables(model, jax.random.key(3), PIXELS))()
+    return Classifier(config, ("cat", "dog", "emu"), variables, inputs=builder.inputs(config))
 
 
 @pytest.fixture(scope="module")
-def net(folder: Path) -> Classifier:
-    return _build(folder)
+def net() -> Classifier:
+    return _build()
 
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> loop.Run:
     """A run of four steps on the digits, evaluated at its end."""
-    config = configs.load_recipe("alexnet:digits").copy_and_resolve_references()
-    config.update_from_flattened_dict(SMALL | {"train.steps": 4, "log.every_steps": 1, "eval.views": "center"})
-    return loop.train(config.lock(), folder / "run", command="alexnet train", eval_command="")
+    fields = SMALL | {"train.steps": 4, "log.every_steps": 1, "eval.views": "center"}
+    config = configs.load_recipe("alexnet:digits", fields)
+    return loop.train(config, folder / "run", command="alexnet train", eval_command="")
 
 
 def _noise(*shape: int) -> np.ndarray:
@@ -87,10 +83,10 @@ def test_filters_are_shown_around_gray_on_one_scale(net: Classifier) -> None:
     assert (first[:size, size] == 0).all(), "the line between two kernels is transparent"
 
 
-def test_filters_of_a_bgr_network_have_their_true_colors(folder: Path) -> None:
+def test_filters_of_a_bgr_network_have_their_true_colors() -> None:
     red = np.zeros((2, 11, 11, 3, 3))
     red[..., 2, :] = 1.0  # the last of B, G, R
-    figure = figures.filters(_with_kernels(_build(folder, **{"data.bgr": True}), red))
+    figure = figures.filters(_with_kernels(_build(**{"data.bgr": True}), red))
     np.testing.assert_allclose(np.asarray(figure.axes[0].images[0].get_array())[0, 0], [1.0, 0.5, 0.5, 1.0])
 
 
@@ -107,9 +103,9 @@ def test_color_of_kernels(net: Classifier) -> None:
     assert color[1, 2] == pytest.approx(2 / 3, abs=0.1)
 
 
-def test_filters_of_weight_norm_are_what_it_multiplies_with(folder: Path) -> None:
+def test_filters_of_weight_norm_are_what_it_multiplies_with() -> None:
     """scale * v / |v| as `module` uses it: of kernel 0 with scale 0 nothing is left."""
-    normed = _build(folder, "alexnet_wn")
+    normed = _build("alexnet_wn")
     params = jax.device_get(normed.variables["params"])
     params["conv1"]["scale"] = params["conv1"]["scale"] * np.float32([0, 1, 2])
     normed.variables = normed.variables | {"params": params}
@@ -123,9 +119,9 @@ def test_filters_of_weight_norm_are_what_it_multiplies_with(folder: Path) -> Non
         np.testing.assert_allclose(shown[:11, left : left + 11, :3], wanted, atol=1e-6)
 
 
-def test_specialization_of_towers(folder: Path) -> None:
+def test_specialization_of_towers() -> None:
     """A gray tower and a colorful one are no accident; two towers with the same kernels are."""
-    wide = _build(folder, **{"model.conv1.features": 8})
+    wide = _build(**{"model.conv1.features": 8})
     kernels = np.random.default_rng(0).normal(size=(2, 11, 11, 3, 8))
     same = figures.specialization(_with_kernels(wide, np.stack([kernels[1], kernels[1]])))
     assert same["chance"] > 0.99

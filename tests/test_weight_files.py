@@ -108,18 +108,12 @@ def _sentence(error: AlexNetError, path: Path) -> str:
 # ---------------------------------------------------------------- what is read
 
 READ: dict[str, tuple[str, Write, float]] = {  # the last is the largest relative difference
-    "npz without an ending": ("w", _npz(), 0),
     "npz named .pth": ("w.pth", _npz(), 0),
     "npz of half precision": ("w.npz", _npz(**{n: a.astype(np.float16) for n, a in WEIGHTS.items()}), 1e-3),
-    "npz of another byte order": (
-        "w.npz",
-        _npz(**{n: a.astype(">f8", "F") for n, a in WEIGHTS.items()}),
-        0,
-    ),
+    "npz of another byte order": ("w.npz", _npz(**{n: a.astype(">f8", "F") for n, a in WEIGHTS.items()}), 0),
     "safetensors named .npz": ("w.npz", _safetensors(), 0),
     "safetensors of half precision": ("w.safetensors", _safetensors(np.float16), 1e-3),
     "safetensors of bfloat16": ("w.safetensors", _safetensors(ml_dtypes.bfloat16), 1e-2),
-    "safetensors of double precision": ("w.safetensors", _safetensors(np.float64), 0),
     "safetensors of torch.compile and Lightning": ("w.safetensors", _safetensors(prefix="model._orig_mod."), 0),
     "pth named .npz": ("w.npz", _torch(lambda _, state: state), 0),
     "pth before PyTorch 1.6": ("w.pth", _torch(lambda _, s: s, _use_new_zipfile_serialization=False), 0),
