@@ -23,8 +23,6 @@ from alexnet_jax.model import alexnet as models, placement
 from alexnet_jax.train import checksums
 from alexnet_jax.train.step import variables_of
 
-BEST_BY = "eval_top1"
-
 
 class Checkpoints:
     """The checkpoints of one run, in `workdir`/checkpoints/<step>, written in the background.
@@ -57,31 +55,30 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the last checkpoint that was finished, None without one."""
-        there = checksums.steps(self.workdir)
-        return there[-1] if there else None
+        return max(checksums.steps(self.workdir), default=None)
 
     def find(self, which: str, *, say: checksums.Say = checksums.to_stderr) -> int:
         """The step of `latest`, `best` or a step. `latest` is the newest whole one; what is damaged is named to `say`.
 
         Raises AlexNetError when there is none.
         """
+        newest = checksums.newest_whole(self.workdir, quarantine=False, say=say) if which == "latest" else None
+        if newest is not None:
+            return newest
         there = checksums.steps(self.workdir)
-        if which == "latest":
-            if (newest := checksums.newest_whole(self.workdir, quarantine=False, say=say)) is not None:
-                return newest
-        elif which == "best" and there:
+        if not there:
+            raise AlexNetError(f"There is no checkpoint in {self.folder}: train first, or name another workdir.")
+        if which == "best":
             for step in there:  # one that lost its metrics may have been the best
                 _verify(self.folder / str(step), quick=True)
             evaluated = [(_top1(metrics), step) for step in there if (metrics := self.metrics(step))]
             if not evaluated:
                 raise AlexNetError(f"No checkpoint in {self.folder} was evaluated yet: use checkpoint=latest.")
             return max(evaluated)[1]
-        elif there:
-            if which.isascii() and which.isdigit() and int(which) in there:
-                return int(which)
+        if which not in map(str, there):
             listed = ", ".join(map(str, there))
             raise AlexNetError(f"checkpoint={which} is not in {self.folder}: use latest, best or one of {listed}.")
-        raise AlexNetError(f"There is no checkpoint in {self.folder}: train first, or name another workdir.")
+        return int(which)
 
     def metrics(self, step: int) -> dict[str, Any] | None:
         """The evaluation that was saved with a checkpoint, None without one. Raises AlexNetError."""
@@ -110,11 +107,10 @@ class Checkpoints:
 
     def last_saved(self) -> str:
         """What is left where a run ends before its time, for the end of a sentence."""
-        try:
-            last = self.latest()
-        except AlexNetError:
-            last = None
-        return "no checkpoint was written yet" if last is None else f"the last whole checkpoint is of step {last:,}"
+        with contextlib.suppress(AlexNetError):
+            if (last := self.latest()) is not None:
+                return f"the last whole checkpoint is of step {last:,}"
+        return "no checkpoint was written yet"
 
     def drop(self, step: int) -> None:
         """Deletes a checkpoint that turned out to be bad, if it is there."""
@@ -242,7 +238,7 @@ def _compare(folder: Path, saved: Any, target: Any) -> None:
 
 
 def _top1(metrics: dict[str, Any]) -> float:
-    return float(metrics[BEST_BY])
+    return float(metrics["eval_top1"])
 
 
 # ---------------------------------------------------------------- a network that was trained

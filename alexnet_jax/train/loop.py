@@ -1,5 +1,6 @@
 """A training run that can be stopped at any step and resumes to the bit."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -115,7 +116,7 @@ def _train(
         where = [f"tracked  {tracker.where}" for tracker in tracked]
         for line in (*start.introduction(setup, workdir, latest), *where, *repairs, *changed, *map(str, skipped)):
             report.say(line)
-        run = Run(setup, workdir, checkpoints, report, latest or 0, command=command, group=group, watchdog=watchdog)
+        run = Run(setup, workdir, checkpoints, report, latest or 0, command, group, watchdog)
         try:
             watchdog.phase("preparing the first step")
             group.barrier("the first state")
@@ -150,21 +151,25 @@ def check_resume(ours: ConfigDict, theirs: ConfigDict, step: int, steps: int, wo
     return [f"changed  config.{field}: {their!r} so far, {our!r} from now on" for field, our, their in changed]
 
 
+@dataclasses.dataclass
 class Run:
     """A run from its first step after a start to its last: `loop` is what happens at a step."""
 
-    def __init__(
-        self, setup: builder.TrainSetup, workdir: Path, checkpoints: Checkpoints, report: MetricsWriter,
-        first_step: int, *, command: str, group: ProcessGroup, watchdog: Watchdog,
-    ) -> None:  # fmt: skip
-        self.setup, self.workdir, self.command, self.group, self.watchdog = setup, workdir, command, group, watchdog
-        self.checkpoints, self.report, self.first_step = checkpoints, report, first_step
+    setup: builder.TrainSetup
+    workdir: Path
+    checkpoints: Checkpoints
+    report: MetricsWriter
+    first_step: int
+    command: str
+    group: ProcessGroup
+    watchdog: Watchdog
+
+    def __post_init__(self) -> None:
         self.answers: Predictions | None = None  # of the last evaluation, image by image; in one process
-        self._evaluate_split = evaluator(setup.evaluation, report.progress, report.warn)
+        self._evaluate_split = evaluator(self.setup.evaluation, self.report.progress, self.report.warn)
         self._on_device: list[tuple[int, dict[str, jax.Array]]] = []  # metrics whose losses were not checked yet
         self._clock = speed.Clock()
-        self._peak = speed.Peak(0.0, "")
-        self._saved = first_step
+        self._saved = self.first_step
 
     def loop(self, state: TrainState, skipped: int) -> None:
         """From the first step to the last; `skipped` batches came before. Raises Stopped or AlexNetError."""
@@ -215,16 +220,24 @@ class Run:
         raise exits.Stopped(signal)
 
     def _compile(self, state: TrainState, batch: feed.Batch) -> Any:
-        """The step, compiled before the first of it: slower processes are waited for."""
+        """The step, compiled before the first of it: slower processes are waited for.
+
+        Raises AlexNetError where it takes more memory than there is.
+        """
         self.watchdog.phase("compiling")
-        compiled = _compile_step(self.setup, state, batch, self.report.say)
-        self._peak, dtype = speed.peak(self.setup.model.compute_dtype), self.setup.model.compute_dtype
-        self.report.say(
-            f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {self._peak.source}"
-        )
+        setup, say, since = self.setup, self.report.say, time.perf_counter()
+        say("compiling the step ...")
+        with memory.shortage_named("compiling the step"):
+            compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
+        say(f"compiled in {time.perf_counter() - since:.1f} s")
+        multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
+        say(f"memory   {memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)}")
+        dtype = setup.model.compute_dtype
+        self._peak = speed.peak(dtype)
+        say(f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {self._peak.source}")
         self.watchdog.phase("")
         self.group.barrier("the first step")
-        self.report.start(step=self.first_step, steps=self.setup.plan.steps)
+        self.report.start(step=self.first_step, steps=setup.plan.steps)
         self._clock.restart(self.first_step)
         return compiled
 
@@ -298,18 +311,6 @@ class Run:
             raise self._diverged("The parameters are no longer finite", step, step)
         self.checkpoints.save(step, state, evaluation)
         self._saved = step
-
-
-def _compile_step(setup: builder.TrainSetup, state: TrainState, batch: feed.Batch, say: Callable[[str], None]) -> Any:
-    """The compiled step. Raises AlexNetError where it takes more memory than there is."""
-    say("compiling the step ...")
-    since = time.perf_counter()
-    with memory.shortage_named("compiling the step"):
-        compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
-    say(f"compiled in {time.perf_counter() - since:.1f} s")
-    multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
-    say(f"memory   {memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)}")
-    return compiled
 
 
 @jax.jit

@@ -56,11 +56,14 @@ def check(
             )
 
 
+def _stats() -> dict[str, int]:
+    """JAX's statistics of the memory of a device of this process; {} of a CPU, which has that of its machine."""
+    return jax.local_devices()[0].memory_stats() or {}
+
+
 def _of_devices() -> int:
-    """Bytes of memory of all devices; those of a CPU share that of its machine."""
-    device = jax.local_devices()[0]
-    limit = None if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
-    return int(limit) * jax.device_count() if limit else _of_hosts()
+    """Bytes of memory of all devices."""
+    return _stats().get("bytes_limit", 0) * jax.device_count() or _of_hosts()
 
 
 def _of_hosts() -> int:
@@ -94,11 +97,8 @@ def check_step(compiled: Any, *, batch_size: int, multiple: int) -> str:
 
 def _left() -> int:
     """Bytes that are free of one device, or of a CPU's memory."""
-    device = jax.local_devices()[0]
-    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    return free_of_machine()
+    stats = _stats()
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else free_of_machine()
 
 
 def free_of_machine() -> int:

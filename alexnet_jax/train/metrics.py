@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from tqdm import tqdm
+
 from alexnet_jax import files, progress
 from alexnet_jax.errors import AlexNetError
 
@@ -194,8 +196,7 @@ def _warn(text: str) -> None:
 
 def format_step(entry: dict[str, Any], steps: int) -> str:
     """A training line of a run of so many steps."""
-    minutes, seconds = divmod(round((steps - entry["step"]) * entry["seconds_per_step"]), 60)
-    left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+    left = tqdm.format_interval((steps - entry["step"]) * entry["seconds_per_step"])
     return (
         f"step {entry['step']}/{steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
         f"top-1 {entry['top1']:.1f} %  {entry['images_per_second']:.1f} images/s  "

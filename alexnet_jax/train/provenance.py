@@ -21,9 +21,11 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def environment() -> dict[str, Any]:
-    """{time, python, packages, commit, devices, processes} of this process, ready for JSON."""
-    return {
+def add_start(workdir: Path, *, step: int, command: str) -> None:
+    """Notes a start of the run at `step`, by `command`, and what it is made with. Raises AlexNetError."""
+    start = {
+        "step": step,
+        "command": command,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "packages": packages(),
@@ -31,11 +33,7 @@ def environment() -> dict[str, Any]:
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
     }
-
-
-def add_start(workdir: Path, *, step: int, command: str) -> None:
-    """Notes a start of the run at `step`, by `command`, with `environment`. Raises AlexNetError."""
-    files.append_line(workdir / STARTS, json.dumps({"step": step, "command": command} | environment()))
+    files.append_line(workdir / STARTS, json.dumps(start))
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:
@@ -65,7 +63,7 @@ def commit(*, leaving_out: Sequence[str] = ()) -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     but = [f":(top,exclude,glob){pattern}" for pattern in leaving_out]
-    status = ["status", "--porcelain", "--untracked-files=no", *(["--", ":(top)", *but] if but else [])]
+    status = ["status", "--porcelain", "--untracked-files=no", "--", ":(top)", *but]
     try:
         found, changed = (
             subprocess.run([*git, *words], capture_output=True, text=True, check=True, env=environment).stdout.strip()
