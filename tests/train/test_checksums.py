@@ -244,23 +244,25 @@ def test_named_checkpoint_that_is_damaged_is_refused(which: str, damaged: Path) 
     assert "; step 1 is used instead" in said[0]
 
 
-def test_checkpoint_deleted_while_it_is_read_is_refused(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def restore(*_: object, **__: object) -> None:
-        shutil.rmtree(damaged / "checkpoints" / "2")
-        raise ValueError("NOT_FOUND")
-
-    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", restore)
-    with pytest.raises(AlexNetError, match=r"checkpoints/2 is damaged: it is not a folder"):
-        _restored(damaged, 2)
-
-
-def test_checkpoint_changed_while_it_is_read_is_refused(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (shutil.rmtree, "checkpoints/2 is damaged: it is not a folder"),
+        (lambda folder: os.utime(folder / "default" / "manifest.ocdbt"), "was changed or deleted while it was read"),
+    ],
+    ids=["deleted", "changed"],
+)
+def test_checkpoint_changed_while_it_is_read_is_refused(
+    change: Callable[[Path], None], said: str, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def restore(*_: object, **__: object) -> dict[str, None]:
-        os.utime(damaged / "checkpoints" / "2" / "default" / "manifest.ocdbt")
+        change(folder := damaged / "checkpoints" / "2")
+        if not folder.exists():
+            raise ValueError("NOT_FOUND")
         return {"params": None}
 
     monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", restore)
-    with pytest.raises(AlexNetError, match="was changed or deleted while it was read"):
+    with pytest.raises(AlexNetError, match=said):
         _restored(damaged, 2)
 
 

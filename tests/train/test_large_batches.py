@@ -41,14 +41,18 @@ def test_four_microbatches_equal_the_batch(small_config: ConfigDict) -> None:
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
-def test_running_statistics_go_through_microbatches(small_config: ConfigDict) -> None:
-    """With momentum 0 they are those of the last part alone."""
+@pytest.fixture
+def normed_config(small_config: ConfigDict) -> ConfigDict:
+    """With a batch norm whose running statistics are those of the last microbatch alone."""
     small_config.model.conv3.post_ops = "batch_norm relu"
     small_config.model.batch_norm.momentum = 0.0
-    small_config.train.learning_rate = 0.0
-    _, whole = compiled(small_config, (1, 1)).run(1)
-    small_config.train.accumulate = 2
-    _, in_parts = compiled(small_config, (1, 1)).run(1)
+    return small_config
+
+
+def test_running_statistics_go_through_microbatches(normed_config: ConfigDict) -> None:
+    _, whole = compiled(normed_config, (1, 1)).run(1)
+    normed_config.train.accumulate = 2
+    _, in_parts = compiled(normed_config, (1, 1)).run(1)
     assert _apart(in_parts[1].statistics, whole[1].statistics) > 0.01
 
 
@@ -96,21 +100,15 @@ def test_label_smoothing_by_hand() -> None:
     np.testing.assert_allclose(got, -(target * log_p).sum(1), rtol=1e-5)
 
 
-def test_step_uses_label_smoothing(small_config: ConfigDict) -> None:
-    plain, _ = compiled(small_config, (1, 1)).run(1)
-    small_config.train.label_smoothing = 0.5
-    smooth, _ = compiled(small_config, (1, 1)).run(1)
-    assert abs(plain[0]["loss"] - smooth[0]["loss"]) > 1e-3
-
-
 # ---------------------------------------------------------------- the average of the weights
 
 
-def test_average_of_weights_by_hand(small_config: ConfigDict) -> None:
+def test_step_uses_label_smoothing_and_averages_weights_by_hand(normed_config: ConfigDict) -> None:
     """d A + (1 - d) W after each update, d at most (1 + n) / (10 + n) after n of them; running statistics too."""
-    small_config.model.conv3.post_ops = "batch_norm relu"
-    small_config.train.ema_decay = 0.3
-    _, states = compiled(small_config, (1, 1)).run(4)
+    plain, _ = compiled(normed_config, (1, 1)).run(1)
+    normed_config.train.label_smoothing, normed_config.train.ema_decay = 0.5, 0.3
+    smooth, states = compiled(normed_config, (1, 1)).run(4)
+    assert abs(plain[0]["loss"] - smooth[0]["loss"]) > 1e-3
     average: Any = states[0].variables
     for steps, state in enumerate(states[1:], 1):
         d = min(0.3, steps / (9 + steps))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -35,33 +34,19 @@ def test_damaged_file_of_skips_is_named(there: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[int]]:
-    """`poisoned(numbers)`: these batches make the loss infinite; gives the numbers of all that were used."""
+    """`poisoned(numbers)`: the loss of these batches is not a number; gives the numbers of all that were used."""
     there = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: there)
     used: list[int] = []
     batches = builder.TrainSetup.batches
 
     def poison(numbers: set[int]) -> list[int]:
-        def counted(parts: builder.TrainSetup, number: int, say: Any) -> Any:
-            for i, batch in enumerate(batches(parts, number, say), number):
+        def counted(setup: builder.TrainSetup, number: int, say: Any) -> Any:
+            for i, batch in enumerate(batches(setup, number, say), number):
                 used.append(i)
-                yield batch
-
-        compiled = loop.Run._compile
-
-        def _compile(run: loop.Run, state: Any, batch: Any) -> Any:
-            step = compiled(run, state, batch)
-
-            def poisoning(state: Any, batch: Any) -> Any:
-                state, metrics = step(state, batch)
-                if used[-1] in numbers:
-                    metrics = metrics | {"loss": metrics["loss"] + np.float32(np.inf)}
-                return state, metrics
-
-            return poisoning
+                yield batch | {"label": batch["label"] + 99 * (i in numbers)}  # there are ten classes
 
         monkeypatch.setattr(builder.TrainSetup, "batches", counted)
-        monkeypatch.setattr(loop.Run, "_compile", _compile)
         return used
 
     return poison
@@ -91,7 +76,7 @@ def test_rollbacks_are_bounded(
     small_config: ConfigDict, tmp_path: Path, poisoned: Callable[[set[int]], list[int]]
 ) -> None:
     poisoned({5, 8})
-    with pytest.raises(AlexNetError, match=r"loss is inf at step 7 .* step 4"):
+    with pytest.raises(AlexNetError, match=r"loss is nan at step 7 .* step 4"):
         _train(small_config, tmp_path, **{"train.rollbacks": 1})
     assert len(json.loads((tmp_path / "left_out.json").read_text())) == 1
 
