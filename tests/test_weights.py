@@ -27,11 +27,12 @@ from alexnet_jax.weights.identify import identify
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DIGITS = tuple("0123456789")
+PICTURES = np.random.default_rng(5).integers(0, 256, (3, 67, 67, 3), np.uint8)
 
 
-def _random(network: models.AlexNet, pixels: int, seed: int = 0) -> dict[str, Any]:
+def _random(network: models.AlexNet, pixels: int = 67) -> dict[str, Any]:
     """Random variables of all towers; what rounds the classes up is 0, as no gradient ever reaches it."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: models.init_variables(network, jax.random.key(0), pixels))
     drawn: dict[str, Any] = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), shapes)
     for leaves in drawn.get("batch_stats", {}).values():
@@ -56,10 +57,6 @@ def _small(recipe: str, small_config: ConfigDict, pixels: int = 67) -> ConfigDic
 def _classifier(config: ConfigDict, classes: tuple[str, ...] = DIGITS, inputs: Input | None = None) -> Classifier:
     variables = _random(builder.model(config, len(classes)), config.data.crop_pixels)
     return Classifier(config, classes, variables, inputs=inputs or builder.inputs(config))
-
-
-def _pictures(pixels: int = 67) -> Array:
-    return np.random.default_rng(5).integers(0, 256, (3, pixels, pixels, 3), np.uint8)
 
 
 def _zeros(recipe: str, changes: dict[str, tuple[int, ...]] | None = None) -> WeightFile:
@@ -91,7 +88,7 @@ def test_arrays_and_files_round_trip_to_the_bit(variant: str, small_config: Conf
     """Towers to one network, into a file and back; seven classes leave the second tower a spare unit."""
     small_config.update_from_flattened_dict(VARIANTS[variant])
     network = builder.model(small_config, 7)
-    variables = _random(network, 67)
+    variables = _random(network)
     arrays = plain.to_arrays(network, variables)
     assert {name: array.shape for name, array in arrays.items()} == plain.shapes_of(network, 67)
     assert len(arrays["fc8_b"]) == 7
@@ -108,7 +105,7 @@ def test_dropout_factor_is_folded_into_the_next_layer(small_config: ConfigDict) 
     for weight_norm, folded in ((False, ("fc7_w", "fc8_w")), (True, ("fc7_scale", "fc8_scale"))):
         small_config.model.weight_norm, small_config.model.dropout.inverted = weight_norm, False
         network = builder.model(small_config, 10)
-        variables = _random(network, 67)
+        variables = _random(network)
         small_config.model.dropout.inverted = True
         inverted = plain.to_arrays(builder.model(small_config, 10), variables)
         halved = {name: array * np.float32(0.5 if name in folded else 1.0) for name, array in inverted.items()}
@@ -144,11 +141,7 @@ def test_dropout_factor_cannot_pass_an_operation(small_config: ConfigDict) -> No
 @pytest.mark.parametrize(
     ("recipe", "changes", "same"),
     [
-        (
-            "torchvision",
-            {"dropout.inverted": False, "conv5.post_ops": "relu pool", "fc6.post_ops": "relu"},
-            True,
-        ),
+        ("torchvision", {"dropout.inverted": False, "conv5.post_ops": "relu pool", "fc6.post_ops": "relu"}, True),
         ("torchvision", {"conv1.padding": (3, 1)}, False),
         ("torchvision", {"conv1.post_ops": "pool"}, False),
         ("torchvision", {"pool.ceil": True}, False),
@@ -211,7 +204,7 @@ def test_saved_classifier_loads_as_it_was(recipe: str, ending: str, small_config
     for field in ("name", "mean", "std", "bgr", "crop_pixels", "resize_pixels", "flip"):
         assert back.config.data[field] == config.data[field], field
     jax.tree.map(np.testing.assert_array_equal, back.variables, net.variables)
-    np.testing.assert_array_equal(back.inputs(_pictures()), net.inputs(_pictures()))
+    np.testing.assert_array_equal(back.inputs(PICTURES), net.inputs(PICTURES))
     back.save(tmp_path / f"again{ending}")
     assert (tmp_path / f"again{ending}").read_bytes() == (tmp_path / f"net{ending}").read_bytes()
 
@@ -247,7 +240,7 @@ def test_file_of_version_0_1_is_read(small_config: ConfigDict, tmp_path: Path) -
     jax.tree.map(np.testing.assert_array_equal, back.variables, net.variables)
     assert back.class_names == DIGITS
     assert not configs.differences(back.config.model, small_config.model)
-    np.testing.assert_array_equal(back.inputs(_pictures()), net.inputs(_pictures()))
+    np.testing.assert_array_equal(back.inputs(PICTURES), net.inputs(PICTURES))
     _assert_equal(load.open_file(path).arrays, arrays)  # the plain network, for any other recipe
 
 
@@ -280,7 +273,7 @@ def test_first_layer_is_turned_to_the_recipes_channels(
     layout: str, channels: str | None, turned: bool, small_config: ConfigDict
 ) -> None:
     network = builder.model(small_config, 10)
-    arrays = plain.to_arrays(network, _random(network, 67))
+    arrays = plain.to_arrays(network, _random(network))
     file = WeightFile(Path("w"), arrays, {}, layout)
     found = plain.to_arrays(network, load.variables_of(file, small_config, DIGITS, channels=channels))
     _assert_equal(found, arrays | ({"conv1_w": arrays["conv1_w"][:, ::-1]} if turned else {}))
@@ -341,7 +334,7 @@ def test_metadata_of_a_file_is_checked(
 ) -> None:
     network, path = builder.model(small_config, 10), tmp_path / "odd.npz"
     about = weight_file.metadata(small_config, DIGITS, builder.inputs(small_config)) | said
-    weight_file.write(path, plain.to_arrays(network, _random(network, 67)), about)
+    weight_file.write(path, plain.to_arrays(network, _random(network)), about)
     with pytest.raises(AlexNetError) as raised:
         alexnet.load(path)
     assert str(path) in str(raised.value)
@@ -361,7 +354,7 @@ def test_imported_weights_are_a_checkpoint_like_any_other(small_config: ConfigDi
     _assert_equal(again.arrays, first.arrays)
     assert again.about == first.about | {"step": 0}
     assert alexnet.load(run).class_names == DIGITS
-    small_config.train.steps = 1
+    small_config.train.steps, small_config.eval.views = 1, "center"
     loop.train(small_config, run, command="", eval_command="")
     assert (run / "checkpoints" / "1").is_dir()
 
@@ -394,7 +387,7 @@ def test_import_warns_of_other_fields(small_config: ConfigDict, tmp_path: Path) 
 
 def test_import_turns_colors_and_reorders_classes(small_config: ConfigDict, tmp_path: Path) -> None:
     network = builder.model(small_config, 10)
-    arrays = plain.to_arrays(network, _random(network, 67))
+    arrays = plain.to_arrays(network, _random(network))
     order = np.random.default_rng(1).permutation(10)
     theirs = arrays | {"conv1_w": arrays["conv1_w"][:, ::-1]} | {f"fc8_{p}": arrays[f"fc8_{p}"][order] for p in "wb"}
     np.savez(tmp_path / "caffe.npz", **theirs)
@@ -430,7 +423,7 @@ def test_failed_import_leaves_no_run(small_config: ConfigDict, tmp_path: Path, m
 
 def test_import_must_know_its_classes(small_config: ConfigDict, tmp_path: Path) -> None:
     network = builder.model(small_config, 10)
-    np.savez(tmp_path / "w.npz", **plain.to_arrays(network, _random(network, 67)))
+    np.savez(tmp_path / "w.npz", **plain.to_arrays(network, _random(network)))
     np.savez(tmp_path / "other.npz", conv1_w=np.zeros((3, 3, 1, 1), np.float32))
     for name, message in (("w", "classes=FILE"), ("other", "fc8_w")):
         with pytest.raises(AlexNetError, match=rf"{name}\.npz .*{message}"):
