@@ -16,7 +16,6 @@ from sklearn.datasets import load_sample_images
 
 from alexnet_jax import builder, config as configs, summary
 from alexnet_jax.data import preprocess
-from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
 from alexnet_jax.model.towers import REPLICATED, TOWER_SHARDED
 
@@ -301,11 +300,6 @@ def test_the_list_fits_a_terminal() -> None:
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[1:] if line[0] != " "] == configs.recipe_names()
     assert "half                  59,798,312 parameters 391,514,384 multiply-adds  1 tower" in lines
-
-
-def test_an_unknown_recipe_is_one_sentence() -> None:
-    with pytest.raises(AlexNetError, match=r"no recipe 'vgg'.* alexnet, alexnet_bn"):
-        configs.load_recipe("vgg")
 
 
 # ---------------------------------------------------------------- the model against them

