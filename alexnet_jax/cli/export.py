@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import files
+from alexnet_jax import extras, files
 from alexnet_jax.cli import app, networks
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.export import hub_folder, onnx_graph, stablehlo
 from alexnet_jax.progress import wrap
 
 _GRAPHS: dict[str, Any] = {"onnx": onnx_graph, "stablehlo": stablehlo}
+_PACKAGES = {"onnx": "onnx", "stablehlo": "flatbuffers"}  # that they need; JAX serializes with flatbuffers
 _FORMATS = (*_GRAPHS, "npz", "safetensors", "hf")
 
 
@@ -46,7 +47,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.output.is_dir():
         raise AlexNetError(f"output={options.output} is a folder: name a file.")
     if options.format in _GRAPHS:
-        _GRAPHS[options.format].check_installed()
+        extras.module(_PACKAGES[options.format], extra="export", what=f"alexnet export --format={options.format}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import __version__, extras, files, weight_file
+from alexnet_jax import __version__, files, weight_file
 from alexnet_jax.classifier import Classifier
 from alexnet_jax.data.preprocess import Input
 from alexnet_jax.errors import AlexNetError
@@ -25,11 +25,6 @@ OPSET, _IR_VERSION = 17, 8
 IMAGES, LOGITS = "images", "logits"
 _TOLERANCE = 1e-4  # of the largest logit; what was seen is below 1e-5 (docs/export.md)
 _MOST_BYTES = 2**31 - 2**20  # a protobuf message has less than 2 GB
-
-
-def check_installed() -> None:
-    """Raises AlexNetError where the package onnx is missing."""
-    extras.module("onnx", extra="export", what="alexnet export --format=onnx")
 
 
 def write(net: Classifier, path: Path, *, pixels: str) -> str:
@@ -86,7 +81,6 @@ def to_onnx(net: Classifier, *, pixels: str) -> Any:
     graph, the factor of the 2012 dropout is in its weights, and the names of the classes are JSON in metadata_props.
     The results of the nodes have the names of `net.layers`, all towers in one, as NCHW. Raises AlexNetError.
     """
-    check_installed()
     from onnx import TensorProto, checker, helper
 
     graph, crop = _Graph(net.tower, to_arrays(net.tower, jax.device_get(net.variables))), net.image_pixels

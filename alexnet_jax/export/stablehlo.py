@@ -9,17 +9,12 @@ import jax
 import numpy as np
 from jax import export
 
-from alexnet_jax import extras, files
+from alexnet_jax import files
 from alexnet_jax.classifier import Classifier
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 # jax-ml/jax, docs/export/export.md, "Compatibility guarantees": six months, which have 181 days at least.
 _READABLE = datetime.timedelta(days=181)
-
-
-def check_installed() -> None:
-    """Raises AlexNetError where the package is missing that JAX serializes with."""
-    extras.module("flatbuffers", extra="export", what="alexnet export --format=stablehlo")
 
 
 def write(net: Classifier, path: Path, *, pixels: str, today: datetime.date | None = None) -> str:
@@ -28,7 +23,6 @@ def write(net: Classifier, path: Path, *, pixels: str, today: datetime.date | No
     `pixels` is "uint8" or "float32". The batch size is free, and the weights are constants of the program. `today` is
     the day of the export. Raises AlexNetError where the file cannot be written.
     """
-    check_installed()
     variables: Any = jax.device_get(net.variables)
     side = net.image_pixels
     (batch,) = export.symbolic_shape("b")
