@@ -6,7 +6,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -65,35 +64,32 @@ def net(network: Path) -> Classifier:
     return alexnet.load(network / "net.npz")
 
 
-def _expected(net: Classifier, pictures: Path, **options: Any) -> dict[str, list[tuple[str, float]]]:
-    return {str(pictures / name).replace("\udce9", "\\xe9"): net.predict(pictures / name, **options) for name in SORTED}
-
-
-def test_json_and_csv_hold_what_predict_says(
+def test_json_and_csv_are_those_of_net_predict(
     network: Path, net: Classifier, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every picture of a folder, sorted, without hidden ones; names whole, and nothing else on stdout."""
     arguments = [f"--weights={network / 'net.npz'}", "--top=2", "--views=all", str(pictures)]
-    expected = _expected(net, pictures, top=2, views="all")
+    expected = [
+        [str(pictures / name).replace("\udce9", "\\xe9"), str(rank), class_name, probability]
+        for name in SORTED
+        for rank, (class_name, probability) in enumerate(net.predict(pictures / name, top=2, views="all"), 1)
+    ]
     predict.main([*arguments, "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert [entry["picture"] for entry in found] == list(expected)
+    of_json = [
+        [entry["picture"], str(rank), prediction["class"], prediction["probability"]]
+        for entry in json.loads(capsys.readouterr().out)
+        for rank, prediction in enumerate(entry["predictions"], 1)
+    ]
     predict.main([*arguments, "--csv"])
     out, err = capsys.readouterr()
-    rows = list(csv.reader(io.StringIO(out)))
-    assert rows.pop(0) == ["picture", "rank", "class", "probability"]
-    assert err == ""
-    for entry, (picture, best) in zip(found, expected.items(), strict=True):
-        for rank, ((name, probability), said) in enumerate(zip(best, entry["predictions"], strict=True), 1):
-            row = rows.pop(0)
-            assert row[:3] == [picture, str(rank), name]
-            assert said["class"] == name
-            for value in (float(row[3]), said["probability"]):
-                assert value == pytest.approx(probability, rel=1e-5)
-    assert rows == []
+    head, *of_csv = csv.reader(io.StringIO(out))
+    assert (head, err) == (["picture", "rank", "class", "probability"], "")
+    for found in (of_json, of_csv):
+        assert [row[:3] for row in found] == [row[:3] for row in expected]
+        assert [float(row[3]) for row in found] == pytest.approx([row[3] for row in expected], rel=1e-5)
 
 
-def test_the_table_fits_a_terminal(
+def test_predict_table_fits_a_terminal(
     network: Path, net: Classifier, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predict.main([f"--weights={network / 'net.npz'}", str(pictures / "b.jpg"), str(pictures / SORTED[2])])
@@ -109,7 +105,7 @@ def test_the_table_fits_a_terminal(
         assert len(line) <= 80
 
 
-def test_a_run_and_its_checkpoints(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_takes_a_checkpoint_of_a_run(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"--workdir={network / 'run'}", str(pictures / "b.jpg"), "--json"]
     predict.main([*arguments, "--checkpoint=0", "--top=1000"])
     (entry,) = json.loads(capsys.readouterr().out)
@@ -120,7 +116,7 @@ def test_a_run_and_its_checkpoints(network: Path, pictures: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
-def test_what_cannot_be_read_is_said_and_the_others_are_predicted(
+def test_unreadable_picture_is_named_and_the_others_are_predicted(
     form: list[str], network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pictures / "text.txt").write_text("no picture")

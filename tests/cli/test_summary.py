@@ -29,7 +29,7 @@ def test_summary_of_alexnet() -> None:
     assert "Each sends every other one 30,836 numbers per image" in _plain(text)
 
 
-def test_the_hybrid_placement_is_told() -> None:
+def test_summary_names_the_hybrid_placement() -> None:
     """What of the network is where, by which scheme of the paper, and what crosses."""
     text = _plain(_summary("alexnet:imagenet2012", "mesh.hybrid=True"))
     assert "the hybrid of 2014 (One weird trick, scheme (a)). Every device has all layers before fc6" in text
@@ -39,7 +39,7 @@ def test_the_hybrid_placement_is_told() -> None:
 
 
 @pytest.mark.parametrize("recipe", configs.recipe_names())
-def test_it_fits_a_terminal(recipe: str) -> None:
+def test_summary_fits_a_terminal(recipe: str) -> None:
     lines = _summary(f"{recipe}:imagenet2012").splitlines()
     rule = next(i for i, line in enumerate(lines) if line.startswith("---"))
     last = next(i for i, line in enumerate(lines) if line.startswith("total"))
@@ -47,7 +47,7 @@ def test_it_fits_a_terminal(recipe: str) -> None:
     assert max(map(len, lines)) <= (86 if recipe.startswith("alexnet_bn") else 80)  # "batch_norm1" is a long name
 
 
-def test_command_takes_a_recipe_and_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_command_takes_a_recipe_and_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     command.main(["--config=half", "--config.model.fc7.features=5"])
     printed = capsys.readouterr().out
     assert printed.startswith("1000 classes (imagenet2012), 1 tower, images of 224 x 224 pixels\n")
