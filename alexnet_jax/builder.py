@@ -228,7 +228,8 @@ def optimizer(config: ConfigDict, *, images: int, steps: int) -> tuple[optax.Gra
         layer = layer_of.get(name, name)
         schedule, factor = schedule_of(layer, bias=parameter == "bias"), c.rates.get(layer, 1.0)
         if layer in c.freeze_epochs:
-            schedule = optimizers.frozen_from(schedule, *steps_of([c.freeze_epochs[layer]]))
+            frozen = steps_of([c.freeze_epochs[layer]])
+            schedule = optax.join_schedules([schedule, optax.constant_schedule(0.0)], frozen)
         return lambda step: factor * schedule(step)
 
     decays = {layer: c.decays[layer] for layer in c.decays}

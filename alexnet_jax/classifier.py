@@ -296,7 +296,7 @@ def _answers(net: Classifier, data: str, split: Split, views: Views) -> evaluati
         data_name=data,
     )  # fmt: skip
     per_image: list[evaluation.PerImage] = []
-    run = evaluation.evaluator(setup, progress.watched, warn)
+    run = evaluation.evaluator(setup, progress.bar, warn)
     return evaluation.Predictions.of(split, run(net.variables, {}, last=True, each=per_image.append), per_image)
 
 

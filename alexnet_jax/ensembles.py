@@ -83,7 +83,7 @@ def member(
     step = make_eval_step(net.model, mesh, inputs=evaluation.inputs, views=builder.views(config))
     labels, found = [], []
     total = -(-len(own.source) // evaluation.batch_size)
-    for batch in bars.watched(evaluation.batches(bars.write), total=total, what=str(workdir)):
+    for batch in bars.bar(evaluation.batches(bars.write), total=total, what=str(workdir)):
         real = batch["label"] >= 0
         _, probabilities_2BK = step(net.variables, towers.to_devices(batch, mesh))
         found.append(np.asarray(probabilities_2BK)[:, real])

@@ -236,7 +236,7 @@ def evaluator(
 ) -> Callable[..., dict[str, Any]]:
     """`run(variables, average, last=False)` over the whole split, compiled once for each views.
 
-    `watched` shows the progress over the batches, as `progress.watched` does, and `warn` gets the bad records.
+    `watched` shows the progress over the batches, as `progress.bar` does, and `warn` gets the bad records.
     `average` is the moving average of the variables, {} without one: it is evaluated too, as eval_average_top1 and so
     on. The last evaluation of a run has all views of `setup`; the others have the center. `check` is called with the
     number of each batch, for the first one after compiling: processes meet there, and one may need longer. `each` is as

@@ -4,36 +4,29 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Iterable
+from typing import Any
 
 _DELAY = 1.0  # seconds before a bar appears: what is done by then needs none
 _FORMAT = "{percentage:3.0f}%|{bar}| {desc}{unit} {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
 
-def bar(*, total: int, what: str = "", unit: str = "batch", done: int = 0, delay: float = _DELAY) -> Any:
+def bar(
+    items: Iterable[Any] | None = None, *, total: int, what: str = "", unit: str = "batch", done: int = 0,
+    delay: float = _DELAY,
+) -> Any:  # fmt: skip
     """A tqdm bar with the time that is left, gone when it is closed; of a terminal it takes one line, however narrow.
 
-    `what` is shown before `unit`, which is counted.
+    `what` is shown before `unit`, which is counted. It iterates over `items`, if there are any, and counts them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are nicer bars with ipywidgets
         from tqdm.auto import tqdm
     return tqdm(
-        total=total, initial=done, desc=f"{what}, " if what else "", unit=unit, delay=delay, leave=False,
+        items, total=total, initial=done, desc=f"{what}, " if what else "", unit=unit, delay=delay, leave=False,
         bar_format=_FORMAT, dynamic_ncols=True,
         disable=not (_in_notebook() or (sys.stderr is not None and sys.stderr.isatty())),
     )  # fmt: skip
-
-
-def watched(items: Iterable[T], *, total: int, what: str = "", unit: str = "batch") -> Iterator[T]:
-    """The items, with a bar that counts them."""
-    with bar(total=total, what=what, unit=unit) as shown:
-        for item in items:
-            yield item
-            shown.update()
 
 
 def write(line: str, file: Any = None) -> None:

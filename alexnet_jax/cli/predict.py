@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _readable(paths: list[Path], good: list[Path], *, at_least: int) -> Iterator[np.ndarray]:
     """The pictures that can be read, whose paths go to `good`; a warning on stderr for each of the others."""
-    for path in bars.watched(paths, total=len(paths), unit="picture"):
+    for path in bars.bar(paths, total=len(paths), unit="picture"):
         try:
             picture = pictures.read(path, at_least=at_least)
         except AlexNetError as error:

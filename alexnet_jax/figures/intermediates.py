@@ -115,7 +115,7 @@ def occluded(net: Classifier, square: Array, k: int, *, side: int, stride: int =
     total, times = np.zeros((pixels, pixels)), np.zeros((pixels, pixels))
     places = [(top, left) for top in starts for left in starts]
     parts = range(0, len(places), _AT_ONCE)
-    for first in progress.watched(parts, total=len(parts), what="hiding parts of the picture"):
+    for first in progress.bar(parts, total=len(parts), what="hiding parts of the picture"):
         some = places[first : first + _AT_ONCE]
         hidden = np.repeat(square[None], len(some), axis=0)
         for one, (top, left) in zip(hidden, some, strict=True):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -17,7 +17,6 @@ from alexnet_jax import files, progress
 from alexnet_jax.errors import AlexNetError
 
 METRICS, DAMAGED, LOG = "metrics.jsonl", "metrics.damaged.jsonl", "train.log"
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +175,9 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.update()
 
-    def progress(self, batches: Iterable[T], *, total: int, what: str) -> Iterable[T]:
+    def progress(self, batches: Iterable[Any], *, total: int, what: str) -> Iterable[Any]:
         """The batches, with a progress bar of their own below the run's."""
-        return progress.watched(batches, total=total, what=what) if self._main else batches
+        return progress.bar(batches, total=total, what=what) if self._main else batches
 
 
 def _open_board(folder: Path, first_step: int | None) -> Any:
@@ -250,9 +249,9 @@ def format_names(names: Sequence[str]) -> str:
 # ---------------------------------------------------------------- reading metrics.jsonl
 
 
-def entries(workdir: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl, in order. Raises AlexNetError where it cannot be read."""
-    return [entry for _, entry in _read_lines(workdir / METRICS)[0]]
+def entries(workdir: Path, name: str = METRICS) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl, or of `name`, in order. Raises AlexNetError where it cannot be read."""
+    return [entry for _, entry in _read_lines(workdir / name)[0]]
 
 
 def _read_lines(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[int, str]]]:

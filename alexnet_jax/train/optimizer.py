@@ -134,11 +134,6 @@ def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
     return warmed
 
 
-def frozen_from(schedule: optax.Schedule, step: int) -> optax.Schedule:
-    """The schedule, and 0 from `step` on."""
-    return lambda now: jnp.where(now >= step, 0.0, schedule(now))
-
-
 # ---------------------------------------------------------------- the plateau
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from alexnet_jax import files
+from alexnet_jax.train import metrics
 
 STARTS = "starts.jsonl"
 _PACKAGES = (
@@ -38,15 +39,8 @@ def add_start(workdir: Path, *, step: int, command: str) -> None:
 
 def starts(workdir: Path) -> list[dict[str, Any]]:
     """The starts of a run, in order; [] for weights that were imported. Lines that are not whole are left out."""
-    path, found = workdir / STARTS, list[dict[str, Any]]()
-    for line in files.read_text(path).splitlines() if path.exists() else ():
-        try:
-            start = json.loads(line)
-            if isinstance(start["step"], int) and isinstance(start["command"], str) and "commit" in start:
-                found.append(start)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a full disk cut it off
-    return found
+    found = metrics.entries(workdir, STARTS)
+    return [start for start in found if isinstance(start.get("command"), str) and "commit" in start]
 
 
 def packages() -> dict[str, str]:
