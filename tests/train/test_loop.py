@@ -63,9 +63,9 @@ def _state(setup: builder.TrainSetup, workdir: Path, step: int) -> dict[str, np.
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _assert_same_state(one: loop.Run, other: loop.Run, step: int) -> None:
+def _assert_same_state(setup: builder.TrainSetup, one: Path, other: Path, step: int) -> None:
     """To the bit."""
-    left, right = _state(one.setup, one.workdir, step), _state(other.setup, other.workdir, step)
+    left, right = _state(setup, one, step), _state(setup, other, step)
     assert left.keys() == right.keys()
     for name, leaf in left.items():
         np.testing.assert_array_equal(leaf, right[name], err_msg=name)
@@ -95,7 +95,7 @@ def test_resume_equals_undisturbed_run(small_config: ConfigDict, tmp_path: Path,
     assert parts.first_step == 3
     state = _state(whole.setup, whole.workdir, 6)
     assert [sum(part in name for name in state) for part in ("velocity", "average")] == [16, 16]
-    _assert_same_state(whole, parts, 6)
+    _assert_same_state(whole.setup, whole.workdir, parts.workdir, 6)
     losses = [{e["step"]: e["loss"] for e in _lines(r.workdir) if "loss" in e} for r in (whole, parts)]
     assert losses[0].items() <= losses[1].items()
     last, again = (without_speed(_evaluations(run.workdir)[-1]) for run in (whole, parts))
@@ -128,7 +128,8 @@ def test_resume_at_an_evaluation_equals_undisturbed_run(
         _train(small_config, tmp_path / "after", **fields)
     _train(small_config, tmp_path / "at", **fields | {"train.steps": 10})
     for name in ("after", "at"):
-        _assert_same_state(whole, _train(small_config, tmp_path / name, **fields), 12)
+        resumed = _train(small_config, tmp_path / name, **fields)
+        _assert_same_state(whole.setup, whole.workdir, resumed.workdir, 12)
 
 
 class _StoppedAt(ProcessGroup):
@@ -373,9 +374,7 @@ def test_resume_after_kill_equals_undisturbed_run(
     last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert "resumed after step" in last.stdout
-    left, right = (_state(builder.train_setup(small_config), workdir, 30) for workdir in (undisturbed, killed))
-    for name, leaf in left.items():
-        np.testing.assert_array_equal(leaf, right[name], err_msg=name)
+    _assert_same_state(builder.train_setup(small_config), undisturbed, killed, 30)
     timeless = [[without_speed(entry) for entry in _lines(workdir)] for workdir in (undisturbed, killed)]
     assert timeless[0] == timeless[1]
     done = [re.findall(r"^done: ([^;]+)", run.stdout, re.MULTILINE) for run in (calm, last)]
