@@ -286,7 +286,7 @@ def _with_statistics(folder: Path, pixels: int) -> Split:
     rng = np.random.default_rng(0)
     for level in (40, 90, 200):
         image = np.clip(rng.normal(level, 30, (pixels, pixels, 3)), 0, 255).astype(np.uint8)
-        sums.add(statistics.Sums.of(image, pixels))
+        sums.add(image)
     statistics.write(sums, folder)
     return Split([], "train", ("a", "b"), folder)
 

@@ -84,7 +84,7 @@ def _finish(shards: Shards, fingerprint: str) -> None:
     _write_info(shards, parts, fingerprint, len(refused))
     sums = statistics.Sums.zero(shards.layout.statistics_pixels)
     for number in range(len(parts.get("train", ()))):
-        sums.add(shards.sums(number))
+        sums.merge(shards.sums(number))
     if sums.images:
         statistics.write(sums, shards.folder)
     (shards.folder / "plan.json").unlink(missing_ok=True)

@@ -1,10 +1,8 @@
-"""The shards of a data set that is being prepared, one after the other; each is there whole or not at all."""
+"""The shards of a data set that is being prepared, several at a time; each is there whole or not at all."""
 
 import dataclasses
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -89,47 +87,38 @@ class Shards:
         jobs = [(split, number) for split in self.data.splits for number in range(self.count(split))]
         todo = [job for job in jobs if not self.path(*job).exists()]
         total = sum(len(source) for source in self.data.splits.values())
-        left = sum(len(self._records(*job)) for job in todo)
+        sizes = [len(self._records(*job)) for job in todo]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo):,} of {len(jobs):,} shards are finished already: resuming with the others")
-        places = [(split, i) for split, number in todo for i in self._records(split, number)]
-        stored = counted(lambda n: self._store(*places[n]), left, threads, self.name, done=total - left)
-        for job in todo:
-            self._write_one(*job, itertools.islice(stored, len(self._records(*job))))
+        for _ in counted(lambda n: self._write_one(*todo[n]), sizes, threads, self.name, done=total - sum(sizes)):
+            pass
 
     def _records(self, split: str, number: int) -> range:
         size = self.layout.images_per_shard
         return range(number * size, min((number + 1) * size, len(self.data.splits[split])))
 
-    def _store(self, split: str, i: int) -> "_Stored":
-        source = self.data.splits[split]
-        try:
-            record = source[i]
-            data, pixels = self.layout.picture(record["image"], own=self.data.own)
-        except (ValueError, OSError) as error:
-            key = source.references[i].key if isinstance(source, Files) else f"{split}[{i}]"
-            return _Stored(key, refused=str(error).splitlines()[0])
-        sums = Sums.of(pixels, self.layout.statistics_pixels) if split == "train" else None
-        return _Stored(record["key"], record["label"], data, sums)
-
-    def _write_one(self, split: str, number: int, pictures: Iterable["_Stored"]) -> None:
+    def _write_one(self, split: str, number: int) -> Path:
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        path = self.path(split, number)
+        source, path = self.data.splits[split], self.path(split, number)
         growing = path.with_name(path.name + ".tmp")
         refused: list[tuple[str, str]] = []
         labels: list[int] = []
         sums = Sums.zero(self.layout.statistics_pixels)
         # One record a group, so that each can be read alone; a JPEG does not compress any further.
         writer = ArrayRecordWriter(str(growing), "group_size:1,uncompressed")
-        for picture in pictures:
-            if picture.refused:
-                refused.append((picture.key, picture.refused))
+        for i in self._records(split, number):
+            try:
+                record = source[i]
+                data, pixels = self.layout.picture(record["image"], own=self.data.own)
+            except (ValueError, OSError) as error:
+                key = source.references[i].key if isinstance(source, Files) else f"{split}[{i}]"
+                refused.append((key, str(error).splitlines()[0]))
                 continue
-            writer.write(_example(picture.key, picture.label, picture.data))
-            labels.append(picture.label)
-            if picture.sums:
-                sums.add(picture.sums)
+            writer.write(_example(record["key"], record["label"], data))
+            labels.append(record["label"])
+            if split == "train":
+                sums.add(pixels)
         writer.close()
         with growing.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,18 +132,7 @@ class Shards:
         files.write_text(self.part_path(split, number), json.dumps(part))
         if split == "train":
             np.savez(self.part_path(split, number).with_suffix(".npz"), **vars(sums))
-        growing.replace(path)  # the last of all: a shard that is there has its parts
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """What is stored of a picture, or why it is refused."""
-
-    key: str
-    label: int = -1
-    data: bytes = b""
-    sums: Sums | None = None  # where it is one to train on
-    refused: str = ""
+        return growing.replace(path)  # the last of all: a shard that is there has its parts
 
 
 def _example(key: str, label: int, image: bytes) -> bytes:

@@ -3,10 +3,11 @@
 They are sums of integers, so any order gives the same values to the bit.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ class Sums:
         """The sums over no image."""
         return cls(0, np.zeros((pixels, pixels, 3), np.int64), np.zeros((3, 3), np.int64))
 
-    @classmethod
-    def of(cls, image: np.ndarray, pixels: int) -> "Sums":
-        """Of an image, uint8 [H, W, 3]: its short side brought to P, the center square."""
+    def add(self, image: np.ndarray) -> None:
+        """Adds an image, uint8 [H, W, 3]: its short side brought to P, the center square."""
+        pixels = len(self.total)
         square = preprocess.crop_resized(preprocess.resize_short_side(image, pixels), pixels, pixels)
         flat = square.reshape(-1, 3).astype(np.float64)
-        return cls(1, square, np.rint(flat.T @ flat).astype(np.int64))  # integers below 2**53: exact
+        self.merge(Sums(1, square, np.rint(flat.T @ flat).astype(np.int64)))  # integers below 2**53: exact
 
-    def add(self, other: "Sums") -> None:
+    def merge(self, other: "Sums") -> None:
         """Adds other sums of the same size of images."""
         self.images += other.images
         self.total += other.total
@@ -78,32 +79,37 @@ def compute(name: str, data_dir: Path, threads: int) -> None:
     if split.folder is None:
         raise AlexNetError(f"{name} lies in no folder, and the recipes know its means: there is nothing to do.")
     total, size = Sums.zero(256), len(split.source)
+    parts = [range(i, min(i + 100, size)) for i in range(0, size, 100)]
 
-    def sums_of(i: int) -> Sums | None:
-        try:
-            return Sums.of(preprocess.decode(split.source[i]["image"]), 256)
-        except ValueError:
-            return None  # training will name it
+    def sums_of(n: int) -> Sums:
+        sums = Sums.zero(256)
+        for i in parts[n]:
+            with contextlib.suppress(ValueError):  # training will name it
+                sums.add(preprocess.decode(split.source[i]["image"]))
+        return sums
 
-    for sums in counted(sums_of, size, threads, name):
-        total.add(sums)
+    for sums in counted(sums_of, [len(part) for part in parts], threads, name):
+        total.merge(sums)
     if not total.images:
         raise AlexNetError(f"None of the {size:,} pictures of {name} can be decoded: prepare it again.")
     write(total, split.folder)
     print(f"{split.folder / JSON}: channel means {mean_of(split.folder, name)}")
 
 
-def counted(compute: Callable[[int], Any], count: int, threads: int, name: str, *, done: int = 0) -> Iterator[Any]:
-    """What is computed of images 0 to `count` - 1, in order, several at a time; what is None is left out.
+def counted(
+    compute: Callable[[int], Any], sizes: Sequence[int], threads: int, name: str, *, done: int = 0
+) -> Iterator[Any]:
+    """compute(0), compute(1), ... of `sizes` images each, in order, several at a time.
 
-    `done` were computed before. Progress is a bar on a terminal, else a line every ten seconds.
+    `done` images were computed before. Progress is a bar on a terminal, else a line every ten seconds.
     """
-    printed, total = time.monotonic(), done + count
-    results = feed.computed_ahead(0, count, compute, feed.Feed(threads, prefetch_batches=2 * threads))
-    with progress.bar(total=total, done=done, what=name, unit="image") as bar:
-        for number, result in enumerate(results, done + 1):
+    printed, total = time.monotonic(), done + sum(sizes)
+    results = feed.computed_ahead(0, len(sizes), compute, feed.Feed(threads, prefetch_batches=2 * threads))
+    with contextlib.closing(results), progress.bar(total=total, done=done, what=name, unit="image") as bar:  # type: ignore[type-var]
+        for size, result in zip(sizes, results, strict=True):
             yield result
-            bar.update()
+            done += size
+            bar.update(size)
             if bar.disable and time.monotonic() - printed > 10:
                 printed = time.monotonic()
-                print(f"{name}: {number:,} of {total:,} images", flush=True)
+                print(f"{name}: {done:,} of {total:,} images", flush=True)
