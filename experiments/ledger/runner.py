@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from alexnet_jax import ensembles, files, progress
+from alexnet_jax import ensembles, exits, files, progress
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.train import provenance
 from experiments.ledger import rows
@@ -66,9 +66,9 @@ def run_all(
     """
     waiting, running, free = list(runs), list[_Running](), slots(runs)
     done, begin = 0, time.monotonic()
-    with progress.bar(total=len(runs), unit="run", delay=0.0) as bar:
+    with progress.bar(total=len(runs), unit="run", delay=0.0) as bar, exits.graceful():
         try:
-            while waiting or running:
+            while (waiting or running) and not exits.requested():
                 while waiting and free:
                     started = _start(waiting[0], workdirs, free[0], commit_of(root), overrides)
                     if started is None:  # a process that an earlier command left is at it
@@ -91,6 +91,8 @@ def run_all(
                 bar.update()
         finally:
             _stop(running)
+    if number := exits.requested():
+        exits.exit_now(status=exits.SIGNALED + number)
 
 
 def _percent_done(one: _Running) -> str:
