@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from alexnet_jax.model import alexnet as models, placement, probe, towers
 from alexnet_jax.model.towers import DATA, TOWER
 from alexnet_jax.train import memory
 from alexnet_jax.train.checkpoint import Checkpoints, restore_network
+from alexnet_jax.train.checksums import Say
 from alexnet_jax.train.metrics import format_names
 from alexnet_jax.train.step import TrainState
-
-Say = Callable[[str], None]
 
 
 def introduction(setup: builder.TrainSetup, workdir: Path, latest: int | None) -> list[str]:
