@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from alexnet_jax import files, progress
 from alexnet_jax.errors import AlexNetError
 
@@ -195,6 +193,8 @@ def _warn(text: str) -> None:
 
 def format_step(entry: dict[str, Any], steps: int) -> str:
     """A training line of a run of so many steps."""
+    from tqdm import tqdm
+
     left = tqdm.format_interval((steps - entry["step"]) * entry["seconds_per_step"])
     return (
         f"step {entry['step']}/{steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
