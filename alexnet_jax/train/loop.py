@@ -220,24 +220,16 @@ class Run:
         raise exits.Stopped(signal)
 
     def _compile(self, state: TrainState, batch: feed.Batch) -> Any:
-        """The step, compiled before the first of it: slower processes are waited for.
-
-        Raises AlexNetError where it takes more memory than there is.
-        """
+        """The step, compiled before the first of it: slower processes are waited for."""
         self.watchdog.phase("compiling")
-        setup, say, since = self.setup, self.report.say, time.perf_counter()
-        say("compiling the step ...")
-        with memory.shortage_named("compiling the step"):
-            compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
-        say(f"compiled in {time.perf_counter() - since:.1f} s")
-        multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
-        say(f"memory   {memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)}")
-        dtype = setup.model.compute_dtype
-        self._peak = speed.peak(dtype)
-        say(f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {self._peak.source}")
+        compiled = _compile_step(self.setup, state, batch, self.report.say)
+        self._peak, dtype = speed.peak(self.setup.model.compute_dtype), self.setup.model.compute_dtype
+        self.report.say(
+            f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {self._peak.source}"
+        )
         self.watchdog.phase("")
         self.group.barrier("the first step")
-        self.report.start(step=self.first_step, steps=setup.plan.steps)
+        self.report.start(step=self.first_step, steps=self.setup.plan.steps)
         self._clock.restart(self.first_step)
         return compiled
 
@@ -311,6 +303,18 @@ class Run:
             raise self._diverged("The parameters are no longer finite", step, step)
         self.checkpoints.save(step, state, evaluation)
         self._saved = step
+
+
+def _compile_step(setup: builder.TrainSetup, state: TrainState, batch: feed.Batch, say: checksums.Say) -> Any:
+    """The compiled step. Raises AlexNetError where it takes more memory than there is."""
+    say("compiling the step ...")
+    since = time.perf_counter()
+    with memory.shortage_named("compiling the step"):
+        compiled = setup.train_step().lower(state, towers.to_devices(batch, setup.mesh)).compile()
+    say(f"compiled in {time.perf_counter() - since:.1f} s")
+    multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
+    say(f"memory   {memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)}")
+    return compiled
 
 
 @jax.jit
