@@ -222,11 +222,7 @@ class Run:
     def _compile(self, state: TrainState, batch: feed.Batch) -> Any:
         """The step, compiled before the first of it: slower processes are waited for."""
         self.watchdog.phase("compiling")
-        compiled = _compile_step(self.setup, state, batch, self.report.say)
-        self._peak, dtype = speed.peak(self.setup.model.compute_dtype), self.setup.model.compute_dtype
-        self.report.say(
-            f"speed    at most {self._peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {self._peak.source}"
-        )
+        compiled, self._peak = _compile_step(self.setup, state, batch, self.report.say)
         self.watchdog.phase("")
         self.group.barrier("the first step")
         self.report.start(step=self.first_step, steps=self.setup.plan.steps)
@@ -305,8 +301,10 @@ class Run:
         self._saved = step
 
 
-def _compile_step(setup: builder.TrainSetup, state: TrainState, batch: feed.Batch, say: checksums.Say) -> Any:
-    """The compiled step. Raises AlexNetError where it takes more memory than there is."""
+def _compile_step(
+    setup: builder.TrainSetup, state: TrainState, batch: feed.Batch, say: checksums.Say
+) -> tuple[Any, speed.Peak]:
+    """(the compiled step, the peak of a device). Raises AlexNetError where it takes more memory than there is."""
     say("compiling the step ...")
     since = time.perf_counter()
     with memory.shortage_named("compiling the step"):
@@ -314,7 +312,10 @@ def _compile_step(setup: builder.TrainSetup, state: TrainState, batch: feed.Batc
     say(f"compiled in {time.perf_counter() - since:.1f} s")
     multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
     say(f"memory   {memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)}")
-    return compiled
+    dtype = setup.model.compute_dtype
+    peak = speed.peak(dtype)
+    say(f"speed    at most {peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {peak.source}")
+    return compiled, peak
 
 
 @jax.jit
