@@ -13,7 +13,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 train: $(VENV)/installed
 	$(PY) main.py --config=configs/alexnet.py --workdir=runs/first
 
-# Every property once, at small sizes; the goal is 12 minutes on two cores, and it takes about twice that.
+# Every property once, at small sizes: 5 minutes on two cores; the slow ones are 5 more.
 test: $(VENV)/installed-test
 	$(PYTEST) -m "not slow" $(TESTS)
 

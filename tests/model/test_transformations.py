@@ -146,13 +146,7 @@ def test_layer_alone(kind: str, transformation: str) -> None:
     _check(transformation, layer.apply, oracle, layer.init(jax.random.key(0), x), x, 1e-5)
 
 
-QUICK = ("grad", "hessian-vector", "jacfwd")  # of the network; a layer alone has all of them
-
-
-@pytest.mark.parametrize(
-    "transformation",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMATIONS],
-)
+@pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 def test_network(transformation: str, small_config: ConfigDict) -> None:
     """One with an operation of each kind, and an exchange before a layer of each kind."""
     small_config.model.layers = ("conv1", "conv2", "conv3", "fc6", "fc8")

@@ -49,10 +49,10 @@ def _run(event: str, folder: Path, *, count: int = 2, start: int = 2, port: int 
     ("event", "statuses", "named"),
     [
         ("another seed", (1, 1), "config.train.seed: 7 there, 0 here"),
-        pytest.param("another count", (1, 1), "num_processes: 3 there, 2 here", marks=pytest.mark.slow),
+        ("another count", (1, 1), "num_processes: 3 there, 2 here"),
         ("another workdir", (1, 1), "Process 1 has another workdir than process 0"),
         ("failure", (1, 1), "The disk is full."),
-        pytest.param("failure of process 0", (1, 1), "The disk is full.", marks=pytest.mark.slow),
+        ("failure of process 0", (1, 1), "The disk is full."),
         ("SIGKILL", (LOST, KILLED), "process 1 of 2 is gone or hangs"),
         pytest.param("SIGSTOP", (LOST, KILLED), "process 1 of 2 is gone or hangs", marks=pytest.mark.slow),
         ("SIGKILL of process 0", (KILLED, LOST), "where process 0 is gone"),
@@ -81,9 +81,7 @@ def test_group_without_events_ends_well(event: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("native-*"))  # what C++ wrote was Gloo's and the runtime's greeting
 
 
-@pytest.mark.parametrize(
-    "event", ["SIGTERM", *(pytest.param(e, marks=pytest.mark.slow) for e in ("SIGINT", "SIGTERM of process 0"))]
-)
+@pytest.mark.parametrize("event", ["SIGTERM", "SIGINT", "SIGTERM of process 0"])
 def test_signal_to_one_process_stops_all_at_the_same_call(event: str, tmp_path: Path) -> None:
     number = getattr(signal, event.split(maxsplit=1)[0])
     ended = _run(event, tmp_path)

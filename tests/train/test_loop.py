@@ -184,6 +184,15 @@ def test_resume_on_other_devices(
         assert entry["eval_loss"] == pytest.approx(trained["eval_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_resume_in_another_precision(small_config: ConfigDict, tmp_path: Path) -> None:
+    """Trained in bfloat16, resumed in float32: nothing but a line says so."""
+    _train(small_config, tmp_path, **{"precision": "bfloat16", "train.steps": 2})
+    _train(small_config, tmp_path, **{"precision": "float32", "train.steps": 4})
+    log = (tmp_path / "train.log").read_text()
+    assert "config.precision: 'bfloat16' so far, 'float32' from now on" in log
+
+
 def test_resume_refuses_another_run_and_names_changed_fields(small_config: ConfigDict, tmp_path: Path) -> None:
     """Which fields make another run is in the schema."""
     now = ConfigDict(small_config.to_dict())

@@ -353,9 +353,9 @@ def test_traffic_of_net_145() -> None:
     ("name", "devices", "classes"),
     [
         ("half", 2, 10),  # one tower, all split
-        pytest.param("alexnet", 2, 10, marks=pytest.mark.slow),  # fc8 has 5 units per tower: it stays whole
-        pytest.param("no_dropout", 4, 10, marks=pytest.mark.slow),
-        pytest.param("one_weird_trick", 4, 10, marks=pytest.mark.slow),  # one tower, whose fc8 stays whole
+        ("alexnet", 2, 10),  # fc8 has 5 units per tower: it stays whole
+        ("no_dropout", 4, 10),
+        ("one_weird_trick", 4, 10),  # one tower, whose fc8 stays whole
     ],
 )
 def test_hybrid_placement_equals_one_device(name: str, devices: int, classes: int) -> None:
@@ -390,9 +390,9 @@ def _named(program: Program) -> list[tuple[str, str, str, int]]:
     [
         ("alexnet", 8, 4, "float32"),
         ("half", 10, 2, "bfloat16"),
-        pytest.param("alexnet", 10, 2, "float32", marks=pytest.mark.slow),
-        pytest.param("alexnet", 8, 4, "bfloat16", marks=pytest.mark.slow),
-        pytest.param("one_weird_trick", 8, 4, "float32", marks=pytest.mark.slow),
+        ("alexnet", 10, 2, "float32"),
+        ("alexnet", 8, 4, "bfloat16"),
+        ("one_weird_trick", 8, 4, "float32"),
     ],
 )
 def test_collectives_of_the_hybrid_placement(name: str, classes: int, devices: int, dtype: str) -> None:
