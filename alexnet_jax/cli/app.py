@@ -28,8 +28,9 @@ def run(module: str, argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # what Orbax logs of an error, it raises too
     flags.FLAGS.mark_as_parsed()  # Grain and Orbax read absl's flags
     try:
-        if module != "alexnet_jax.cli.predict":  # which only reads, and prints any name
-            _check_text(argv)
+        for argument in argv if module != "alexnet_jax.cli.predict" else []:  # which only reads, and prints any name
+            if argument != argument.encode(errors="replace").decode():  # neither a log nor a checkpoint could name it
+                raise AlexNetError(f"{argument!a} is not UTF-8 text: rename it.")
         # Orbax's threads print the full disk that the main thread then ends with in a sentence.
         threading.excepthook = lambda args: sentence(args.exc_value) or threading.__excepthook__(args)
         # And TensorStore's threads, in C++, that they report to an event loop that is gone by then.
@@ -65,15 +66,6 @@ def sentence(error: BaseException | None) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}."
     return None
-
-
-def _check_text(argv: list[str]) -> None:
-    """Raises AlexNetError for an argument that is not UTF-8: neither a log nor a checkpoint could name it."""
-    for argument in argv:
-        try:
-            argument.encode()
-        except UnicodeEncodeError as error:
-            raise AlexNetError(f"{argument!a} is not UTF-8 text: rename it.") from error
 
 
 # ---------------------------------------------------------------- options of the commands that take no recipe

@@ -61,40 +61,32 @@ def _code() -> dict[str, Any]:
 
 def _place(flags: Any) -> tuple[str, int, int, list[int] | None]:
     """(address of process 0, how many processes, which one this is, its devices or None for all)."""
-    names = ("coordinator", "num_processes", "process_id")
-    missing = [name for name in names if flags[name].value is None]
-    given = len(missing) < len(names)
-    if flags.processes > 1 and (given or flags.distributed):
+    place = flags.coordinator, flags.num_processes, flags.process_id
+    given = [value is not None for value in place]
+    if flags.processes > 1 and (any(given) or flags.distributed):
         raise AlexNetError("--processes starts all processes itself: leave out --coordinator and --distributed.")
-    if given and missing:
-        raise AlexNetError(f"--{' and --'.join(missing)} must be given too: the three name a process of several.")
     local = _devices(flags.local_devices)
-    if given:
+    if any(given):
+        if not all(given):
+            raise AlexNetError("--coordinator, --num_processes and --process_id name a process of several: give all.")
         if flags.process_id >= flags.num_processes:
             raise AlexNetError(
                 f"--process_id={flags.process_id} is not one of {flags.num_processes} processes: they count from 0."
             )
         if not re.fullmatch(r".+:\d+", flags.coordinator):
             raise AlexNetError(f"--coordinator={flags.coordinator} is not HOST:PORT.")
-        return flags.coordinator, flags.num_processes, flags.process_id, local
+        return *place, local
     if flags.distributed is False or flags.processes > 1:
         return "", 1, 0, None
     # Any pod by itself, such as a notebook's, looks like one of several to JAX.
-    in_job = bool({"JOB_COMPLETION_INDEX", "TPU_WORKER_ID"} & os.environ.keys())
-    found = (
-        _detected(flags.start_timeout)
-        if flags.distributed or in_job or "KUBERNETES_SERVICE_HOST" not in os.environ
-        else None
-    )
-    if found is None and "JOB_COMPLETION_INDEX" in os.environ and not flags.distributed:
+    in_pod, in_job = "KUBERNETES_SERVICE_HOST" in os.environ, "JOB_COMPLETION_INDEX" in os.environ
+    alone = in_pod and not (flags.distributed or in_job or "TPU_WORKER_ID" in os.environ)
+    found = None if alone else _detected(flags.start_timeout)
+    if found is None and (flags.distributed or in_job):
         raise AlexNetError(
-            "This is a process of an indexed Kubernetes job, but JAX cannot find the others: install jax[k8s], or use "
-            "--nodistributed where each is a run of its own."
-        )
-    if found is None and flags.distributed:
-        raise AlexNetError(
-            "--distributed found no cluster to join: start it under Slurm, Open MPI, Kubernetes or Cloud TPU, or name "
-            "the processes with --coordinator, --num_processes and --process_id."
+            "JAX finds no cluster, which --distributed and an indexed job ask for: start this under Slurm, Open MPI, "
+            "Cloud TPU or Kubernetes (there, install jax[k8s]), name the processes with --coordinator, --num_processes "
+            "and --process_id, or use --nodistributed where each process is a run of its own."
         )
     address, count, index, theirs = found or ("", 1, 0, None)
     return address, count, index, local if flags.local_devices else theirs
