@@ -27,10 +27,10 @@ MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "configs").rglob("*.py")])
 # From the inside out: a ring imports itself and those before it.
 RINGS = {
     "core": (
-        "errors", "exits", "files", "extras", "progress", "schema", "config", "builder", "weight_file",
+        "errors", "exits", "files", "progress", "schema", "config", "builder", "weight_file",
         "model", "data", "train", "evaluate", "classifier",
     ),
-    "tools for networks": ("prepare", "weights", "figures", "export", "features", "ensembles", "summary"),
+    "tools for networks": ("extras", "prepare", "weights", "figures", "export", "features", "ensembles", "summary"),
     "command line": ("cli", "__main__"),
 }  # fmt: skip
 

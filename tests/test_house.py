@@ -15,8 +15,8 @@ from structure import MODULES, PACKAGE, RINGS, ROOT, imports, lines, module_name
 
 # Goals: 6,500 lines of the core, 11,500 of the package, 12 modules and 7 files below. Where one is not reached, the
 # number is today's: lower it, do not raise it.
-CORE_LINES, PACKAGE_LINES = 7_800, 13_300
-TESTS_PER_LINE = (0.6, 1.1)  # goal: 0.9
+CORE_LINES, PACKAGE_LINES = 7_300, 12_300
+TESTS_PER_LINE = (0.6, 1.0)  # goal: 0.9
 
 
 def _ring(name: str) -> int | None:
