@@ -31,7 +31,7 @@ types: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	$(PY) tests/wheel.py
 
-# A hundred of them, drawn and counted: 57 took 17 minutes on two slow cores.
+# A hundred of them, drawn and counted: about 20 minutes on two cores.
 faults: $(VENV)/installed-test
 	$(PY) tests/faults.py $(FAULTS)
 

@@ -318,7 +318,7 @@ def _operations(tower: models.AlexNet, image_pixels: int) -> dict[str, tuple[str
     shapes, found = placement.shapes(tower, image_pixels), dict[str, Any]()
     for layer in tower.stack:
         own = (f"{layer.name}_out", *(models.operation_name(word, layer.name) for word in layer.post_ops))
-        in_place = itertools.takewhile(lambda word: word in ("batch_norm", "relu", "tanh"), layer.post_ops)
+        in_place = itertools.takewhile(lambda word: word in models.BY_UNIT and word != "dropout", layer.post_ops)
         for name, operation in ((layer.name, own[len(list(in_place))]), *zip(own, own, strict=True)):
             *space, channels = shapes[operation]
             # The last layer is rounded up to equal shares of the classes.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL
+from ml_collections import ConfigDict
 from PIL import Image
 
 import alexnet_jax as alexnet
@@ -22,7 +23,7 @@ from alexnet_jax.cli import prepare
 from alexnet_jax.data import datasets, sources
 from alexnet_jax.data.feed import Split
 from alexnet_jax.evaluate import evaluate_checkpoint
-from alexnet_jax.model import towers
+from alexnet_jax.model import alexnet as models, towers
 from alexnet_jax.train import loop
 
 PIXELS = SMALL["data.crop_pixels"]
@@ -265,6 +266,18 @@ def test_layers_list_what_features_gives(name: str, folder: Path) -> None:
         found = net.features(image, key)
         _near(found, seen[shown[key]], atol=1e-5)
     assert ("batch_norm7" in net.layers) == (name == "alexnet_bn")
+
+
+def test_features_of_a_layer_come_after_any_pointwise_operation(
+    small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that somebody adds, too: `conv3` is never the values before its nonlinearity."""
+    for word in ("relu", "tanh", "softplus"):
+        monkeypatch.setitem(models.POINTWISE, word, jax.nn.softplus)
+        monkeypatch.setattr(models, "BY_UNIT", models.BY_UNIT | {word})
+        small_config.model.conv3.post_ops = f"{word} norm"
+        tower = builder.model(small_config, 10)
+        assert classifier._operations(tower, 67)["conv3"][0] == f"{word}3"
 
 
 @pytest.mark.parametrize("layer", ["fc9", "logits", None, ["fc7"]])

@@ -196,8 +196,8 @@ def _kernel(arrays: Arrays, name: str) -> np.ndarray:
 
 def _add_operation(graph: _Graph, word: str, layer_name: str, name: str, shape: tuple[int, ...]) -> None:
     model, arrays = graph.model, graph.arrays
-    if word in ("relu", "tanh"):
-        graph.then("Relu" if word == "relu" else "Tanh", name)
+    if word in models.POINTWISE:
+        graph.then({"relu": "Relu", "tanh": "Tanh"}[word], name)
     elif word == "norm":
         _add_channel_norm(graph, name, shape)
     elif word == "spatial_norm":

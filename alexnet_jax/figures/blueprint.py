@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _BOX, _LINE, _MARGIN, _ARROW, _GAP = 2.45, 0.2, 0.08, 0.24, 0.05
 _CENTERS = (0.05 + _BOX / 2, drawing.WIDTH - 0.05 - _BOX / 2)
 _GRAY, _DOTS = "#eceff4", "#8d99a9"
-_WORDS = {"relu": "ReLU", "batch_norm": "BN", "spatial_norm": "spatial norm"}
+_WORDS = {"relu": "ReLU", "batch_norm": "BN"}
 
 
 def architecture(model: models.AlexNet, image_pixels: int) -> "Figure":
@@ -67,7 +67,7 @@ def _lines(
     names = list[str]()
     for word in layer.post_ops:
         name = models.operation_name(word, layer.name)
-        names.append(name if word in ("norm", *models.POOLS) else _WORDS.get(word, word))
+        names.append(name if word in ("norm", *models.POOLS) else _WORDS.get(word, word.replace("_", " ")))
         if shapes[name] != held:
             held = shapes[name]
             lines += _wrapped(names, _shape(held))

@@ -20,9 +20,12 @@ from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import layers, towers
 from alexnet_jax.model.towers import TOWER, gather_towers
 
-OPERATIONS = ("relu", "tanh", "norm", "spatial_norm", "batch_norm", "pool", "avg_pool", "dropout")
+# The words of `post_ops`. What else knows a word by its name is in CONTRIBUTING.md.
+POINTWISE: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 POOLS = ("pool", "avg_pool")
-_BY_UNIT = frozenset(("relu", "tanh", "batch_norm", "dropout"))  # those that a part of the units can do for itself
+OPERATIONS = (*POINTWISE, "norm", "spatial_norm", "batch_norm", *POOLS, "dropout")
+BY_UNIT = frozenset((*POINTWISE, "batch_norm", "dropout"))  # those that a part of the units can do for itself
+HOMOGENEOUS = ("relu", *POOLS, "dropout")  # f(a x) = a f(x) for a > 0
 LOGITS = "logits"
 
 
@@ -208,7 +211,7 @@ class AlexNet(nn.Module):
     @nn.nowrap
     def splits(self, layer: ConvLayer | DenseLayer) -> bool:
         """Whether the units of a layer are split over `split_over` devices; if not, each device has all of them."""
-        possible = isinstance(layer, DenseLayer) and _BY_UNIT.issuperset(layer.post_ops)
+        possible = isinstance(layer, DenseLayer) and BY_UNIT.issuperset(layer.post_ops)
         return self.split_over > 1 and possible and layer.features % self.split_over == 0
 
     @nn.nowrap
@@ -238,8 +241,8 @@ class AlexNet(nn.Module):
         self, word: str, layer: ConvLayer | DenseLayer, x: jax.Array, keys_B: jax.Array | None, train: bool
     ) -> jax.Array:
         name = operation_name(word, layer.name)
-        if word in ("relu", "tanh"):
-            return jax.nn.relu(x) if word == "relu" else jnp.tanh(x)
+        if word in POINTWISE:
+            return POINTWISE[word](x)
         if word == "norm":
             constants = dataclasses.asdict(self.norm)
             gather = functools.partial(gather_towers, layer=name, dtype=self.exchange_dtype)

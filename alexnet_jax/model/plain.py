@@ -17,8 +17,6 @@ from alexnet_jax.model import alexnet as models, placement
 
 Arrays = dict[str, np.ndarray]
 
-_HOMOGENEOUS = ("relu", *models.POOLS, "dropout")  # f(a x) = a f(x) for a > 0
-
 
 def to_arrays(model: models.AlexNet, variables: dict[str, Any]) -> Arrays:
     """The variables of all towers (numpy, leading tower axis) as the arrays of one plain network.
@@ -126,7 +124,7 @@ def factors(model: models.AlexNet) -> dict[str, float]:
     for layer, following in zip(model.stack, model.stack[1:], strict=False):
         factor = 1.0
         for word in layer.post_ops:
-            if factor != 1.0 and word not in _HOMOGENEOUS:
+            if factor != 1.0 and word not in models.HOMOGENEOUS:
                 raise AlexNetError(
                     f"config.model.{layer.name}.post_ops={' '.join(layer.post_ops)!r} has {word} after a dropout that "
                     f"is not inverted, so its factor of {factor:g} cannot be folded into the weights of "

@@ -72,6 +72,15 @@ def cross_entropy(logits_BK: jax.Array, label_B: jax.Array, label_smoothing: flo
     return (1.0 - label_smoothing) * of_label_B + label_smoothing * of_all_B
 
 
+def _updated(
+    state: TrainState, optimizer: optax.GradientTransformation, gradients: Any, statistics: Any, ema_decay: float
+) -> TrainState:
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = _averaged(state.average, variables_of(params, statistics), state.step, ema_decay)
+    return TrainState(state.step + 1, params, statistics, opt_state, average, state.key)
+
+
 def _averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
     """The moving average after update number `step`, from 0; early ones decay faster, to forget the initialization."""
     if not decay:
@@ -130,12 +139,8 @@ def make_train_step(
         gradients, statistics, metrics = _in_microbatches(learn, state.statistics, batch, settings.microbatches)
         gradients = towers.sum_over_data(gradients, mesh, "gradients", spec.params)
         with jax.named_scope("update"):
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            average = _averaged(state.average, variables_of(params, statistics), state.step, settings.ema_decay)
-        state = TrainState(state.step + 1, params, statistics, opt_state, average, state.key)
-        metrics = towers.sum_over_data(metrics, mesh, "metrics")
-        return state, metrics
+            state = _updated(state, optimizer, gradients, statistics, settings.ema_decay)
+        return state, towers.sum_over_data(metrics, mesh, "metrics")
 
     return towers.sharded(
         step, mesh=mesh, in_specs=(spec, BATCH_SHARDED), out_specs=(spec, REPLICATED), donate_argnums=(0,)
