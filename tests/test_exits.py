@@ -1,8 +1,10 @@
 """How a process ends: by a signal, whatever it is doing; by a second one while it saves; by an error."""
 
+import contextlib
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -108,3 +110,23 @@ def test_error_of_one_process_of_several_is_its_status(
         app.run("failing", [])
     assert ended.value.args[0] == status
     assert said in ended.value.args[1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_error_of_a_thread_is_shown_unless_the_command_ends_with_it(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fill_disk() -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    def main(argv: list[str]) -> None:
+        thread = threading.Thread(target=fill_disk)
+        thread.start()
+        thread.join()
+        if fails:
+            fill_disk()
+
+    monkeypatch.setitem(sys.modules, "writing", SimpleNamespace(main=main))
+    with pytest.raises(SystemExit, match="No space left") if fails else contextlib.nullcontext():
+        app.run("writing", [])
+    assert ("No space left" in capsys.readouterr().err) is not fails

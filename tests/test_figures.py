@@ -120,7 +120,7 @@ def test_filters_of_weight_norm_are_what_it_multiplies_with() -> None:
 
 
 def test_specialization_of_towers() -> None:
-    """A gray tower and a colorful one are no accident; two towers with the same kernels are."""
+    """Chance hardly makes one tower gray and the other colorful; between towers of equal kernels it decides."""
     wide = _build(**{"model.conv1.features": 8})
     kernels = np.random.default_rng(0).normal(size=(2, 11, 11, 3, 8))
     same = figures.specialization(_with_kernels(wide, np.stack([kernels[1], kernels[1]])))

@@ -146,7 +146,7 @@ def test_importing_and_building_need_nothing_heavy() -> None:
 
 
 def test_a_batch_passes_few_files_from_disk_to_loss() -> None:
-    """Seven: what only bfloat16 on a CPU needs, `cpu_bfloat16.py`, is no part of it here."""
+    """Seven, in float32; bfloat16 on a CPU passes `cpu_bfloat16.py`, too."""
     assert structure.disk_to_loss() == [
         "data/feed.py",
         "data/sources.py",

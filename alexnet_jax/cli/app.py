@@ -31,11 +31,14 @@ def run(module: str, argv: list[str]) -> None:
         for argument in argv if module != "alexnet_jax.cli.predict" else []:  # which only reads, and prints any name
             if argument != argument.encode(errors="replace").decode():  # neither a log nor a checkpoint could name it
                 raise AlexNetError(f"{argument!a} is not UTF-8 text: rename it.")
-        # Orbax's threads print the full disk that the main thread then ends with in a sentence.
-        threading.excepthook = lambda args: sentence(args.exc_value) or threading.__excepthook__(args)
+        # Orbax's threads print the full disk that the main thread then ends with in a sentence: not if it does.
+        held, show = list[threading.ExceptHookArgs](), threading.__excepthook__
+        threading.excepthook = lambda args: held.append(args) if sentence(args.exc_value) else show(args)
         # And TensorStore's threads, in C++, that they report to an event loop that is gone by then.
         sys.unraisablehook = lambda args: "loop is closed" in str(args.exc_value) or sys.__unraisablehook__(args)
         importlib.import_module(module).main(argv)
+        for args in held:
+            show(args)
         if sys.stdout is not None:  # None where it is closed
             sys.stdout.flush()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""alexnet summary: the network as a table, where it lies, and what is often said wrongly of it; it needs no data."""
+"""alexnet summary: a network as a table, and where its towers meet; it needs no data."""
 
 from alexnet_jax.cli import app
 from alexnet_jax.cli.flags import HELP, take_recipe
