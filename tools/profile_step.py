@@ -128,7 +128,7 @@ def _report(setup: builder.TrainSetup, program: str, spent: dict[str, float], se
     share = flops / (1e12 * peak.teraflops * setup.mesh.size)
     return [
         f"a step    {1e3 * seconds:,.1f} ms, {rate:,.1f} images/s, {flops / 1e12:.3g} TFLOP/s, {100 * share:.0f} % of "
-        f"peak ({peak.source})",
+        f"peak ({peak.numbers}, {peak.source})",
         "",
         *_table("operations", spent, seconds, labels),
         "",

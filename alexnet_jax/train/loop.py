@@ -312,9 +312,8 @@ def _compile_step(
     say(f"compiled in {time.perf_counter() - since:.1f} s")
     multiple = setup.mesh.shape[towers.DATA] * setup.settings.microbatches
     say(f"memory   {memory.check_step(compiled, batch_size=setup.plan.batch_size, multiple=multiple)}")
-    dtype = setup.model.compute_dtype
-    peak = speed.peak(dtype)
-    say(f"speed    at most {peak.teraflops:,.2f} TFLOP/s a device in {dtype}, {peak.source}")
+    peak = speed.peak(setup.model.compute_dtype)
+    say(f"speed    at most {peak.teraflops:,.2f} TFLOP/s a device in {peak.numbers}, {peak.source}")
     return compiled, peak
 
 

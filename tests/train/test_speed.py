@@ -1,10 +1,13 @@
 """What a run says of its speed and memory, and what it keeps of what it compiled."""
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 import steps
 from jax.experimental.compilation_cache import compilation_cache
@@ -22,22 +25,104 @@ def test_flops_of_net_145() -> None:
     assert speed.flops_per_image(builder.model(get_config(), 1000), 224) == 2 * (3 * 724_406_816 - 105_415_200)
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "wanted"),
-    [("NVIDIA A100-SXM4-40GB", "float32", 19.5), ("TPU v5 lite", "bfloat16", 197.0), ("TPU v5p", "bfloat16", 459.0)],
-)
-def test_peak_of_known_devices(kind: str, dtype: str, wanted: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Device:
-        device_kind = kind
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    device_kind: str
+    platform: str
+    compute_capability: str | None = None
 
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    assert speed.peak(dtype) == speed.Peak(wanted, "by its data sheet")
+
+_AMPERE, _HOPPER, _BLACKWELL = "8.0", "9.0", "10.0"
+# device_kind, a GPU's compute capability, and TFLOP/s of a network in bfloat16, and in float32 with what multiplies.
+_PEAKS = [
+    ("NVIDIA A100-SXM4-40GB", _AMPERE, 312.0, (156.0, "TF32")),
+    ("NVIDIA A100 80GB PCIe", _AMPERE, 312.0, (156.0, "TF32")),
+    ("NVIDIA L4", "8.9", 121.0, (60.0, "TF32")),
+    ("NVIDIA L40S", "8.9", 362.05, (183.0, "TF32")),
+    ("NVIDIA GeForce RTX 4090", "8.9", 165.2, (82.6, "TF32")),
+    ("NVIDIA H100 80GB HBM3", _HOPPER, 989.4, (494.7, "TF32")),
+    ("NVIDIA H100 PCIe", _HOPPER, 756.0, (378.0, "TF32")),
+    ("NVIDIA H100 NVL", _HOPPER, 835.5, (417.5, "TF32")),
+    ("NVIDIA H200", _HOPPER, 989.4, (494.7, "TF32")),
+    ("NVIDIA B200", _BLACKWELL, 2250.0, (1125.0, "TF32")),
+    ("NVIDIA GB200", _BLACKWELL, 2500.0, (1250.0, "TF32")),
+    ("TPU v2", None, 23.0, (23.0, "bfloat16")),
+    ("TPU v3", None, 61.5, (61.5, "bfloat16")),
+    ("TPU v4", None, 275.0, (275.0, "bfloat16")),
+    ("TPU v5 lite", None, 197.0, (197.0, "bfloat16")),
+    ("TPU v5", None, 459.0, (459.0, "bfloat16")),
+    ("TPU v6 lite", None, 918.0, (918.0, "bfloat16")),
+    ("TPU7x", None, 1153.5, (1153.5, "bfloat16")),
+]
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`on_device(kind, compute_capability)`: the devices here are of this kind; a measured rate is 1 TFLOP/s."""
+
+    def use(kind: str, capability: str | None = None) -> None:
+        device = _Device(kind, "gpu" if capability else "tpu", capability)
+        monkeypatch.setattr(jax, "local_devices", lambda: [device])
+        monkeypatch.setattr(speed, "matmul_teraflops", lambda *_, **__: 1.0)
+
+    return use
+
+
+@pytest.mark.parametrize(("kind", "capability", "bfloat16", "float32"), _PEAKS, ids=[row[0] for row in _PEAKS])
+def test_peak_of_known_devices(
+    kind: str, capability: str | None, bfloat16: float, float32: tuple[float, str], on_device: Callable[..., None]
+) -> None:
+    on_device(kind, capability)
+    assert speed.peak("bfloat16") == speed.Peak(bfloat16, "bfloat16", "by its data sheet")
+    assert speed.peak("float32") == speed.Peak(*float32, "by its data sheet")
+
+
+def test_peak_of_gpus_before_ampere_is_that_of_float32(on_device: Callable[..., None]) -> None:
+    on_device("Tesla V100-SXM2-16GB", "7.0")
+    assert speed.peak("bfloat16") == speed.peak("float32") == speed.Peak(15.7, "float32", "by its data sheet")
+
+
+def test_peak_follows_the_precision_of_products(on_device: Callable[..., None]) -> None:
+    on_device("NVIDIA H100 80GB HBM3", _HOPPER)
+    with jax.default_matmul_precision("highest"):
+        assert speed.peak("float32") == speed.Peak(66.9, "float32", "by its data sheet")
+        assert speed.peak("bfloat16").teraflops == 989.4
+    on_device("TPU v4")
+    with jax.default_matmul_precision("float32"):
+        assert speed.peak("float32") == speed.Peak(1.0, "float32", "the fastest of its own matmuls just now")
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA A100-SXM4-40GB MIG 1g.5gb", "NVIDIA L40", "NVIDIA L4 24GB"])
+def test_peak_of_a_part_or_a_namesake_is_measured(kind: str, on_device: Callable[..., None]) -> None:
+    on_device(kind, _AMPERE)
+    assert speed.peak("bfloat16").teraflops == 1.0
+    assert speed.peak("float32").numbers == "TF32"
 
 
 def test_peak_of_other_devices_is_measured() -> None:
     found = speed.peak("float32")
     assert 0 < found.teraflops < 1000
+    assert found.numbers == "float32"
     assert "its own matmuls" in found.source
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rate_of_a_chain_counts_its_products(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that ticks once a call: 1 s a chain, which multiplies `links` times and stays finite."""
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    chain = speed._chain
+
+    def watched(a: jax.Array, links: int) -> jax.Array:
+        product = chain(a, links)
+        seen.append((np.asarray(a, np.float64), np.asarray(product, np.float64)))
+        return product
+
+    monkeypatch.setattr(speed, "_chain", watched)
+    monkeypatch.setattr(speed.time, "perf_counter", itertools.count().__next__)
+    assert speed.matmul_teraflops(dtype, size=32, links=5, seconds=3) == pytest.approx(2e-12 * 5 * 32**3)
+    a, product = seen[-1]
+    np.testing.assert_allclose(product, np.linalg.matrix_power(a, 6), atol=0.03 if dtype == "bfloat16" else 1e-5)
+    assert 0.1 < np.abs(product).max() < 10
 
 
 # ---------------------------------------------------------------- memory
