@@ -186,7 +186,7 @@ def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) 
     `towers` is how many towers the network has; `tower` over how many devices they are spread:
     1 keeps them together, `towers` gives each its own, 0 spreads them wherever the number of devices
     is a multiple of `towers`. The devices with the towers of one network have the fastest links to each other: one
-    process or host, neighbors on a TPU.
+    process or host, neighbors on a TPU. The rows of a process follow each other, as `feed_share` needs them.
 
     Raises AlexNetError when the devices cannot be laid out that way.
     """
@@ -215,7 +215,10 @@ def make_mesh(*, towers: int, tower: int, devices: Sequence[Any] | None = None) 
 
 
 def _grid(devices: Sequence[Any], tower: int) -> np.ndarray:
-    """The devices as `data` x `tower`, in the order of slices (of a GPU cluster: hosts) and processes."""
+    """The devices as `data` x `tower`, in the order of slices (of a GPU cluster: hosts) and processes.
+
+    On a TPU each row is as `mesh_utils` has it, but the rows of a process, which its torus scatters, are together.
+    """
     slices = Counter(_slice(device) for device in devices)
     devices = sorted(devices, key=lambda device: (_slice(device), device.process_index))  # else as they were given
     plain = np.asarray(devices).reshape(-1, tower)
@@ -226,12 +229,15 @@ def _grid(devices: Sequence[Any], tower: int) -> np.ndarray:
         return plain  # towers cross slices whatever one does
     try:
         if len(slices) > 1:
-            return mesh_utils.create_hybrid_device_mesh(
+            torus = mesh_utils.create_hybrid_device_mesh(
                 (each // tower, tower), (len(slices), 1), devices, allow_split_physical_axes=True
             )
-        return mesh_utils.create_device_mesh(plain.shape, devices, allow_split_physical_axes=True)
+        else:
+            torus = mesh_utils.create_device_mesh(plain.shape, devices, allow_split_physical_axes=True)
     except (AssertionError, NotImplementedError, ValueError):
         return plain  # a part of a TPU that is not a box
+    owners = [row[0].process_index for row in torus]
+    return torus[np.argsort([owners.index(owner) for owner in owners], stable=True)]
 
 
 def _slice(device: Any) -> int:

@@ -1,6 +1,6 @@
 """The mesh, the verb that crosses it, and which process feeds what."""
 
-import dataclasses
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
+from tpu_slices import TOPOLOGIES, Device, devices_of
 
 from alexnet_jax import builder
 from alexnet_jax.errors import AlexNetError
@@ -168,22 +169,9 @@ def test_a_share_of_the_units() -> None:
 # ---------------------------------------------------------------- the mesh over hosts
 
 
-@dataclasses.dataclass(frozen=True)
-class _Device:
-    """What `make_mesh` reads of a device."""
-
-    id: int
-    process_index: int
-    slice_index: int = 0
-    platform: str = "gpu"
-    device_kind: str = "none"
-    coords: tuple[int, int, int] = (0, 0, 0)
-    core_on_chip: int = 0
-
-
 def _grid(owners: list[tuple[int, int]], tower: int) -> list[list[int]]:
     """The ids on the mesh of devices given as (slice, process) of each."""
-    devices = [_Device(number, process, where) for number, (where, process) in enumerate(owners)]
+    devices = [Device(number, process, where) for number, (where, process) in enumerate(owners)]
     mesh = towers.make_mesh(towers=2, tower=tower, devices=devices)
     return [[device.id for device in row] for row in mesh.devices]
 
@@ -198,19 +186,28 @@ def test_towers_of_a_replica_stay_in_one_process_and_one_host() -> None:
     assert _grid([(0, 0), (0, 1), (0, 0), (0, 1)], 1) == [[0], [2], [1], [3]]
 
 
-def test_towers_of_a_replica_are_neighbors_on_a_tpu() -> None:
-    """A fake slice of 2 x 2 x 2 chips on two hosts: mesh_utils puts each pair on one link."""
-    devices = [
-        _Device(4 * z + 2 * y + x, z, platform="tpu", device_kind="TPU v4", coords=(x, y, z))
-        for z in range(2) for y in range(2) for x in range(2)
-    ]  # fmt: skip
-    mesh = towers.make_mesh(towers=2, tower=2, devices=devices)
-    assert mesh.devices.shape == (4, 2)
-    assert {device.id for device in mesh.devices.flat} == set(range(8))
-    for one, other in mesh.devices:
-        assert np.abs(np.subtract(one.coords, other.coords)).sum() == 1
-        assert one.process_index == other.process_index
-    assert towers.make_mesh(towers=2, tower=1, devices=devices[:3]).devices.shape == (3, 1)  # no box
+def test_a_part_of_a_tpu_that_is_no_box() -> None:
+    assert towers.make_mesh(towers=2, tower=1, devices=devices_of("v4:2x2x2")[:3]).devices.shape == (3, 1)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_every_tpu_slice_can_be_fed(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone and two of them: the shares of the processes are a partition, towers at most one link apart."""
+    for slices, tower in itertools.product((1, 2), (1, 2)):
+        devices = devices_of(topology, slices)
+        mesh = towers.make_mesh(towers=2, tower=tower, devices=devices)
+        assert mesh.devices.shape == (len(devices) // tower, tower)
+        assert {device.id for device in mesh.devices.flat} == set(range(len(devices)))
+        for row in mesh.devices:
+            assert len({(device.process_index, device.slice_index) for device in row}) == 1
+            assert np.abs(np.subtract(row[0].coords, row[-1].coords)).sum() <= 1
+        owners = [device.process_index for device in mesh.devices[:, 0]]
+        neighbors = [owner for owner, _ in itertools.groupby(owners)]
+        assert sorted(neighbors) == sorted(set(owners))
+        some = len(neighbors) // 64 + 1  # of the largest slices: a call reads the whole mesh
+        for share, process in [*enumerate(neighbors)][::some]:
+            monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+            assert towers.feed_share(mesh) == (share, len(neighbors))
 
 
 @pytest.mark.parametrize("owners", [[(0, 0), (0, 0), (0, 0), (0, 1)], [(0, 0), (0, 1), (0, 1), (0, 1)]])
@@ -223,7 +220,7 @@ def test_a_replica_that_crosses_where_others_do_not_is_refused(owners: list[tupl
 def test_a_run_says_where_exchanges_cross_processes(
     owners: list[int], crossing: bool, small_config: ConfigDict
 ) -> None:
-    mesh = towers.make_mesh(towers=2, tower=2, devices=[_Device(n, owner) for n, owner in enumerate(owners)])
+    mesh = towers.make_mesh(towers=2, tower=2, devices=[Device(n, owner) for n, owner in enumerate(owners)])
     said = start._describe_placement(builder.model(small_config, 10), mesh)
     assert "they exchange at conv3, fc6, fc7, fc8" in said
     assert ("between processes" in said) == crossing
