@@ -50,12 +50,14 @@ def plan(args: argparse.Namespace) -> list[Job]:
     telling = 2 if args.all else len(MODES)
     best, others, turns = MODES[:telling], MODES[telling:], range(1, args.turns + 1)
     largest, more = max(args.batches), [batch for batch in args.more if batch not in args.batches]
-    jobs = [Job("machine", 0, 1), *turn(1, "bfloat16", best, args.batches)]
-    extras = [Job("device", min(args.batches), 1), Job("profile bfloat16", largest, 1)] if args.all else []
-    jobs += [Job("layers bfloat16", largest, 1), *extras]
-    jobs += [job for dtype in DTYPES for number in turns for job in turn(number, dtype, best, args.batches)]
+    jobs = [Job("machine", 0, 1)]
+    for number in turns:
+        jobs += [job for dtype in DTYPES for job in turn(number, dtype, best, args.batches)]
+        if number == 1:
+            jobs += [Job("layers bfloat16", largest, 1)]
+            jobs += [Job("profile bfloat16", largest, 1), Job("device", min(args.batches), 1)] if args.all else []
     jobs += [Job("layers float32", largest, 1)]
-    jobs += [job for dtype in DTYPES for number in turns for job in turn(number, dtype, others, args.batches)]
+    jobs += [job for dtype in DTYPES for job in turn(1, dtype, others, args.batches)]
     jobs += [job for dtype in DTYPES for job in turn(1, dtype, best[:1], more)]
     jobs += [Job("feed", min(args.batches), 1)] if args.all else []
     needed = ("machine", *(f"ceilings {dtype}" for dtype in DTYPES))
