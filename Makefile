@@ -8,7 +8,7 @@ PYTEST = $(PY) -m pytest -n 2 --dist worksteal
 # Huge pages for the arrays: a CPU step takes a third less time (docs/results.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test test-all lint types wheel faults
+.PHONY: train test test-all deviceless lint types wheel faults
 
 train: $(VENV)/installed
 	$(PY) main.py --config=configs/alexnet.py --workdir=runs/first
@@ -19,6 +19,11 @@ test: $(VENV)/installed-test
 
 test-all: $(VENV)/installed-test
 	$(PYTEST) $(TESTS)
+
+# Small steps compiled for TPUs, which need none: two minutes on two cores. libtpu stands beside the environment: inside
+# of it JAX would ask it for TPUs in every process, and print that there are none.
+deviceless: $(VENV)/installed-test $(VENV)/libtpu/installed
+	PYTHONPATH=$(VENV)/libtpu $(PYTEST) tests/test_deviceless.py
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .
@@ -40,6 +45,10 @@ $(PY):
 
 $(VENV)/installed: pyproject.toml requirements.txt | $(PY)
 	$(PY) -m pip install --quiet -c requirements.txt -e ".[figures]"
+	touch $@
+
+$(VENV)/libtpu/installed: requirements.txt | $(PY)
+	$(PY) -m pip install --quiet --upgrade --no-deps --target $(VENV)/libtpu -c requirements.txt libtpu
 	touch $@
 
 $(VENV)/installed-%: pyproject.toml requirements.txt | $(PY)

@@ -12,13 +12,6 @@ KINDS = {  # what JAX calls them, and devices a chip
     "v6e": ("TPU v6 lite", 1), "tpu7x": ("TPU7x", 2),
 }  # fmt: skip
 
-_SIZES = {
-    "v2 v3": "2x2 4x4 4x8 8x8 8x16 16x16",
-    "v5e v6e": "2x2 2x4 4x4 4x8 8x8 8x16 16x16",
-    "v4 v5p tpu7x": "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16",
-}
-TOPOLOGIES = [f"{kind}:{size}" for kinds in _SIZES for kind in kinds.split() for size in _SIZES[kinds].split()]
-
 
 @dataclasses.dataclass(frozen=True)
 class Device:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
-from tpu_slices import TOPOLOGIES, Device, devices_of
+from tpu_slices import Device, devices_of
 
 from alexnet_jax import builder
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import towers
 from alexnet_jax.train import start
+from benchmarks.deviceless import TOPOLOGIES
 
 P = PartitionSpec
 
