@@ -15,7 +15,7 @@ set -euo pipefail
 # ---- to change
 NAME=${NAME:-alexnet}
 ZONE=${ZONE:-europe-west4-b}
-TYPE=${TYPE:-v5litepod-16}
+TYPE=${TYPE:-v5litepod-16} # 16 chips on 4 hosts: a mesh of 8 x 2, or with --config.mesh.tower=1 of 16 x 1
 VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 
 on_all() { gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"; }

@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import yaml
+from tpu_slices import devices_of
 
 from alexnet_jax.cli import train
 from alexnet_jax.cli.flags import take_recipe
+from alexnet_jax.model import towers
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"
@@ -237,6 +240,21 @@ def test_skypilot(tmp_path: Path) -> None:
     )
     given = done.stdout.splitlines()
     assert given[-3:] == ["--coordinator=10.0.0.1:12355", "--num_processes=2", "--process_id=1"]
+
+
+@pytest.mark.parametrize(("tower", "mesh"), [(0, "8 x 2"), (1, "16 x 1")])
+def test_tpu_starts_a_slice_that_can_be_fed(tower: int, mesh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default one, whose hosts and meshes its line names."""
+    (line,) = re.findall("^TYPE=.*$", (LAUNCH / "tpu.sh").read_text(), re.MULTILINE)
+    assert line.startswith("TYPE=${TYPE:-v5litepod-16} # 16 chips on 4 hosts: ")
+    grid = towers.make_mesh(towers=2, tower=tower, devices=devices_of("v5e:4x4"))
+    assert " x ".join(map(str, grid.devices.shape)) == mesh
+    assert f"of {mesh}" in line
+    shares = set()
+    for process in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        shares.add(towers.feed_share(grid))
+    assert shares == {(part, 4) for part in range(4)}
 
 
 @pytest.mark.parametrize(("statuses", "last"), [([75, 75, 0], 0), ([75, 1], 1), ([143], 143)])
