@@ -168,9 +168,9 @@ def page(rows: list[Row], left: list[Job]) -> str:
     tops = {(row["name"].split(" ")[1], row["turn"]): row for row in measured if row["name"].startswith("ceilings")}
     about = [f"{row['device']}, {row['versions']}, {row['date']}, commit {row['commit']}" for row in measured]
     about += [machine[key] for key in ("processor", "driver") if machine.get(key)]
-    for dtype in DTYPES:
-        found = [row for (of, _), row in tops.items() if of == dtype]
-        about += [f"matmul, {_label(found[0])}: {_middle([r['matmul'] for r in found])} TFLOP/s"] if found else []
+    for numbers in dict.fromkeys(row["numbers"] for row in tops.values()):
+        rates = [row["matmul"] for row in tops.values() if row["numbers"] == numbers]
+        about.append(f"matmul in {numbers}: {_middle(rates, 2)} TFLOP/s")
     about += [f"copy: {_middle([row['copy'] for row in tops.values()])} GB/s"] if tops else []
     lines = ["# The training step on this machine", "", *(f"* {line}" for line in dict.fromkeys(about))]
     steps = [row for row in rows if row["name"].startswith(("jax", "torch")) and "stopped" not in row]
