@@ -113,20 +113,24 @@ def devices_of(target: str, slices: int = 1) -> list[Any]:
         "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
     }  # fmt: skip
+    import jax
     from jax.experimental import topologies
 
     kind, _, size = target.partition(":")
-    if kind in GPUS:
-        return topologies.get_topology_desc(
-            platform="cuda", topology_name=kind, target_config=_gpu(kind), topology=f"1x1x{size or 1}"
-        ).devices
-    count = int(size or 1) if size in ("", "1", "2", "4") else None
+    count = int(size or 1) if size in ("", "1", "2", "4") and kind in TPUS else None
     if count:
         size = "2x2" if kind in ("v2", "v3", "v5e", "v6e") else "2x2x1"
-    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    what: dict[str, Any] = {"platform": "tpu", "topology_name": f"{kind}:{size}"}
+    if kind in GPUS:
+        what = {"platform": "cuda", "topology_name": kind, "target_config": _gpu(kind), "topology": f"1x1x{size or 1}"}
+    elif slices > 1:
+        what["num_slices"] = slices
     if kind == "v4":
-        options["chip_config_name"] = "megacore"  # a device a chip, as JAX has it
-    return topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{size}", **options).devices[:count]
+        what["chip_config_name"] = "megacore"  # a device a chip, as JAX has it
+    try:
+        return topologies.get_topology_desc(**what).devices[:count]
+    except jax.errors.JaxRuntimeError as error:
+        sys.exit(f"error: --target={target}: {error}")
 
 
 def _gpu(kind: str) -> str:
@@ -329,10 +333,11 @@ def make_step(args: argparse.Namespace, devices: list[Any]) -> Step:
     from alexnet_jax.model import placement, towers
     from alexnet_jax.train import step as steps
 
-    fields = [f"precision={args.precision}", f"train.batch_size={args.batch}", *PLACEMENTS[args.placement], *args.set]
-    config = configs.load_recipe(args.config, fields)
+    sizes = [f"precision={args.precision}", f"train.batch_size={args.batch}", f"eval.batch_size={args.batch}"]
+    config = configs.load_recipe(args.config, [*sizes, *PLACEMENTS[args.placement], *args.set])
     tower = config.mesh.tower if config.model.towers > 1 else 1
     mesh = towers.make_mesh(towers=config.model.towers, tower=tower, devices=devices)
+    builder.check_batches(config, mesh)
     network = builder.model(config, args.classes)
     pixels = config.data.crop_pixels
     optimizer, _ = builder.optimizer(config, images=IMAGES, steps=IMAGES)
