@@ -108,6 +108,8 @@ def run_all(args: argparse.Namespace) -> None:
     end, first = time.monotonic() + args.deadline, True
     for job in pending(plan(args), read_rows(args.out)):
         rows, left = read_rows(args.out), end - time.monotonic()
+        if left <= 0:
+            break
         if not pending([job], rows) or (not first and expected_seconds(job, rows) > left):
             continue
         row = run_job(args, job, left)
@@ -252,7 +254,7 @@ def main() -> None:
     parser.add_argument("--torch", help="a Python that has PyTorch")
     parser.add_argument("--variants", nargs="*", help='those alone, such as "jax bfloat16"')
     parser.add_argument("--all", action="store_true", help="also check the device, keep a profile, time the feed")
-    parser.add_argument("--out", type=Path, default=Path("step"), help="the folder of rows and page (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/step"), help="the folder of rows and page (%(default)s)")
     parser.add_argument("--deadline", type=float, default=1e6, help="seconds until it ends")
     parser.add_argument("--table", action="store_true", help="write the page of the rows that there are")
     parser.add_argument("--measure", default=Path(__file__).resolve().parent / "measure.py", help=argparse.SUPPRESS)
