@@ -42,24 +42,25 @@ IMAGES = 1_281_167  # of ImageNet, for the schedules
 
 
 class Kind(NamedTuple):
-    """The rates of a device, from its data sheet: dense products, memory, and how much there is of it."""
+    """The rates of a chip, from its data sheet: dense products, memory, and how much there is of it."""
 
     teraflops: float  # bfloat16
     teraflops_float32: float  # of float32 arrays by JAX's default: TF32 on a GPU, bfloat16 on a TPU
     gigabytes_per_second: float
     gigabytes: float
-    of_chip: int = 1  # so many devices share a chip, whose numbers these are
+    devices: int = 1  # of a chip
 
 
-# Google's pages on the system architecture, v2: Jouppi et al. 2020 (doi 10.1145/3360307).
+# Google's pages on the system architecture, v2: Jouppi et al. 2020 (doi 10.1145/3360307). Memory: what libtpu 0.0.42.1
+# says that a program has of it.
 TPUS = {
-    "v2": Kind(46, 46, 700, 17.2, 2),
-    "v3": Kind(123, 123, 900, 34.4, 2),
-    "v4": Kind(275, 275, 1228, 34.4),
-    "v5e": Kind(197, 197, 819, 17.2),
-    "v5p": Kind(459, 459, 2765, 102.0),
-    "v6e": Kind(918, 918, 1638, 34.4),
-    "tpu7x": Kind(2307, 2307, 7380, 206.2, 2),
+    "v2": Kind(46, 46, 700, 16.1, 2),
+    "v3": Kind(123, 123, 900, 33.2, 2),
+    "v4": Kind(275, 275, 1228, 33.0),
+    "v5e": Kind(197, 197, 819, 16.9),
+    "v5p": Kind(459, 459, 2765, 102.8),
+    "v6e": Kind(918, 918, 1638, 33.6),
+    "tpu7x": Kind(2307, 2307, 7380, 203.5, 2),
 }
 # NVIDIA's data sheets, SXM, without sparsity.
 GPUS = {
@@ -386,10 +387,10 @@ def figures(step: Step, compiled: Any, args: argparse.Namespace) -> dict[str, An
     program, kind = computations(hlo), (TPUS | GPUS)[args.target.partition(":")[0]]
     run = [*kernels(program, on_chip=False)]
     moved = sum(size for _, size in run)
-    rate = (kind.teraflops if args.precision == "bfloat16" else kind.teraflops_float32) / kind.of_chip
+    rate = (kind.teraflops if args.precision == "bfloat16" else kind.teraflops_float32) / kind.devices
     products_ms = 1e-9 * step.flops / rate
-    memory_ms = 1e-6 * moved / (kind.gigabytes_per_second / kind.of_chip)
-    rows, free = step.mesh.shape["data"], 1e9 * kind.gigabytes / kind.of_chip - step.state_bytes
+    memory_ms = 1e-6 * moved / (kind.gigabytes_per_second / kind.devices)
+    rows, free = step.mesh.shape["data"], 1e9 * kind.gigabytes / kind.devices - step.state_bytes
     row = {
         "mesh": dict(step.mesh.shape),
         "bytes": moved,
