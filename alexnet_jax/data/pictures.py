@@ -4,11 +4,14 @@ A file goes the way that it goes in training and evaluation: a JPEG of twice the
 decoded at a half or less of it. Pixels are resized from all of them, as the feed does with a data set of arrays.
 """
 
+import collections
+import contextlib
 import io
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from alexnet_jax.data import preprocess
+from alexnet_jax.data import feed, preprocess
 from alexnet_jax.errors import AlexNetError
 
 Picture = Any  # a path, a PIL image, or uint8 [H, W, 3]
@@ -28,18 +31,30 @@ _KINDS = "paths, PIL images or uint8 arrays [H, W, 3]"
 def batches(images: Picture | Iterable[Picture], pixels: int, size: int) -> tuple[Iterator[np.ndarray], bool]:
     """(uint8 [up to `size`, pixels, pixels, 3], batch after batch; whether `images` are several).
 
-    The short side is brought to `pixels` and the center square cropped, as in evaluation. No more than a batch is read
-    ahead. Raises AlexNetError for what is not a picture, and when it is iterated.
+    The short side is brought to `pixels` and the center square cropped, as in evaluation. Threads read a batch ahead,
+    and no more. Raises AlexNetError for what is not a picture, and when it is iterated.
     """
     found, several = _listed(images)
 
     def read() -> Iterator[np.ndarray]:
         named = ((image, f"images[{i}]" if several else "images") for i, image in enumerate(found))
-        squares = (square(image, pixels, name) for image, name in named)
+        squares = in_threads(lambda one: square(one[0], pixels, one[1]), named, ahead=size if several else 0)
         while batch := list(itertools.islice(squares, size)):
             yield np.stack(batch)
 
     return read(), several
+
+
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any], *, ahead: int) -> Iterator[Any]:
+    """`function` of each item, in order; a thread for each core computes it for up to `ahead` items before."""
+    futures = collections.deque[Future[Any]]()
+    with ThreadPoolExecutor(feed.parallelism(0, 0)[0]) as pool:
+        for item in items:
+            futures.append(pool.submit(function, item))
+            if len(futures) > ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
 
 
 def _listed(images: Picture | Iterable[Picture]) -> tuple[Iterable[Picture], bool]:
@@ -76,19 +91,27 @@ def read(path: Path, *, at_least: int) -> np.ndarray:
         if path.is_dir():
             raise AlexNetError(f"{path} is a folder: name its pictures, such as sorted(Path({str(path)!r}).iterdir()).")
         data = path.read_bytes()
-        whole, _ = decode(data, own=True)
+        scaled = _scaled_jpeg(data, at_least)
+        return decode(data, own=True)[0] if scaled is None else scaled
     except OSError as error:
         raise AlexNetError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise AlexNetError(f"{path} is not a decodable image ({error}).") from error
-    with warnings.catch_warnings():
+
+
+def _scaled_jpeg(data: bytes, at_least: int) -> np.ndarray | None:
+    """A gray or RGB JPEG without damage, upright; None for any other file. Four times as fast as `decode`."""
+    with contextlib.suppress(Image.DecompressionBombError, *_DAMAGED), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of very large pictures
         opened = Image.open(io.BytesIO(data))
-    if not isinstance(opened, JpegImageFile) or opened.mode not in ("L", "RGB"):
-        return whole
-    scaled = Image.fromarray(preprocess.decode(data, at_least=at_least))
-    scaled.getexif().update(opened.getexif())
-    return np.asarray(ImageOps.exif_transpose(scaled))
+        if isinstance(opened, JpegImageFile) and opened.mode in ("L", "RGB"):
+            pixels = preprocess.decode_jpeg(data, at_least=at_least)
+            if (mark := opened.getexif().get(0x0112, 1)) == 1:
+                return pixels
+            turned = Image.fromarray(pixels)
+            turned.getexif()[0x0112] = mark
+            return np.asarray(ImageOps.exif_transpose(turned))
+    return None
 
 
 def _array(image: Any, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ On the host a picture is decoded, resized and cropped to uint8 RGB; on the devic
 of the channels, the views of a test image, and the flip and the color noise of a training batch.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -33,12 +34,8 @@ def decode(image: bytes | np.ndarray, *, at_least: int = 0) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image if image.shape[2] == 3 else np.broadcast_to(image, (*image.shape[:2], 3))
     if image[:2] == b"\xff\xd8":
-        try:
-            size = at_least or 1 << 16
-            # The factors between 1 and 2 are slower than no scaling: libjpeg-turbo has no SIMD for them.
-            return np.asarray(simplejpeg.decode_jpeg(image, "RGB", min_height=size, min_width=size, min_factor=2))
-        except ValueError:
-            pass  # CMYK, or damage that OpenCV may be able to pass over
+        with contextlib.suppress(ValueError):  # CMYK, or damage that OpenCV may be able to pass over
+            return decode_jpeg(image, at_least=at_least)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
@@ -47,6 +44,13 @@ def decode(image: bytes | np.ndarray, *, at_least: int = 0) -> np.ndarray:
     if pixels is None:
         raise ValueError(f"{len(image):,} bytes that are not a whole image")
     return np.asarray(pixels)
+
+
+def decode_jpeg(image: bytes, *, at_least: int = 0) -> np.ndarray:
+    """As `decode`, of a JPEG in gray or color without damage. Raises ValueError for any other."""
+    size = at_least or 1 << 16
+    # The factors between 1 and 2 are slower than no scaling: libjpeg-turbo has no SIMD for them.
+    return np.asarray(simplejpeg.decode_jpeg(image, "RGB", min_height=size, min_width=size, min_factor=2))
 
 
 def _resized_shape(height: int, width: int, short: int) -> tuple[int, int]:
