@@ -8,6 +8,7 @@ net.features(images, "fc7")
 import functools
 import itertools
 import operator
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from alexnet_jax.data.preprocess import Input, Views, crop_view
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement, towers
 from alexnet_jax.model.all_towers import AllTowers
-from alexnet_jax.model.towers import BATCH_SHARDED, DATA
+from alexnet_jax.model.towers import BATCH_SHARDED, DATA, REPLICATED
 
 _BATCH = 32  # the most pictures at a time on each row of the mesh; a power of two
 
@@ -113,16 +114,36 @@ class Classifier:
         inputs: Input,
         mesh: Mesh | None = None,
         step: int | None = None,
+        precision: str = "float32",
+        engine: "Engine | None" = None,
     ) -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise AlexNetError(f"precision={precision!r} must be 'float32' or 'bfloat16'.")
         self.config, self.class_names, self.inputs, self.step = config, class_names, inputs, step
+        self._options: dict[str, Any] = {"inputs": inputs, "step": step, "precision": precision, "engine": engine}
+        self.how = {"precision": precision, "engine": engine.__name__ if engine else "jax"}  # as `using` has it
         # Whatever it was trained in and on, its numbers are float32, and each operation is whole on every device.
-        own = {"compute_dtype": "float32", "exchange_dtype": config.mesh.exchange_dtype, "hybrid": False}
+        own = {"compute_dtype": precision, "exchange_dtype": config.mesh.exchange_dtype, "hybrid": False}
         self.tower = builder.model(config, len(class_names)).clone(**own)
         self._operations = _operations(self.tower, self.image_pixels)
         self.mesh = mesh or _one_device()
         towers.check_mesh(self.mesh, towers=self.tower.towers)
         self.variables = jax.device_put(variables, placement.shardings(self.tower, variables, self.mesh))
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._process, self._compiled = os.getpid(), dict[Any, Step]()
+        self._parts: Any = None  # see `_apart`
+
+    def __reduce__(self) -> Any:
+        """Pickled with its weights as NumPy's; unpickled it is on the first device of the process that does it."""
+        weights = jax.device_get(self.variables)
+        return functools.partial(type(self), **self._options), (self.config, self.class_names, weights)
+
+    def using(self, **options: Any) -> "Classifier":
+        """The same network and weights with another `precision`, "float32" or "bfloat16", or another `engine`.
+
+        In bfloat16 its products are less exact, and faster on a CPU with units for them; logits are float32 either way
+        (docs/speed.md). An `engine` computes instead of JAX, such as `alexnet_jax.onnxruntime`. Raises AlexNetError.
+        """
+        return type(self)(self.config, self.class_names, self.variables, mesh=self.mesh, **self._options | options)
 
     def __repr__(self) -> str:
         count, pixels = self.tower.towers, self.image_pixels
@@ -219,15 +240,8 @@ class Classifier:
         A plain function of its arguments, uint8 or float: jit it, vmap it, take gradients by variables or float images.
         Raises AlexNetError for arguments of another form.
         """
-        shape, pixels = np.shape(images), self.image_pixels
-        if len(shape) not in (3, 4) or shape[-3:] != (pixels, pixels, 3):
-            raise AlexNetError(
-                f"images have the shape {shape}: apply takes [B, {pixels}, {pixels}, 3] or [{pixels}, {pixels}, 3], "
-                "RGB in 0..255; net.logits takes pictures of any size."
-            )
-        if not isinstance(variables, Mapping) or "params" not in variables:
-            raise AlexNetError("variables must be such as net.variables: {'params': ...}, and 'batch_stats' if any.")
-        one = len(shape) == 3
+        _check_arguments(variables, np.shape(images), self.image_pixels)
+        one = len(np.shape(images)) == 3
         x = self.inputs(jnp.asarray(images)[None] if one else jnp.asarray(images))
         logits_BK = towers.over_towers(models.logits_fn(self.tower))(variables, x)
         return logits_BK[0] if one else logits_BK
@@ -236,20 +250,31 @@ class Classifier:
 # ---------------------------------------------------------------- what the methods are made of
 
 
+def _check_arguments(variables: Any, shape: tuple[int, ...], pixels: int) -> None:
+    if len(shape) not in (3, 4) or shape[-3:] != (pixels, pixels, 3):
+        raise AlexNetError(
+            f"images have the shape {shape}: apply takes [B, {pixels}, {pixels}, 3] or [{pixels}, {pixels}, 3], "
+            "RGB in 0..255; net.logits takes pictures of any size."
+        )
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise AlexNetError("variables must be such as net.variables: {'params': ...}, and 'batch_stats' if any.")
+
+
 def _compute(net: Classifier, images: Picture | Iterable[Picture], what: str, views: str = "center") -> np.ndarray:
     """Logits, probabilities or an operation, the mean over the views: [...] of one picture, [B, ...] of several."""
-    rows, taken = net.mesh.shape[DATA], _views(net.config, views)
+    if net._process != os.getpid():
+        raise AlexNetError(
+            "This process was forked from the one that made the network, and JAX's threads were not: start processes "
+            "by multiprocessing.get_context('spawn') and pass them the network, or make it after the fork."
+        )
+    taken, size = _views(net.config, views), _BATCH * net.mesh.shape[DATA]
     if (what, taken) not in net._compiled:
-        net._compiled[what, taken] = _make_step(net, what, taken)
-    step, size = net._compiled[what, taken], _BATCH * rows
+        net._compiled[what, taken] = (net._options["engine"] or _jax_step)(net, what, taken)
+    step = net._compiled[what, taken]
     batches, several = pictures.batches(images, net.config.data.resize_pixels, size)
     results: list[np.ndarray] = []
     for batch in batches:
-        # A few pictures are padded to a power of two: neither a whole batch nor a compilation for every number.
-        wanted = size if results else rows << (-(-len(batch) // rows) - 1).bit_length()
-        padded = np.pad(batch, ((0, wanted - len(batch)), *((0, 0),) * 3))
-        on_device = towers.to_devices({"image": padded}, net.mesh)["image"]
-        results.append(jax.device_get(step(net.variables, on_device))[: len(batch)])
+        results.append(step(batch, size if results else 0))
     if not results:
         raise AlexNetError("images is empty: give at least one picture.")
     found = np.concatenate(results)
@@ -263,8 +288,13 @@ def _views(config: ConfigDict, views: str) -> Views:
     return every if views == "all" else every[:1]
 
 
-def _make_step(net: Classifier, what: str, views: Views) -> Callable[..., Any]:
-    """The jitted `step(variables, uint8 squares [B, resize, resize, 3])` -> `what`, the mean over the views."""
+# step(uint8 squares [B, resize, resize, 3], how many rows a compiled one has) -> [B, ...] float32
+Step = Callable[[np.ndarray, int], np.ndarray]
+Engine = Callable[[Classifier, str, Views], Step]  # makes the step for logits, probabilities or an operation
+
+
+def _jax_step(net: Classifier, what: str, views: Views) -> Step:
+    """The jitted network: `what`, the mean over the views."""
     operation, shape = net._operations.get(what, ("logits", (len(net.class_names),)))
 
     def one_tower(variables: Any, images: jax.Array) -> jax.Array:
@@ -273,15 +303,51 @@ def _make_step(net: Classifier, what: str, views: Views) -> Callable[..., Any]:
 
     run = towers.over_towers(one_tower, mesh=net.mesh)
 
-    def step(variables: Any, images: jax.Array) -> jax.Array:
+    def of_views(variables: Any, images: jax.Array) -> jax.Array:
+        variables = _in_one(variables)
+
         def one_view(view: jax.Array) -> jax.Array:
             result = run(variables, net.inputs(crop_view(images, view, net.image_pixels)))
             return jax.nn.softmax(result) if what == "probabilities" else result
 
         return jax.lax.map(one_view, jnp.asarray(np.asarray(views, np.int32))).mean(axis=0)
 
-    specs = (placement.specs(net.tower, net.variables, net.mesh), BATCH_SHARDED)
-    return towers.sharded(step, mesh=net.mesh, in_specs=specs, out_specs=BATCH_SHARDED)
+    own = placement.specs(net.tower, net.variables, net.mesh) if net.mesh.size > 1 else REPLICATED
+    run_on_mesh = towers.sharded(of_views, mesh=net.mesh, in_specs=(own, BATCH_SHARDED), out_specs=BATCH_SHARDED)
+    rows = net.mesh.shape[DATA]
+
+    def step(batch: np.ndarray, compiled: int) -> np.ndarray:
+        # A few pictures are padded to a power of two: neither a whole batch nor a compilation for every number. In
+        # bfloat16 to two: a CPU has no fast product of one row.
+        least = max(len(batch), 2 if net.tower.compute_dtype == "bfloat16" else 1)
+        wanted = compiled or rows << (-(-least // rows) - 1).bit_length()
+        padded = np.pad(batch, ((0, wanted - len(batch)), *((0, 0),) * 3))
+        on_device = towers.to_devices({"image": padded}, net.mesh)["image"]
+        return np.asarray(jax.device_get(run_on_mesh(_apart(net), on_device))[: len(batch)])
+
+    return step
+
+
+def _apart(net: Classifier) -> Any:
+    """The variables; on one device (a tuple of the towers' own) for each leaf, kernels in the type of the products.
+
+    XLA:CPU copies a part of an array before it multiplies by it, which for a picture takes longer than all the rest.
+    """
+    leaves, tree = jax.tree.flatten(net.variables)
+    if net.mesh.size > 1 or (net.tower.towers == 1 and net.tower.compute_dtype == "float32"):
+        return net.variables
+    if not net._parts or any(new is not old for new, old in zip(leaves, net._parts[0], strict=True)):
+        exact = any(layer.weight_norm for layer in net.tower.stack)  # whose lengths are those of the float32 weights
+        typed = [leaf if leaf.ndim < 3 or exact else leaf.astype(net.tower.compute_dtype) for leaf in leaves]
+        net._parts = leaves, jax.tree.unflatten(tree, [tuple(jnp.split(leaf, len(leaf))) for leaf in typed])
+    return net._parts[1]
+
+
+def _in_one(parts: Any) -> Any:
+    """The inverse of `_apart`, inside jit, where XLA sees that nothing need be put together."""
+    if isinstance(parts, dict):
+        return {name: _in_one(part) for name, part in parts.items()}
+    return jnp.concatenate([part.astype(jnp.float32) for part in parts]) if isinstance(parts, tuple) else parts
 
 
 def _answers(net: Classifier, data: str, split: Split, views: Views) -> evaluation.Predictions:

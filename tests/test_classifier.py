@@ -1,6 +1,8 @@
 """The Python API: it predicts as evaluation does, shows every layer, and serves a Flax user."""
 
 import functools
+import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -382,6 +384,82 @@ def test_classifier_computes_in_float32(folder: Path, images: np.ndarray) -> Non
     module = wide.module.clone(compute_dtype="bfloat16", exchange_dtype="bfloat16")
     logits, wanted = (jax.jit(m.apply)(wide.variables, wide.inputs(images)) for m in (module, wide.module))
     assert 0.0 < np.abs(logits - wanted).max() <= 0.02 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ["alexnet", "torchvision", "alexnet_wn"])
+def test_bfloat16_is_an_option_that_agrees(name: str, folder: Path, images: np.ndarray) -> None:
+    """With one picture and three; its logits are float32, and exactly those of the module in bfloat16."""
+    wide = alexnet.build(_recipe(folder, name), classes=3)
+    narrow = wide.using(precision="bfloat16")
+    logits, wanted = narrow.logits(images), wide.logits(images)
+    assert logits.dtype == np.float32
+    assert 0.0 < np.abs(logits - wanted).max() <= 0.02 * np.abs(wanted).max()
+    assert np.abs(narrow.logits(images[0]) - wanted[0]).max() <= 0.02 * np.abs(wanted).max()
+    np.testing.assert_array_equal(narrow.using(precision="float32").logits(images), wanted)
+    with pytest.raises(AlexNetError, match="precision='float16'"):
+        wide.using(precision="float16")
+
+
+def test_logits_are_those_of_the_variables_it_has_now(folder: Path, images: np.ndarray) -> None:
+    """After all of them are replaced, and after one layer is, as fine-tuning does."""
+    net, other = (alexnet.build(_recipe(folder), classes=3, seed=seed) for seed in (0, 1))
+    first, wanted = net.logits(images), other.logits(images)
+    assert np.abs(first - wanted).max() > 1e-3
+    last = net.variables["params"]["fc8"]
+    net.variables = {"params": dict(other.variables["params"])}
+    np.testing.assert_array_equal(net.logits(images), wanted)
+    net.variables["params"]["fc8"] = last
+    assert np.abs(net.logits(images) - wanted).max() > 1e-3
+
+
+_POOL = """
+import multiprocessing, os, sys
+import numpy as np
+import alexnet_jax
+from alexnet_jax import AlexNetError
+
+def keep(given):
+    global net
+    net = given
+
+def logits(pictures):
+    return net.logits(pictures)
+
+if __name__ == "__main__":
+    network, pictures = alexnet_jax.load(sys.argv[1]), np.load(sys.argv[2])
+    wanted = network.logits(pictures)
+    with multiprocessing.get_context("spawn").Pool(1, keep, (network,)) as pool:
+        np.testing.assert_array_equal(pool.apply(logits, (pictures,)), wanted)
+    if not os.fork():
+        try:
+            network.logits(pictures)
+        except AlexNetError as error:
+            os._exit(7 if "spawn" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+"""
+
+
+def test_pool_of_processes_uses_one_network(net: Classifier, tmp_path: Path) -> None:
+    """Pickled to a process that was spawned, with equal logits; where it was forked it is refused in one sentence."""
+    net.save(tmp_path / "net.safetensors")
+    np.save(tmp_path / "pictures.npy", _noise(3, 80, 90))
+    (tmp_path / "pool.py").write_text(_POOL)
+    command = [sys.executable, tmp_path / "pool.py", tmp_path / "net.safetensors", tmp_path / "pictures.npy"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pickled_network_is_the_same(net: Classifier) -> None:
+    """Precision, step and preprocessing with it, whatever mesh it was on."""
+    mesh = towers.make_mesh(towers=2, tower=2, devices=jax.devices()[:2])
+    there = Classifier(net.config, net.class_names, net.variables, inputs=net.inputs, mesh=mesh, step=3)
+    found = pickle.loads(pickle.dumps(there))
+    assert (repr(found), found.step, found.class_names) == (repr(net), 3, net.class_names)
+    np.testing.assert_array_equal(found.logits(_noise(70, 80)), net.logits(_noise(70, 80)))
+    narrow = pickle.loads(pickle.dumps(net.using(precision="bfloat16")))
+    np.testing.assert_array_equal(narrow.logits(_noise(70, 80)), net.using(precision="bfloat16").logits(_noise(70, 80)))
 
 
 def test_classifier_works_without_implicit_transfers_and_in_float64_mode(
