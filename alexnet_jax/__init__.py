@@ -16,13 +16,20 @@ from alexnet_jax.errors import AlexNetError
 if TYPE_CHECKING:
     from alexnet_jax import figures
     from alexnet_jax.classifier import Classifier, build
+    from alexnet_jax.export.onnx_engine import onnxruntime
     from alexnet_jax.summary import recipes
     from alexnet_jax.weights.load import load
 
 __version__ = "0.3.0"
-__all__ = ["AlexNetError", "Classifier", "__version__", "build", "figures", "load", "recipes"]
+__all__ = ["AlexNetError", "Classifier", "__version__", "build", "figures", "load", "onnxruntime", "recipes"]
 
-_HOMES = {"Classifier": "classifier", "build": "classifier", "load": "weights.load", "recipes": "summary"}
+_HOMES = {
+    "Classifier": "classifier",
+    "build": "classifier",
+    "load": "weights.load",
+    "onnxruntime": "export.onnx_engine",
+    "recipes": "summary",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,13 +7,13 @@ source.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ def of_split(split: feed.Split, net: Classifier, data: str) -> Pictures:
     return Pictures(len(split.source), read, about, split.class_names)
 
 
-def _blocks(pictures: Pictures, first: int, say: Callable[[str], None], threads: int) -> Iterator[Block]:
+def _blocks(pictures: Pictures, first: int, say: Callable[[str], None]) -> Iterator[Block]:
     """The pictures from number `first` on, BLOCK at a time and a block ahead; `say` gets what cannot be read."""
 
     def read(number: int) -> tuple[Row, Array] | str:
@@ -94,22 +94,13 @@ def _blocks(pictures: Pictures, first: int, say: Callable[[str], None], threads:
         except (AlexNetError, ValueError) as error:
             return f"warning: picture {number:,} is left out: {error}"
 
-    with ThreadPoolExecutor(threads) as pool:
-
-        def submit(start: int) -> list[Future[tuple[Row, Array] | str]]:
-            return [pool.submit(read, number) for number in range(start, min(start + BLOCK, pictures.count))]
-
-        ahead = submit(first)
-        for start in range(first, pictures.count, BLOCK):
-            block, ahead = ahead, submit(start + BLOCK)
-            good = []
-            for future in block:
-                if isinstance(found := future.result(), str):
-                    say(found)
-                else:
-                    good.append(found)
-            if good:
-                yield [row for row, _ in good], np.stack([square for _, square in good])
+    found = picture_files.in_threads(read, range(first, pictures.count), ahead=BLOCK)
+    while block := list(itertools.islice(found, BLOCK)):
+        for message in block:
+            if isinstance(message, str):
+                say(message)
+        if good := [one for one in block if not isinstance(one, str)]:
+            yield [row for row, _ in good], np.stack([square for _, square in good])
 
 
 # ---------------------------------------------------------------- computed and written
@@ -125,7 +116,7 @@ def write(net: Classifier, pictures: Pictures, layer: str, output: Path, *, say:
         raise AlexNetError(f"output={output} must be a file whose name ends in .npz.")
     if layer not in net.layers:
         net.features(np.zeros((8, 8, 3), np.uint8), layer)  # which says what there is
-    about = {"layer": layer, "shape": list(net.layers[layer]), "network": digest(net), **pictures.about}
+    about = {"layer": layer, "shape": list(net.layers[layer]), "network": digest(net), **net.how, **pictures.about}
     folder = output.with_name(output.name + ".parts")
     files.make_folder(folder)
     if not (folder / "about.json").exists():
@@ -150,14 +141,13 @@ def _compute(net: Classifier, pictures: Pictures, layer: str, folder: Path, say:
     done = _looked_at(rows, pictures)
     if rows:
         say(f"resuming after {done:,} of {pictures.count:,} pictures")
-    threads, _ = feed.parallelism(net.config.data.threads, 0)
     with (
         progress.bar(total=pictures.count, done=done, unit="picture") as bar,
         files.named(folder / "features", "written"),
         (folder / "features").open("ab") as file,
     ):
         file.truncate(4 * math.prod(net.layers[layer]) * len(rows))  # what came after the last line is written again
-        for block, squares in _blocks(pictures, done, say, threads):
+        for block, squares in _blocks(pictures, done, say):
             file.write(np.ascontiguousarray(net.features(squares, layer), "<f4").data)
             file.flush()
             os.fsync(file.fileno())

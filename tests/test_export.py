@@ -111,7 +111,7 @@ def test_onnx_gives_the_logits_of_a_recipe(recipe: str) -> None:
             "spatial_norm.alpha": 2.0, "spatial_norm.beta": 0.6, "spatial_norm.k": 0.7,
         },
         {
-            "norm.alpha": 0.3, "norm.alpha_over_size": False, "norm.size": 3,
+            "norm.alpha": 0.3, "norm.alpha_over_size": False, "norm.size": 4,
             "spatial_norm.alpha": 2.0, "spatial_norm.size": 4,
         },
         {"pool.size": 2, "pool.stride": 2, "pool.ceil": True, "pool.kind": "avg"},
@@ -178,14 +178,8 @@ def test_onnx_file_names_inputs_classes_and_layers() -> None:
         assert onnx_graph.relative_difference(found, wanted) < 1e-5, name
 
 
-def test_onnx_of_an_even_norm_is_refused() -> None:
-    net = _classifier(_small("alexnet", **{"norm.size": 4}), 10)
-    with pytest.raises(AlexNetError, match=r"config\.model\.norm\.size=4"):
-        onnx_graph.to_onnx(net, pixels="uint8")
-
-
 def test_onnx_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_graph, "_add_spatial_norm", lambda graph, name: graph.then("Identity", name))
+    monkeypatch.setattr(onnx_graph, "_add_spatial_norm", lambda graph, name, shape: graph.then("Identity", name))
     net = _classifier(_small("alexnet", **{"spatial_norm.alpha": 2.0}), 10)
     with pytest.raises(AlexNetError, match="nothing was written"):
         onnx_graph.write(net, tmp_path / "net.onnx", pixels="uint8")
@@ -218,6 +212,38 @@ def test_code_of_the_docs_preprocesses_as_predict(
     for path in paths:
         seen = preprocess.Crop(76, PIXELS)(path.read_bytes())
         assert np.abs(page["pixels"](path)[0] - seen).mean() < 6  # gray levels; squeezed it is 30
+
+
+# ---------------------------------------------------------------- onnxruntime as the engine of a network
+
+
+def test_engine_gives_what_jax_gives(tmp_path: Path) -> None:
+    """Probabilities of all views, logits and layers of pictures that are not square, a few or more than a batch."""
+    config = _small("alexnet", **{"norm.alpha": 0.3, "spatial_norm.alpha": 2.0})
+    with config.unlocked():
+        config.data.resize_pixels, config.data.flip = 76, True
+    net = _classifier(config, 7)
+    fast, pictures = net.using(engine=alexnet.onnxruntime), list(_images(90, 35)[:, :80])
+    assert np.ptp(net.probabilities(pictures, views="all"), axis=0).max() > 0.01, "the pictures make no difference"
+    for few in (pictures, pictures[:3], pictures[0]):
+        for views in ("center", "all"):
+            found, wanted = (n.probabilities(few, views=views) for n in (fast, net))
+            assert onnx_graph.relative_difference(found, wanted) < 1e-5
+        for layer in ("conv1", "norm1", "conv5_out", "pool5", "fc7", "fc8"):
+            found, wanted = fast.features(few, layer), net.features(few, layer)
+            assert found.shape == wanted.shape
+            assert onnx_graph.relative_difference(found, wanted) < 1e-5, layer
+        assert onnx_graph.relative_difference(fast.logits(few), net.logits(few)) < 1e-5
+    assert fast.predict(pictures[0], top=2)[0][0] == net.predict(pictures[0], top=2)[0][0]
+    with pytest.raises(AlexNetError, match="dropout6"):
+        fast.features(pictures[0], "dropout6")
+
+
+def test_engine_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    fast = _classifier(_small("half"), 7).using(engine=alexnet.onnxruntime)
+    with pytest.raises(AlexNetError, match=r"alexnet_jax\[export\]"):
+        fast.logits(_images(PIXELS))
 
 
 # ---------------------------------------------------------------- StableHLO

@@ -68,6 +68,22 @@ def test_features_file_has_each_readable_picture(
     assert not (tmp_path / "f.npz.parts").exists()
 
 
+def test_features_by_another_engine_are_its_own(
+    net: Classifier, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As close as its logits, said in the file, and not to be continued by JAX."""
+    fast, pictures = net.using(engine=alexnet.onnxruntime), features.of_files(paths, net)
+    features.write(net, pictures, "fc7", tmp_path / "jax.npz")
+    features.write(fast, pictures, "fc7", tmp_path / "f.npz")
+    found, wanted = _load(tmp_path / "f.npz"), _load(tmp_path / "jax.npz")
+    assert json.loads(str(found["about"]))["engine"] == "onnxruntime"
+    np.testing.assert_allclose(found["features"], wanted["features"], rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(features, "BLOCK", 4)
+    _interrupted(fast, paths, tmp_path / "g.npz", at=1)
+    with pytest.raises(AlexNetError, match=r"g\.npz\.parts"):
+        features.write(net, pictures, "fc7", tmp_path / "g.npz")
+
+
 def test_features_of_a_split_have_its_labels(net: Classifier, tmp_path: Path) -> None:
     split = sources.open_split("digits", "test", "")
     few = Split([split.source[i] for i in range(10)], "test", split.class_names)

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = app.parser_of(__doc__)
     networks.add_pictures(parser, count="*")
     networks.add_options(parser)
+    networks.add_engine(parser)
     networks.add_data_options(parser)
     parser.add_argument("--layer", default="fc7", help="any of the network, by the paper's names (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="the .npz")

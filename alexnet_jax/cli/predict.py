@@ -17,7 +17,7 @@ from alexnet_jax.data import pictures
 from alexnet_jax.errors import AlexNetError
 
 Prediction = tuple[Path, list[tuple[str, float]]]
-_COLUMNS = 80
+_COLUMNS, _AHEAD = 80, 64  # of a terminal; pictures that are read while others are computed
 
 
 def main(argv: list[str]) -> None:
@@ -26,11 +26,11 @@ def main(argv: list[str]) -> None:
     paths = networks.pictures(options.pictures)
     net = networks.open_network(options)
     good: list[Path] = []
-    pictures = _readable(paths, good, at_least=net.config.data.resize_pixels)
-    first = next(pictures, None)
+    squares = _readable(paths, good, net.config.data.resize_pixels)
+    first = next(squares, None)
     if first is None:
         raise AlexNetError("None of the pictures could be read.")
-    found = net.predict(itertools.chain([first], pictures), top=options.top, views=options.views)
+    found = net.predict(itertools.chain([first], squares), top=options.top, views=options.views)
     _print(list(zip(good, found, strict=True)), options.format)
     if bad := len(paths) - len(good):
         raise AlexNetError(f"{bad:,} of {len(paths):,} pictures could not be read.")
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = app.parser_of(__doc__)
     networks.add_pictures(parser)
     networks.add_options(parser)
+    networks.add_engine(parser)
     parser.add_argument("--top", type=app.whole(1, 1_000_000), default=5, help="so many classes (%(default)s)")
     parser.add_argument("--views", choices=["center", "all"], default="center", help="all: the average over ten views")
     form = parser.add_mutually_exclusive_group()
@@ -48,16 +49,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _readable(paths: list[Path], good: list[Path], *, at_least: int) -> Iterator[np.ndarray]:
-    """The pictures that can be read, whose paths go to `good`; a warning on stderr for each of the others."""
-    for path in bars.bar(paths, total=len(paths), unit="picture"):
+def _readable(paths: list[Path], good: list[Path], pixels: int) -> Iterator[np.ndarray]:
+    """The squares of the pictures that can be read, paths to `good`; a warning on stderr for each of the others."""
+
+    def read(path: Path) -> np.ndarray | AlexNetError:
         try:
-            picture = pictures.read(path, at_least=at_least)
+            return pictures.square(path, pixels)
         except AlexNetError as error:
-            bars.write(f"warning: {text(' '.join(str(error).splitlines()))}", file=sys.stderr)
+            return error
+
+    squares = pictures.in_threads(read, paths, ahead=_AHEAD)
+    for path, square in zip(bars.bar(paths, total=len(paths), unit="picture"), squares, strict=True):
+        if isinstance(square, AlexNetError):
+            bars.write(f"warning: {text(' '.join(str(square).splitlines()))}", file=sys.stderr)
             continue
         good.append(path)
-        yield picture
+        yield square
 
 
 # ---------------------------------------------------------------- out

@@ -74,12 +74,13 @@ def relative_difference(theirs: np.ndarray, ours: np.ndarray) -> float:
 # ---------------------------------------------------------------- the graph
 
 
-def to_onnx(net: Classifier, *, pixels: str) -> Any:
+def to_onnx(net: Classifier, *, pixels: str, output: str = LOGITS) -> Any:
     """The onnx.ModelProto of a network: images `pixels` [B, crop, crop, 3], RGB in 0..255 -> logits float32 [B, K].
 
     `pixels` is "uint8" or "float32". The batch size is free. Mean, std and channel order of `net.inputs` are in the
     graph, the factor of the 2012 dropout is in its weights, and the names of the classes are JSON in metadata_props.
-    The results of the nodes have the names of `net.layers`, all towers in one, as NCHW. Raises AlexNetError.
+    The results of the nodes have the names of `net.layers`, all towers in one, as NCHW; `output` is the one that the
+    graph gives. Raises AlexNetError.
     """
     from onnx import TensorProto, checker, helper
 
@@ -91,9 +92,10 @@ def to_onnx(net: Classifier, *, pixels: str) -> Any:
     images = helper.make_tensor_value_info(
         IMAGES, helper.np_dtype_to_tensor_dtype(np.dtype(pixels)), ["batch", crop, crop, 3], "RGB in 0..255"
     )
-    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", len(net.class_names)])
+    shape = [len(net.class_names)] if output == LOGITS else [None] * len(net.layers[output])
+    given = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *shape])
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "alexnet", [images], [logits], graph.weights),
+        helper.make_graph(graph.nodes, "alexnet", [images], [given], graph.weights),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=_IR_VERSION,
         producer_name="alexnet_jax",
@@ -133,15 +135,18 @@ def _add_preprocessing(graph: _Graph, inputs: Input, pixels: str) -> None:
     """What `Input` does, and NHWC -> NCHW for a convolution."""
     from onnx import TensorProto
 
+    axis, mean, std = 3, inputs.mean, np.asarray(inputs.std)
+    if isinstance(graph.model.stack[0], models.ConvLayer):  # first of all, where it moves the fewest bytes
+        graph.then("Transpose", "nchw", perm=(0, 3, 1, 2))
+        axis, std = 1, std.reshape(3, 1, 1)
+        mean = mean.reshape(3, 1, 1) if mean.ndim == 1 else mean.transpose(2, 0, 1)
     if pixels != "float32":
         graph.then("Cast", "pixels", to=TensorProto.FLOAT)
-    graph.then("Sub", "centered", graph.constant("mean", inputs.mean))
+    graph.then("Sub", "centered", graph.constant("mean", mean))
     if inputs.std != (1.0, 1.0, 1.0):
-        graph.then("Div", "scaled", graph.constant("std", inputs.std))
+        graph.then("Div", "scaled", graph.constant("std", std))
     if inputs.bgr:
-        graph.then("Gather", "bgr", graph.constant("blue_green_red", (2, 1, 0), "int64"), axis=3)
-    if isinstance(graph.model.stack[0], models.ConvLayer):
-        graph.then("Transpose", "nchw", perm=(0, 3, 1, 2))
+        graph.then("Gather", "bgr", graph.constant("blue_green_red", (2, 1, 0), "int64"), axis=axis)
 
 
 def _add_network(graph: _Graph, image_pixels: int) -> None:
@@ -201,7 +206,7 @@ def _add_operation(graph: _Graph, word: str, layer_name: str, name: str, shape: 
     elif word == "norm":
         _add_channel_norm(graph, name, shape)
     elif word == "spatial_norm":
-        _add_spatial_norm(graph, name)
+        _add_spatial_norm(graph, name, shape)
     elif word == "batch_norm":
         bn = models.operation_name("bn", layer_name)
         parts = [graph.constant(f"{bn}_{part}", arrays[f"{bn}_{part}"]) for part in ("scale", "b", "mean", "var")]
@@ -213,44 +218,42 @@ def _add_operation(graph: _Graph, word: str, layer_name: str, name: str, shape: 
 
 
 def _add_channel_norm(graph: _Graph, name: str, shape: tuple[int, ...]) -> None:
-    """LRN: x / (bias + alpha / size * sum of x^2) ** beta, over the tower's channels or all of them."""
-    norm, towers = graph.model.norm, graph.model.towers
-    if norm.size % 2 == 0:
-        raise AlexNetError(
-            f"config.model.norm.size={norm.size} is even: such a window reaches one channel further to the left here, "
-            "and to the right in ONNX's LRN: export it as StableHLO (--format=stablehlo)."
-        )
-    constants = {
-        "size": norm.size,
-        "alpha": norm.alpha if norm.alpha_over_size else norm.alpha * norm.size,
-        "beta": norm.beta,
-        "bias": norm.k,
-    }
-    if norm.across_towers or towers == 1:
-        graph.then("LRN", name, **constants)
-        return
-    # [B, T C, H, W] -> [B T, C, H, W] and back.
-    of_tower = graph.constant(f"{name}_tower_shape", (-1, shape[-1] // towers, *shape[:2]), "int64")
-    graph.then("Reshape", f"{name}_in", of_tower)
-    graph.then("LRN", f"{name}_by_tower", **constants)
-    graph.then("Reshape", name, graph.constant(f"{name}_shape", (-1, shape[-1], *shape[:2]), "int64"))
+    """The sum of squares over the tower's channels, or all of them, as a convolution with a band of ones.
 
-
-def _add_spatial_norm(graph: _Graph, name: str) -> None:
-    """x / (k + alpha * (sum of x^2 over the window) / size^2) ** beta.
-
-    AveragePool divides by size^2 at the edges, too, where it counts padding.
+    Not as an LRN node, which takes onnxruntime as long as all the rest of the network, and has no even windows.
     """
-    x, norm = graph.x, graph.model.spatial_norm
-    before, after = norm.size // 2, norm.size - 1 - norm.size // 2
+    norm = graph.model.norm
+    groups = 1 if norm.across_towers else graph.model.towers
+    channel = np.arange(shape[-1] // groups)
+    first = channel[:, None] - norm.size // 2  # of the window of each output
+    band = ((channel >= first) & (channel < first + norm.size)).astype(np.float32)[:, :, None, None]
+    scale = norm.alpha / norm.size if norm.alpha_over_size else norm.alpha
+    _add_response_norm(graph, name, scale * np.tile(band, (groups, 1, 1, 1)), (0, 0), norm, group=groups)
+
+
+def _add_spatial_norm(graph: _Graph, name: str, shape: tuple[int, ...]) -> None:
+    """The sum of squares over the window's pixels, as a convolution of each channel with ones."""
+    norm = graph.model.spatial_norm
+    ones = np.full((shape[-1], 1, norm.size, norm.size), norm.alpha / norm.size**2)
+    edges = norm.size // 2, norm.size - 1 - norm.size // 2
+    _add_response_norm(graph, name, ones, edges, norm, group=shape[-1])
+
+
+def _add_response_norm(
+    graph: _Graph, name: str, kernel: np.ndarray, edges: tuple[int, int], norm: Any, *, group: int
+) -> None:
+    """x / d ** beta, where d = k + the convolution of x^2 with `kernel`."""
+    x = graph.x
     graph.then("Mul", f"{name}_squares", x)
-    graph.then(
-        "AveragePool", f"{name}_window", kernel_shape=[norm.size] * 2, pads=[before, before, after, after],
-        count_include_pad=1,
-    )  # fmt: skip
-    graph.then("Mul", f"{name}_scaled", graph.constant(f"{name}_alpha", norm.alpha))
-    graph.then("Add", f"{name}_d", graph.constant(f"{name}_k", norm.k))
-    graph.then("Pow", f"{name}_power", graph.constant(f"{name}_beta", norm.beta))
+    weights, k = graph.constant(f"{name}_w", kernel), graph.constant(f"{name}_k", np.full(len(kernel), norm.k))
+    graph.then("Conv", f"{name}_d", weights, k, group=group, pads=[*edges[:1] * 2, *edges[1:] * 2])
+    if norm.beta == 0.75:  # two roots are a third of the time of a power
+        graph.then("Sqrt", f"{name}_root")
+        root = graph.x
+        graph.then("Sqrt", f"{name}_root_of_root")
+        graph.then("Mul", f"{name}_power", root)
+    else:
+        graph.then("Pow", f"{name}_power", graph.constant(f"{name}_beta", norm.beta))
     power, graph.x = graph.x, x
     graph.then("Div", name, power)
 

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +64,24 @@ SORTED = ['a, "quoted".png', "b.jpg", "caf\udce9.png", "deep/er/c.webp", "new\nl
 @pytest.fixture(scope="module")
 def net(network: Path) -> Classifier:
     return alexnet.load(network / "net.npz")
+
+
+def test_engine_and_precision_are_options(
+    network: Path, net: Classifier, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """Each close to JAX in float32; both together are refused."""
+    arguments = ["predict", f"--weights={network / 'net.npz'}", "--json", str(pictures / "b.jpg")]
+    wanted = dict(net.predict(pictures / "b.jpg"))
+    for option, bound in (("--engine=onnxruntime", 1e-5), ("--precision=bfloat16", 0.02)):
+        program.main([*arguments, option])
+        for row in json.loads(capsys.readouterr().out)[0]["predictions"]:
+            assert row["probability"] == pytest.approx(wanted[row["class"]], rel=bound)
+    assert row["probability"] != wanted[row["class"]]  # of bfloat16
+    with pytest.raises(SystemExit, match="bfloat16"):
+        program.main([*arguments, "--engine=onnxruntime", "--precision=bfloat16"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SystemExit, match=r"alexnet_jax\[export\]"):
+        program.main([*arguments, "--engine=onnxruntime"])
 
 
 def test_json_and_csv_are_those_of_net_predict(
