@@ -12,8 +12,11 @@ where the time goes.
 """
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -206,6 +209,18 @@ def in_process(python: str, what: str, name: str, args: argparse.Namespace, cach
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def machine() -> dict[str, str]:
+    cpu = Path("/proc/cpuinfo")
+    names = {line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "onnxruntime")]
+    processor = " ".join(names) or platform.processor()
+    return {
+        "processor": f"{processor}, {os.cpu_count()} cores", "versions": ", ".join(versions), "commit": commit.strip(),
+        "date": str(datetime.date.today()),
+    }  # fmt: skip
+
+
 def middle(values: list[float], digits: int = 1) -> str:
     return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
@@ -253,10 +268,8 @@ def main() -> None:
             found = (of_files if args.only == "files" else shares)(args.variant, args.photographs)
         print(json.dumps(found))
         return
-    from step import describe_machine
-
-    machine = describe_machine()
-    print(", ".join(machine.values()), flush=True)
+    said = machine()
+    print(", ".join(said.values()), flush=True)
     pythons = dict.fromkeys((*OURS, *EXPORT), sys.executable) | dict.fromkeys(TORCH if args.torch else (), args.torch)
     turns, files, parts = [], {name: [] for name in OURS}, {name: [] for name in OURS}
     with tempfile.TemporaryDirectory() as cache:
@@ -275,7 +288,7 @@ def main() -> None:
         print(f"\nfiles, pictures/s:\n\n{plain_table(files, 0)}")
         print(f"\nms a picture, 32 at a time, to the end of each layer:\n\n{plain_table(parts, 2)}")
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "turns": turns, "files": files, "parts": parts}, indent=1))
+        args.json.write_text(json.dumps({"machine": said, "turns": turns, "files": files, "parts": parts}, indent=1))
 
 
 if __name__ == "__main__":
