@@ -95,6 +95,17 @@ def plain_cpu() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["cpu", "cuda", "tpu"])
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Operations take the form of this platform, which a CPU can run too."""
+
+    def chosen(*operands: Any, default: Any, **forms: Any) -> Any:
+        return forms.get(request.param, default)(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    return str(request.param)
+
+
 @pytest.fixture
 def small_config() -> ConfigDict:
     config = configs.load_recipe("alexnet")

@@ -1,8 +1,7 @@
 """The network of one tower.
 
-Which layers there are, how wide they are, what follows each and which of them read the other
-tower's maps is up to the config (`configs/alexnet.py`, section model). This file says what the
-words mean.
+Which layers there are, how wide they are, what follows each and which of them read the other tower's maps is up to the
+config (`configs/alexnet.py`, section model). This file says what the words mean.
 """
 
 import dataclasses
@@ -15,13 +14,30 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import layers, towers
 from alexnet_jax.model.towers import TOWER, gather_towers
 
+
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0); on a GPU the gradient is found from the result, which the next operation keeps, so that x is not."""
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals: Any, tangents: Any) -> Any:
+    y, (dx,) = relu(*primals), tangents
+    # Behind a barrier: XLA would see that y > 0 where x > 0, and keep x.
+    gpu = dict.fromkeys(("cuda", "rocm"), jax.lax.optimization_barrier)
+    kept = jax.lax.platform_dependent(jax.lax.stop_gradient(y), default=lambda y: y, **gpu)
+    return y, jnp.where(kept > 0, dx, 0)
+
+
 # The words of `post_ops`. What else knows a word by its name is in CONTRIBUTING.md.
-POINTWISE: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": jax.nn.relu, "tanh": jnp.tanh}
+POINTWISE: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": relu, "tanh": jnp.tanh}
 POOLS = ("pool", "avg_pool")
 OPERATIONS = (*POINTWISE, "norm", "spatial_norm", "batch_norm", *POOLS, "dropout")
 BY_UNIT = frozenset((*POINTWISE, "batch_norm", "dropout"))  # those that a part of the units can do for itself
@@ -71,7 +87,7 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """The probability of a zero, and the form: see `layers.dropout`."""
+    """The probability of a zero, and the form: see `dropout`."""
 
     rate: float
     inverted: bool
@@ -163,10 +179,9 @@ class AlexNet(nn.Module):
     `compute_dtype` is that of all activations but the logits, and of what is multiplied: sums of products, the sums of
     norms and the logits are float32, as the parameters and their gradients are.
 
-    It must run under an axis named `tower` (`towers.over_towers`); `all_towers.AllTowers` is the module for
-    everybody else. The result of each operation can be read in the collection `intermediates` and shifted
-    through the collection `perturbations`, under the paper's names: conv1_out (what the weights
-    give), norm1, pool1, relu1, ...
+    It must run under an axis named `tower` (`towers.over_towers`); `all_towers.AllTowers` is the module for everybody
+    else. The result of each operation can be read in the collection `intermediates` and shifted through the collection
+    `perturbations`, under the paper's names: conv1_out (what the weights give), norm1, pool1, relu1, ...
 
     Raises AlexNetError where there is no such axis, where the image shrinks below a window, and where `train` and
     `keys_B` do not go together.
@@ -260,11 +275,27 @@ class AlexNet(nn.Module):
             return layers.pool(x, **dataclasses.asdict(pool_of(self, word)))
         assert word == "dropout", word  # config.py has checked the words
         over = self.split_over if self.splits(layer) else 1
-        return layers.dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B, split_over=over)
+        return dropout(x, **dataclasses.asdict(self.dropout), keys_B=keys_B, split_over=over)
 
     def _record(self, name: str, x: jax.Array) -> jax.Array:
         self.sow("intermediates", name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         return self.perturb(name, x)
+
+
+def dropout(x: jax.Array, *, rate: float, inverted: bool, keys_B: jax.Array | None, split_over: int = 1) -> jax.Array:
+    """Dropout: [B, ...] -> the same shape. `keys_B` is a key for each example, None in evaluation.
+
+    As the 2012 source does it (`layer.cu`, HiddenSexLayer; paper, section 4.2): zero with probability `rate` in
+    training, and everything times 1 - `rate` in evaluation. `inverted`: what is kept is divided by 1 - `rate` in
+    training, and nothing is done in evaluation. Where the last axis is a device's share of `split_over`, the mask is
+    that share of the whole one.
+    """
+    if keys_B is None:
+        return x if inverted else x * (1.0 - rate)
+    whole = (*x.shape[1:-1], split_over * x.shape[-1])
+    draw = jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1.0 - rate), whole))
+    keep = towers.own_units(draw(keys_B), split_over)
+    return jnp.where(keep, x / (1.0 - rate) if inverted else x, 0.0)
 
 
 def resharding(model: AlexNet) -> dict[str, Callable[..., jax.Array]]:
@@ -338,20 +369,6 @@ def logits_fn(model: AlexNet) -> Callable[..., jax.Array]:
         logits = model.apply(variables, images)
         assert isinstance(logits, jax.Array)
         return logits
-
-    return program
-
-
-def train_apply(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
-    """`program(variables, images, keys_B)` of one tower -> (logits, the running statistics after this batch).
-
-    These are {} without batch norms.
-    """
-
-    def program(variables: Any, images: jax.Array, keys_B: jax.Array) -> tuple[jax.Array, Any]:
-        logits, new = model.apply(variables, images, keys_B, train=True, mutable=["batch_stats"])
-        assert isinstance(logits, jax.Array)
-        return logits, new.get("batch_stats", {})
 
     return program
 

@@ -1,7 +1,7 @@
 """The operations of one tower that Flax lacks, or that XLA runs badly where the towers share a device.
 
 Shapes: `B` batch, `H W` space, `C` channels of one tower, `M` features. Activations are float32 or bfloat16, and so is
-what is multiplied; parameters are float32, and so are sums. docs/speed.md has what was measured.
+what is multiplied; parameters are float32, and so are sums. docs/speed.md has the figures.
 """
 
 import dataclasses
@@ -16,9 +16,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import cpu_bfloat16
-from alexnet_jax.model.towers import TOWER, own_units
+from alexnet_jax.model.towers import with_neighbors
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _WRITTEN_OUT = 8  # so many members of a vmap are written out one after the other; more are a loop
@@ -35,7 +34,7 @@ def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[i
     CPU), and a single wide one where all towers read the same input.
     """
     _, height, width, _ = x.shape
-    return _product(_Conv(stride, padding, kernel.shape[0], (height, width), x.dtype), x, kernel)
+    return _VALUE.bind(x, kernel, op=_Conv(stride, padding, kernel.shape[0], (height, width), x.dtype))
 
 
 def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -44,7 +43,7 @@ def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     JAX would make one wide matmul where both towers read the same input, for which XLA:CPU first
     transposes fc6's 75 MB of weights, and their gradient after it.
     """
-    return _product(_Matmul(x.dtype), x, kernel)
+    return _VALUE.bind(x, kernel, op=_Matmul(x.dtype))
 
 
 # ---------------------------------------------------------------- the three products of a layer
@@ -52,12 +51,6 @@ def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 # Each is linear in both operands, and its gradients are the other two. As JAX primitives they have a form of their own
 # for each device and still every transformation: `custom_vjp` would refuse forward mode, and `custom_vmap` (which
 # writes the towers out) cannot be transposed.
-
-
-def _product(op: "_Conv | _Matmul", x: jax.Array, kernel: jax.Array) -> jax.Array:
-    out: jax.Array = _VALUE.bind(x, kernel, op=op)
-    return out
-
 
 _VALUE, _INPUT_GRADIENT, _KERNEL_GRADIENT = (
     Primitive(name) for name in ("tower_product", "tower_product_input_gradient", "tower_product_kernel_gradient")
@@ -83,8 +76,7 @@ def _define(primitive: Primitive, method: str, examples: int | None) -> None:
     """How `primitive` runs and what vmap makes of it; operand `examples` alone has a batch axis that the result has."""
 
     def run(*operands: jax.Array, op: "_Conv | _Matmul") -> jax.Array:
-        out: jax.Array = getattr(op, method)(*operands)
-        return out
+        return getattr(op, method)(*operands)
 
     def abstract(*avals: Any, op: "_Conv | _Matmul") -> Any:
         return jax.make_jaxpr(lambda *operands: run(*operands, op=op))(*avals).out_avals[0]
@@ -176,8 +168,7 @@ class _Conv:
         x = jax.ShapeDtypeStruct((g.shape[0], *self.pixels, kernel.shape[2]), self.dtype)
 
         def default(kernel: jax.Array, g: jax.Array) -> jax.Array:
-            dx: jax.Array = jax.linear_transpose(lambda x: self._plain(x, kernel), x)(g)[0]
-            return dx
+            return jax.linear_transpose(lambda x: self._plain(x, kernel), x)(g)[0]
 
         def narrow(kernel: jax.Array, g: jax.Array) -> jax.Array:
             return cpu_bfloat16.input_gradient(kernel, g, before=self.padding[0], shape=self.pixels)
@@ -189,8 +180,7 @@ class _Conv:
         kernel = jax.ShapeDtypeStruct((self.size, self.size, x.shape[-1], g.shape[-1]), jnp.float32)
 
         def default(x: jax.Array, g: jax.Array) -> jax.Array:
-            dkernel: jax.Array = jax.linear_transpose(lambda kernel: self._plain(x, kernel), kernel)(g)[0]
-            return dkernel
+            return jax.linear_transpose(lambda kernel: self._plain(x, kernel), kernel)(g)[0]
 
         def on_cpu(x: jax.Array, g: jax.Array) -> jax.Array:
             form = cpu_bfloat16.kernel_gradient if self._narrow else _kernel_gradient_by_matmul
@@ -235,6 +225,14 @@ def _kernel_gradient_by_matmul(x: jax.Array, g: jax.Array, *, size: int, stride:
 # ---------------------------------------------------------------- response normalization
 
 
+def _on_each_platform(*operands: jax.Array, cpu: Callable[..., Any], gpu: Callable[..., Any], tpu: Any) -> jax.Array:
+    """The form for the platform that the program is compiled for; any other takes the TPU's.
+
+    `jax.checkpoint`, where its traffic is the limit: what the gradient needs is computed again, not stored in float32.
+    """
+    return lax.platform_dependent(*operands, cpu=cpu, cuda=gpu, rocm=gpu, default=tpu)
+
+
 def channel_norm(
     x: jax.Array,
     *,
@@ -254,41 +252,22 @@ def channel_norm(
     `towers.gather_towers`, those of all towers in their order, as in Caffe, which takes the outermost
     ones from its neighbors: a communication.
     """
-    # For an even size the window reaches one further to the left, as in cuda-convnet.
-    before, after = (size // 2, size - 1 - size // 2)
-    dtype, x = x.dtype, x.astype(jnp.float32)
-    wide, offset = (_with_neighbors(x, before, after, gather), before) if gather else (x, 0)
-    low = np.arange(x.shape[-1]) + offset - before
-    channel = np.arange(wide.shape[-1])[:, None]
-    band = ((channel >= low[None]) & (channel < low[None] + size)).astype(np.float32)
+    before, after = (size // 2, size - 1 - size // 2)  # of an even size one more to the left, as in cuda-convnet
+    wide = (with_neighbors(x.astype(jnp.float32), before, after, gather),) if gather else ()
 
-    def window_sum(x: jax.Array, of_tangent: bool) -> jax.Array:
-        # A band matrix: a matmul, where shifts along the channels are what neither a CPU's vector
-        # unit nor a TPU's lanes do well.
-        return jnp.matmul(x, band, precision=lax.Precision.HIGHEST)
+    def by_matmul(wide: jax.Array, of_tangent: bool) -> jax.Array:
+        # A band matrix, where shifts along the channels are what neither a CPU's vector unit nor a TPU's lanes do well.
+        low = np.arange(x.shape[-1]) - (0 if gather else before)
+        channel = np.arange(wide.shape[-1])[:, None]
+        band = ((channel >= low[None]) & (channel < low[None] + size)).astype(np.float32)
+        return jnp.matmul(wide, band, precision=lax.Precision.HIGHEST)
 
-    return _response_norm(x, wide, window_sum, alpha / size if alpha_over_size else alpha, beta, k).astype(dtype)
+    def by_shifts(wide: jax.Array, of_tangent: bool) -> jax.Array:
+        wide = wide if gather else jnp.pad(wide, [(0, 0)] * (wide.ndim - 1) + [(before, after)])
+        return functools.reduce(jnp.add, [lax.slice_in_dim(wide, i, i + x.shape[-1], axis=-1) for i in range(size)])
 
-
-def _with_neighbors(x: jax.Array, before: int, after: int, gather: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """[..., C] -> [..., before + C + after]: the last channels of the tower before, the first of the one after.
-
-    Zeros where there is no such tower. Raises AlexNetError where a tower has fewer channels than that.
-    """
-    channels = x.shape[-1]
-    if channels < max(before, after):
-        raise AlexNetError(
-            f"A response norm across towers reaches over {max(before, after)} channels to each side, but a tower has "
-            f"{channels}: use a smaller config.model.norm.size, or more features."
-        )
-    first, last = x[..., :after], x[..., channels - before :]
-    edges = gather(jnp.concatenate([first, last], axis=-1))
-    edges = edges.reshape(*x.shape[:-1], -1, first.shape[-1] + last.shape[-1])  # [..., T, first and last]
-    tower, none = lax.axis_index(TOWER), ((0, 0),) * (x.ndim - 1)
-    edges = jnp.pad(edges, (*none, (1, 1), (0, 0)))
-    left = lax.dynamic_index_in_dim(edges, tower, x.ndim - 1, keepdims=False)[..., first.shape[-1] :]
-    right = lax.dynamic_index_in_dim(edges, tower + 2, x.ndim - 1, keepdims=False)[..., : first.shape[-1]]
-    return jnp.concatenate([left, x, right], axis=-1)
+    scale = alpha / size if alpha_over_size else alpha
+    return _normalized((x, *wide), scale, beta, k, lean=("gpu",), cpu=by_matmul, gpu=by_shifts, tpu=by_matmul)
 
 
 def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
@@ -297,26 +276,37 @@ def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
     x / (k + alpha / size^2 * sum of x^2 over the window) ** beta. The paper does not mention it;
     the network of its numbers has it after conv2's LRN (layers-145.cfg, rnorm2).
     """
+    edges, none = (size // 2, size - 1 - size // 2), (0, 0)
 
-    def window_sum(x: jax.Array, of_tangent: bool) -> jax.Array:
-        edges = (size // 2, size - 1 - size // 2)
+    def by_axis(x: jax.Array, of_tangent: bool) -> jax.Array:
         for axis in (2, 1) if of_tangent else (1, 2):  # its transpose, a gradient's sum, has the order of the value
-            padding = [edges if a == axis else (0, 0) for a in range(4)]
-            x = lax.reduce_window(x, 0.0, lax.add, _along(axis, size), (1,) * 4, padding)
+            window, padding = zip(*((size, edges) if a == axis else (1, none) for a in range(4)), strict=True)
+            x = lax.reduce_window(x, 0.0, lax.add, window, (1,) * 4, padding)
         return x
 
-    wide = x.astype(jnp.float32)
-    return _response_norm(wide, wide, window_sum, alpha / size**2, beta, k).astype(x.dtype)
+    def at_once(x: jax.Array, of_tangent: bool) -> jax.Array:
+        return lax.reduce_window(x, 0.0, lax.add, (1, size, size, 1), (1,) * 4, (none, edges, edges, none))
+
+    return _normalized((x,), alpha / size**2, beta, k, lean=("gpu", "tpu"), cpu=by_axis, gpu=at_once, tpu=at_once)
+
+
+_WindowSum = Callable[[jax.Array, bool], jax.Array]  # of [B, H, W, C], and whether it is of a tangent
+
+
+def _normalized(xs: tuple[jax.Array, ...], *constants: float, lean: Sequence[str], **sums: _WindowSum) -> jax.Array:
+    """`_response_norm` of x, or x and what the windows see, by the window sum of each platform; it has x's type."""
+
+    def norm(window_sum: _WindowSum, *xs: jax.Array) -> jax.Array:
+        wide = [x.astype(jnp.float32) for x in xs]
+        return _response_norm(wide[0], wide[-1], window_sum, *constants).astype(xs[0].dtype)
+
+    forms = {name: functools.partial(norm, window_sum) for name, window_sum in sums.items()}
+    return _on_each_platform(*xs, **forms | {name: jax.checkpoint(forms[name]) for name in lean})
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _response_norm(
-    x: jax.Array,
-    wide: jax.Array,
-    window_sum: Callable[[jax.Array, bool], jax.Array],
-    scale: float,
-    beta: float,
-    k: float,
+    x: jax.Array, wide: jax.Array, window_sum: _WindowSum, scale: float, beta: float, k: float
 ) -> jax.Array:
     """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
@@ -341,11 +331,7 @@ def _negative_power(d: jax.Array, beta: float) -> jax.Array:
     return d**-beta
 
 
-def _along(axis: int, size: int) -> tuple[int, ...]:
-    return tuple(size if a == axis else 1 for a in range(4))
-
-
-# ---------------------------------------------------------------- pooling, dropout
+# ---------------------------------------------------------------- pooling
 
 
 def pool(x: jax.Array, *, kind: str, size: int, stride: int, ceil: bool) -> jax.Array:
@@ -353,26 +339,56 @@ def pool(x: jax.Array, *, kind: str, size: int, stride: int, ceil: bool) -> jax.
 
     The division is rounded down, or with `ceil` up, as in cuda-convnet (`layer.py`:1164) and Caffe:
     then a last window may reach beyond the image, and only its pixels inside count. It overlaps where
-    `size` > `stride` (paper, section 3.4: 3 and 2). One axis after the other, each as `size` strided
-    slices: the gradient of `reduce_window`'s maximum is a select-and-scatter, four times slower on a
-    CPU. Equal maxima share the gradient.
+    `size` > `stride` (paper, section 3.4: 3 and 2).
+
+    Differs: equal maxima share the gradient (on a GPU in equal parts), and on a TPU the first of them gets it; in the
+    source each gets all of it (cuda-convnet `conv_util.cu`:1559).
     """
-    dtype = x.dtype
-    x = x.astype(jnp.float32)  # the gradient of a maximum in bfloat16 takes a CPU six times as long
-    for axis in (1, 2):
-        length = x.shape[axis]
-        windows = pooled_length(length, size, stride, ceil)
-        beyond = max(0, (windows - 1) * stride + size - length)
-        if beyond:
-            edges = [(0, beyond if a == axis else 0, 0) for a in range(4)]
-            x = lax.pad(x, -np.inf if kind == "max" else 0.0, edges)
-        last = (windows - 1) * stride + 1
-        slices = [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
-        x = functools.reduce(jnp.maximum if kind == "max" else jnp.add, slices)
-        if kind == "avg":
-            inside = np.minimum(np.arange(windows) * stride + size, length) - np.arange(windows) * stride
-            x = x / inside.astype(np.float32).reshape(_along(axis, windows))
-    return x.astype(dtype)
+    counts = tuple(pooled_length(n, size, stride, ceil) for n in x.shape[1:3])
+    beyond = [max(0, (count - 1) * stride + size - n) for count, n in zip(counts, x.shape[1:3], strict=True)]
+    edges = [(0, 0), *((0, n) for n in beyond), (0, 0)]
+    lowest, larger, reducer = (-np.inf, jnp.maximum, lax.max) if kind == "max" else (0.0, jnp.add, lax.add)
+
+    def by_axis(x: jax.Array) -> jax.Array:
+        # Strided slices: the gradient of a window's maximum is a select-and-scatter, four times slower on a CPU. In
+        # float32: that of a maximum in bfloat16 takes it six times as long.
+        wide = jnp.pad(x.astype(jnp.float32), edges, constant_values=lowest)
+        for axis, count in zip((1, 2), counts, strict=True):
+            last = (count - 1) * stride + 1
+            wide = functools.reduce(larger, [lax.slice_in_dim(wide, i, i + last, stride, axis) for i in range(size)])
+        return wide.astype(x.dtype)
+
+    def by_window(x: jax.Array) -> jax.Array:
+        return lax.reduce_window(x, lowest, reducer, (1, size, size, 1), (1, stride, stride, 1), edges)
+
+    if kind == "max":
+        by_comparison = lambda x: _maximum(jnp.pad(x, edges, constant_values=lowest), size, stride)  # noqa: E731
+        return _on_each_platform(x, cpu=by_axis, gpu=jax.checkpoint(by_comparison), tpu=by_window)
+    wide, ones = x.astype(jnp.float32), jnp.ones((1, *x.shape[1:3], 1))
+    total, inside = (_on_each_platform(a, cpu=by_axis, gpu=by_window, tpu=by_window) for a in (wide, ones))
+    return (total / inside).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _maximum(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """The maximum of each window of a padded x; its derivative finds the maxima again by comparing."""
+    return functools.reduce(jnp.maximum, _pixels_of_windows(x, size, stride))
+
+
+@_maximum.defjvp
+def _maximum_jvp(size, stride, primals, tangents):  # type: ignore[no-untyped-def]
+    (x,), (dx,) = primals, tangents
+    y = _maximum(x, size, stride)
+    largest = [pixel == y for pixel in _pixels_of_windows(x, size, stride)]
+    dys = map(jnp.where, largest, _pixels_of_windows(dx.astype(jnp.float32), size, stride), [0.0] * size**2)
+    count = functools.reduce(jnp.add, [here.astype(jnp.float32) for here in largest])
+    return y, (functools.reduce(jnp.add, dys) / count).astype(y.dtype)
+
+
+def _pixels_of_windows(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
+    """The first pixel of every window, [B, H', W', C], the second of every window, and so on."""
+    height, width = (n - size + 1 for n in x.shape[1:3])
+    return [x[:, i : i + height : stride, j : j + width : stride] for i in range(size) for j in range(size)]
 
 
 def pooled_length(length: int, size: int, stride: int, ceil: bool) -> int:
@@ -381,18 +397,3 @@ def pooled_length(length: int, size: int, stride: int, ceil: bool) -> int:
         return (length - size) // stride + 1
     windows = -(-max(0, length - size) // stride) + 1
     return windows - 1 if (windows - 1) * stride >= length else windows
-
-
-def dropout(x: jax.Array, *, rate: float, inverted: bool, keys_B: jax.Array | None, split_over: int = 1) -> jax.Array:
-    """Dropout: [B, ...] -> the same shape. `keys_B` is a key for each example, None in evaluation.
-
-    As the 2012 source does it (`layer.cu`, HiddenSexLayer; paper, section 4.2): zero with probability
-    `rate` in training, and everything times 1 - `rate` in evaluation. `inverted`: what is kept is
-    divided by 1 - `rate` in training, and nothing is done in evaluation. Where the last axis is a
-    device's share of `split_over`, the mask is that share of the whole one.
-    """
-    if keys_B is None:
-        return x if inverted else x * (1.0 - rate)
-    whole = (*x.shape[1:-1], split_over * x.shape[-1])
-    keep = own_units(jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1.0 - rate), whole))(keys_B), split_over)
-    return jnp.where(keep, x / (1.0 - rate) if inverted else x, 0.0)

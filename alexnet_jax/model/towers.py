@@ -49,6 +49,27 @@ def gather_towers(x: jax.Array, layer: str, dtype: str = "float32") -> jax.Array
         return _gather(x, TOWER, x.ndim - 1, "float32" if jax.lax.axis_size(TOWER) == 1 else dtype)
 
 
+def with_neighbors(x: jax.Array, before: int, after: int, gather: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """[..., C] -> [..., before + C + after]: the last channels of the tower before, the first of the one after.
+
+    Zeros where there is no such tower. Raises AlexNetError where a tower has fewer channels than that.
+    """
+    channels = x.shape[-1]
+    if channels < max(before, after):
+        raise AlexNetError(
+            f"A response norm across towers reaches over {max(before, after)} channels to each side, but a tower has "
+            f"{channels}: use a smaller config.model.norm.size, or more features."
+        )
+    first, last = x[..., :after], x[..., channels - before :]
+    edges = gather(jnp.concatenate([first, last], axis=-1))
+    edges = edges.reshape(*x.shape[:-1], -1, first.shape[-1] + last.shape[-1])  # [..., T, first and last]
+    tower, none = jax.lax.axis_index(TOWER), ((0, 0),) * (x.ndim - 1)
+    edges = jnp.pad(edges, (*none, (1, 1), (0, 0)))
+    left = jax.lax.dynamic_index_in_dim(edges, tower, x.ndim - 1, keepdims=False)[..., first.shape[-1] :]
+    right = jax.lax.dynamic_index_in_dim(edges, tower + 2, x.ndim - 1, keepdims=False)[..., : first.shape[-1]]
+    return jnp.concatenate([left, x, right], axis=-1)
+
+
 def _gather(x: jax.Array, axis_name: str, axis: int, dtype: str) -> jax.Array:
     """`all_gather` along `axis`, which carries `dtype` there and back; x and the result are of one type."""
     if dtype == "float32":
@@ -291,7 +312,9 @@ def sharded(
     also wants every sum over `data` written out, even over one device, where XLA:CPU copies all gradients for it.
     """
     program = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    return jax.jit(program, donate_argnums=donate_argnums)
+    # A GPU stores float32 where XLA drops a rounding to bfloat16 and back.
+    options = {"xla_allow_excess_precision": False} if mesh.devices.flat[0].platform == "gpu" else None
+    return jax.jit(program, donate_argnums=donate_argnums, compiler_options=options)
 
 
 def sum_over_data(tree: Any, mesh: Mesh, what: str, specs: Any = REPLICATED) -> Any:
@@ -339,7 +362,7 @@ def on_every_device(tree: Any, mesh: Mesh) -> Any:
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's share of a batch [b, ...] -> global arrays [B, ...] split over `data`."""
-    _, count = feed_share(mesh)
+    count = mesh.shape[DATA] // mesh.local_mesh.shape[DATA]  # of `feed_share`, which has checked the mesh
     sharding = NamedSharding(mesh, BATCH_SHARDED)
     return {
         name: jax.make_array_from_process_local_data(sharding, part, (part.shape[0] * count, *part.shape[1:]))

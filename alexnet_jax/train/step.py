@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax.data.preprocess import Augmentation, Input, fold_in_each
 from alexnet_jax.model import placement, towers
-from alexnet_jax.model.alexnet import AlexNet, in_top_k, init_variables, train_apply
+from alexnet_jax.model.alexnet import AlexNet, in_top_k, init_variables
 from alexnet_jax.model.towers import BATCH_SHARDED, REPLICATED, TOWER
 
 
@@ -88,6 +88,20 @@ def _averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> An
     count = step.astype(jnp.float32)
     decay_now = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
     return jax.tree.map(lambda old, new: decay_now * old + (1.0 - decay_now) * new, average, variables)
+
+
+def train_apply(model: AlexNet) -> Callable[..., tuple[jax.Array, Any]]:
+    """`program(variables, images, keys_B)` of one tower -> (logits, the running statistics after this batch).
+
+    These are {} without batch norms.
+    """
+
+    def program(variables: Any, images: jax.Array, keys_B: jax.Array) -> tuple[jax.Array, Any]:
+        logits, new = model.apply(variables, images, keys_B, train=True, mutable=["batch_stats"])
+        assert isinstance(logits, jax.Array)
+        return logits, new.get("batch_stats", {})
+
+    return program
 
 
 def make_train_step(

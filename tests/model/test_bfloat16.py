@@ -15,6 +15,7 @@ from alexnet_jax import builder
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.model import alexnet as models, layers, placement, towers
 from alexnet_jax.train import speed
+from alexnet_jax.train.step import train_apply
 
 ROUNDING = 2.0**-8  # of bfloat16: half of the distance from 1 to the next number
 
@@ -127,7 +128,7 @@ def test_activations_are_rounded_and_parameters_are_not(small_config: ConfigDict
 
     def loss(variables: Any, images: jax.Array) -> Any:
         keys = jax.random.split(jax.random.key(2), 4)
-        run = towers.over_towers(models.train_apply(network), out_axes=(None, 0))
+        run = towers.over_towers(train_apply(network), out_axes=(None, 0))
         logits, statistics = run(variables, images, keys)
         return logits.sum(), statistics
 

@@ -147,6 +147,7 @@ def test_layer_alone(kind: str, transformation: str) -> None:
 
 
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
+@pytest.mark.usefixtures("platform")
 def test_network(transformation: str, small_config: ConfigDict) -> None:
     """One with an operation of each kind, and an exchange before a layer of each kind."""
     small_config.model.layers = ("conv1", "conv2", "conv3", "fc6", "fc8")

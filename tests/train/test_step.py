@@ -24,7 +24,7 @@ from alexnet_jax.model import alexnet as models, placement, towers
 from alexnet_jax.model.alexnet import in_top_k
 from alexnet_jax.train import optimizer
 from alexnet_jax.train.checkpoint import Checkpoints
-from alexnet_jax.train.step import make_state, make_train_step
+from alexnet_jax.train.step import make_state, make_train_step, train_apply
 
 MESHES = [(1, 2), (2, 1), (2, 2)]
 HYBRID = (4, 1)  # in tests that have it: the placement of 2014 on four devices
@@ -87,7 +87,7 @@ def test_step_equals_pmap(config: ConfigDict) -> None:
     ours = _on(config, (1, 2))
     rule, _ = builder.optimizer(config, images=1000, steps=100)
     inputs = Input(config.data.crop_pixels, np.asarray(config.data.mean))
-    program, augmentation = models.train_apply(ours.model), Augmentation(flip=True)
+    program, augmentation = train_apply(ours.model), Augmentation(flip=True)
 
     def tower_step(params: Any, opt_state: Any, number: jax.Array, key: jax.Array, batch: Any) -> Any:
         step_key = jax.random.fold_in(key, number)
