@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -28,10 +29,8 @@ _WRITTEN_OUT = 8  # so many members of a vmap are written out one after the othe
 def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]) -> jax.Array:
     """Convolution of one tower: [B, H, W, C] and [k, k, C, M] -> [B, H', W', M] float32.
 
-    `padding` is (top and left, bottom and right), in pixels.
-
-    Under `vmap` over towers it is one convolution per tower, where JAX would make a grouped one (half as fast on a
-    CPU), and a single wide one where all towers read the same input.
+    `padding` is (top and left, bottom and right), in pixels. Under `vmap` over towers it is one convolution per tower,
+    where JAX would make a grouped one (half as fast on a CPU), and a single wide one where all read the same input.
     """
     _, height, width, _ = x.shape
     return _VALUE.bind(x, kernel, op=_Conv(stride, padding, kernel.shape[0], (height, width), x.dtype))
@@ -40,8 +39,8 @@ def tower_conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[i
 def tower_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[B, C] @ [C, units] of one tower -> float32. Under `vmap` over towers it is one matmul per tower.
 
-    JAX would make one wide matmul where both towers read the same input, for which XLA:CPU first
-    transposes fc6's 75 MB of weights, and their gradient after it.
+    JAX would make one wide matmul where both towers read the same input, for which XLA:CPU first transposes fc6's 75 MB
+    of weights, and their gradient after it.
     """
     return _VALUE.bind(x, kernel, op=_Matmul(x.dtype))
 
@@ -91,7 +90,10 @@ def _define(primitive: Primitive, method: str, examples: int | None) -> None:
             return y.reshape(size, -1, *y.shape[1:]), 0
         if primitive is _VALUE and numbers == [1] and isinstance(op, _Conv):  # they share the input
             wide = primitive.bind(each[0], jnp.concatenate(list(each[1]), axis=-1), op=op)
-            return jnp.stack(jnp.split(wide, size, axis=-1)), 0
+            parts = lambda y: jnp.stack(jnp.split(y, size, axis=-1))  # noqa: E731
+            # With the rounding that the next operation makes: XLA would leave it out and store float32.
+            rounded = lambda y: parts(lax.optimization_barrier(y.astype(op.dtype))).astype(y.dtype)  # noqa: E731
+            return lax.platform_dependent(wide, tpu=rounded, default=parts), 0
 
         def one(member: dict[int, jax.Array]) -> jax.Array:
             return primitive.bind(*(dict(enumerate(each)) | member).values(), op=op)
@@ -110,9 +112,6 @@ def _define(primitive: Primitive, method: str, examples: int | None) -> None:
 _define(_VALUE, "value", examples=0)
 _define(_INPUT_GRADIENT, "input_gradient", examples=1)
 _define(_KERNEL_GRADIENT, "kernel_gradient", examples=None)
-
-
-# ---------------------------------------------------------------- matmul
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +134,6 @@ def _contract(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int
     """The sum over an axis of each of two matrices, float32."""
     axes = (((left_axis,), (right_axis,)), ((), ()))
     return lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
-
-
-# ---------------------------------------------------------------- convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,8 +196,8 @@ class _Conv:
 def _kernel_gradient_by_matmul(x: jax.Array, g: jax.Array, *, size: int, stride: int, before: int) -> jax.Array:
     """dL/dkernel [k, k, C, M] from x [B, H, W, C] and g [B, H', W', M], one matmul per offset.
 
-    `before` is the padding at the top and left. A stride s first becomes channels: s x s pixels are one pixel of
-    s * s * C, and a kernel of 11 with stride 4 one of 3 with stride 1.
+    `before` is the padding at the top and left. A stride s first becomes channels: s x s pixels are one of s * s * C,
+    and a kernel of 11 with stride 4 one of 3 with stride 1.
     """
     channels, features = x.shape[-1], g.shape[-1]
     height, width = g.shape[1:3]
@@ -245,12 +241,11 @@ def channel_norm(
 ) -> jax.Array:
     """Local response normalization across channels: [B, H, W, C] -> the same shape.
 
-    x / (k + a * sum of x^2 over `size` neighboring channels) ** beta, the window centered and cut off
-    at the edges. a is alpha / size with `alpha_over_size`, as in the 2012 source (cuda-convnet
-    `layer.py`, NormLayerParser), Caffe and PyTorch; without it alpha, as the paper writes it (section
-    3.3) and TensorFlow has it. The channels are this tower's, as in 2012; with `gather`, a
-    `towers.gather_towers`, those of all towers in their order, as in Caffe, which takes the outermost
-    ones from its neighbors: a communication.
+    x / (k + a * sum of x^2 over `size` neighboring channels) ** beta, the window centered and cut off at the edges. a
+    is alpha / size with `alpha_over_size`, as in the 2012 source (cuda-convnet `layer.py`, NormLayerParser), Caffe and
+    PyTorch; without it alpha, as the paper writes it (section 3.3) and TensorFlow has it. The channels are this
+    tower's, as in 2012; with `gather`, a `towers.gather_towers`, those of all towers in their order, as in Caffe, which
+    takes the outermost ones from its neighbors: a communication.
     """
     before, after = (size // 2, size - 1 - size // 2)  # of an even size one more to the left, as in cuda-convnet
     wide = (with_neighbors(x.astype(jnp.float32), before, after, gather),) if gather else ()
@@ -267,14 +262,14 @@ def channel_norm(
         return functools.reduce(jnp.add, [lax.slice_in_dim(wide, i, i + x.shape[-1], axis=-1) for i in range(size)])
 
     scale = alpha / size if alpha_over_size else alpha
-    return _normalized((x, *wide), scale, beta, k, lean=("gpu",), cpu=by_matmul, gpu=by_shifts, tpu=by_matmul)
+    return _normalized((x, *wide), scale, beta, k, keeps=("d",), cpu=by_matmul, gpu=by_shifts, tpu=by_matmul)
 
 
 def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
     """Response normalization over `size` x `size` pixels of each channel: [B, H, W, C] -> the same.
 
-    x / (k + alpha / size^2 * sum of x^2 over the window) ** beta. The paper does not mention it;
-    the network of its numbers has it after conv2's LRN (layers-145.cfg, rnorm2).
+    x / (k + alpha / size^2 * sum of x^2 over the window) ** beta. The paper does not mention it; the network of its
+    numbers has it after conv2's LRN (layers-145.cfg, rnorm2).
     """
     edges, none = (size // 2, size - 1 - size // 2), (0, 0)
 
@@ -287,21 +282,26 @@ def spatial_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float
     def at_once(x: jax.Array, of_tangent: bool) -> jax.Array:
         return lax.reduce_window(x, 0.0, lax.add, (1, size, size, 1), (1,) * 4, (none, edges, edges, none))
 
-    return _normalized((x,), alpha / size**2, beta, k, lean=("gpu", "tpu"), cpu=by_axis, gpu=at_once, tpu=at_once)
+    return _normalized((x,), alpha / size**2, beta, k, keeps=(), cpu=by_axis, gpu=at_once, tpu=at_once)
 
 
 _WindowSum = Callable[[jax.Array, bool], jax.Array]  # of [B, H, W, C], and whether it is of a tangent
 
 
-def _normalized(xs: tuple[jax.Array, ...], *constants: float, lean: Sequence[str], **sums: _WindowSum) -> jax.Array:
-    """`_response_norm` of x, or x and what the windows see, by the window sum of each platform; it has x's type."""
+def _normalized(xs: tuple[jax.Array, ...], *constants: float, keeps: Any, **sums: _WindowSum) -> jax.Array:
+    """`_response_norm` of x, or x and what the windows see, by the window sum of each platform; it has x's type.
+
+    `keeps`: what its gradient reads beside x on a TPU, and does not compute again.
+    """
 
     def norm(window_sum: _WindowSum, *xs: jax.Array) -> jax.Array:
         wide = [x.astype(jnp.float32) for x in xs]
         return _response_norm(wide[0], wide[-1], window_sum, *constants).astype(xs[0].dtype)
 
-    forms = {name: functools.partial(norm, window_sum) for name, window_sum in sums.items()}
-    return _on_each_platform(*xs, **forms | {name: jax.checkpoint(forms[name]) for name in lean})
+    forms: dict[str, Any] = {name: functools.partial(norm, window_sum) for name, window_sum in sums.items()}
+    for name, names in (("gpu", ()), ("tpu", keeps)):
+        forms[name] = jax.checkpoint(forms[name], policy=jax.checkpoint_policies.save_only_these_names(*names))
+    return _on_each_platform(*xs, **forms)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
@@ -310,8 +310,8 @@ def _response_norm(
 ) -> jax.Array:
     """x * d^-beta with d = k + scale * window_sum(wide^2); `wide` is x, or x and what else the windows see.
 
-    Its derivative is written out because the one that autodiff finds costs as much as conv2. In reverse it is
-    dx = g d^-beta, dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
+    The derivative that autodiff finds costs as much as conv2. In reverse this one is dx = g d^-beta,
+    dwide = - 2 beta scale wide * W^T(g x d^(-beta-1)).
     """
     return x * _negative_power(k + scale * window_sum(wide * wide, False), beta)
 
@@ -319,7 +319,7 @@ def _response_norm(
 @_response_norm.defjvp
 def _response_norm_jvp(window_sum, scale, beta, k, primals, tangents):  # type: ignore[no-untyped-def]
     (x, wide), (dx, dwide) = primals, tangents
-    d = k + scale * window_sum(wide * wide, False)
+    d = checkpoint_name(k + scale * window_sum(wide * wide, False), "d")
     power = _negative_power(d, beta)
     return x * power, (dx + x * (window_sum(((-2.0 * beta * scale) * wide) * dwide, True) / d)) * power
 
@@ -337,9 +337,9 @@ def _negative_power(d: jax.Array, beta: float) -> jax.Array:
 def pool(x: jax.Array, *, kind: str, size: int, stride: int, ceil: bool) -> jax.Array:
     """Max or average pooling, [B, H, W, C] -> [B, (H - size) / stride + 1, ..., C], no padding.
 
-    The division is rounded down, or with `ceil` up, as in cuda-convnet (`layer.py`:1164) and Caffe:
-    then a last window may reach beyond the image, and only its pixels inside count. It overlaps where
-    `size` > `stride` (paper, section 3.4: 3 and 2).
+    The division is rounded down, or with `ceil` up, as in cuda-convnet (`layer.py`:1164) and Caffe: then a last window
+    may reach beyond the image, and only its pixels inside count. It overlaps where `size` > `stride` (paper, section
+    3.4: 3 and 2).
 
     Differs: equal maxima share the gradient (on a GPU in equal parts), and on a TPU the first of them gets it; in the
     source each gets all of it (cuda-convnet `conv_util.cu`:1559).
