@@ -531,7 +531,7 @@ def table(args: argparse.Namespace) -> None:
         "temporaries, GB": lambda row: f"{1e-9 * row['temporaries']:.2f}",
         "roofline, images/s": lambda row: f"{row['roofline']['images_per_second']:,}",
         "fits": lambda row: f"{row['fits']:,}",
-        "collectives, sent by a device": _sent,
+        "sent by a device, MB": lambda row: f"{1e-6 * sum(sent[-1] for sent in row['collectives']):,.1f}",
     }
     heads = ("target", "devices", "step", "batch", *cells, "commit")
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
@@ -548,13 +548,6 @@ def table(args: argparse.Namespace) -> None:
             values = ["too large" if "error" in row else cell(row) for row in rows]
             line.append(" → ".join(values if len({*values}) > 1 else values[:1]))
         print(f"| {' | '.join([*line, ' → '.join(row['commit'] for row in rows)])} |")
-
-
-def _sent(row: dict[str, Any]) -> str:
-    """How many collectives of which kind, and the MB that a device sends."""
-    count = collections.Counter(f"{kind} {dtype}" for kind, _, dtype, _, _ in row["collectives"])
-    megabytes = 1e-6 * sum(sent[-1] for sent in row["collectives"])
-    return f"{', '.join(f'{n} {kind}' for kind, n in count.items())}; {megabytes:,.1f} MB" if count else "none"
 
 
 def main() -> None:

@@ -176,8 +176,8 @@ class AlexNet(nn.Module):
     the parameters are this device's share then, and the images its own. `exchange_dtype` is what exchanges carry,
     except that of the logits, whose ties would be counted as errors.
 
-    `compute_dtype` is that of all activations but the logits, and of what is multiplied: sums of products, the sums of
-    norms and the logits are float32, as the parameters and their gradients are.
+    `compute_dtype` is that of what is multiplied and of all activations but the logits. Sums of products and of norms,
+    logits, parameters and gradients are float32; a GPU and a TPU round the gradients of convolution kernels before.
 
     It must run under an axis named `tower` (`towers.over_towers`); `all_towers.AllTowers` is the module for everybody
     else. The result of each operation can be read in the collection `intermediates` and shifted through the collection
