@@ -418,7 +418,8 @@ def figures(step: Step, compiled: Any, args: argparse.Namespace) -> dict[str, An
         row["accessed"] = int(costs["bytes accessed"])
         # XLA counts -1 s for each of these, which it does not know; they move nothing.
         unknown = sum(it.attribute(r'target="(ConcatBitcast)"') != "" for it, _ in run)
-        row["xla_ms"] = round(1e3 * (costs["optimal_seconds"] + unknown), 3)
+        if (seconds := costs["optimal_seconds"] + unknown) > 0:
+            row["xla_ms"] = round(1e3 * seconds, 3)
     return row
 
 
@@ -511,7 +512,7 @@ def describe(row: dict[str, Any]) -> str:
         + " ({} of {} arrays of the state)".format(*row["donated_arrays"]),
         f"by data sheet: products {roofline['products_ms']:.3g} ms, memory {roofline['memory_ms']:.3g} ms, at most "
         f"{roofline['images_per_second']:,} images/s"
-        + (f"; XLA's own estimate {row['xla_ms']:.3g} ms" if row.get("xla_ms", 0) > 0 else "")
+        + (f"; XLA's own estimate {row['xla_ms']:.3g} ms" if "xla_ms" in row else "")
         + f"; a batch of {row['fits']:,} fits",
         f"GB by layer ({row['kernels']} kernels): {listed(row['by_layer'])}",
         f"GB by operation: {listed(row['by_operation'])}",
