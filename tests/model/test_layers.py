@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alexnet_jax import config as configs
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, layers, towers
 
@@ -47,6 +48,13 @@ def _central_differences(f: Callable[[Array], Array], x: Array, g: Array) -> Arr
         step[i] = 1e-5
         gradient[i] = (g * (f(x + step) - f(x - step))).sum() / 2e-5
     return gradient
+
+
+def _of_recipes(section: str) -> list[dict[str, Any]]:
+    """The different settings of this section of config.model that recipes have."""
+    networks = [configs.load_recipe(f"{name}:imagenet2012").model for name in configs.recipe_names()]
+    found = {tuple(network[section].to_dict().items()) for network in networks if section in network}
+    return [dict(items) for items in sorted(found, key=str)]
 
 
 # ---------------------------------------------------------------- convolution
@@ -181,7 +189,7 @@ _paper_norm = functools.partial(layers.channel_norm, alpha_over_size=False)
 def _norm_across_towers(x: jax.Array, **constants: Any) -> jax.Array:
     """The channels of `x` in three towers, normalised in each and put together again."""
     gather = functools.partial(towers.gather_towers, layer="norm1")
-    norm = functools.partial(layers.channel_norm, alpha_over_size=True, gather=gather, **constants)
+    norm = functools.partial(layers.channel_norm, gather=gather, **{"alpha_over_size": True} | constants)
     return jnp.concatenate(jax.vmap(norm, axis_name=towers.TOWER)(jnp.stack(jnp.split(x, 3, axis=-1))), axis=-1)
 
 
@@ -216,6 +224,23 @@ def test_response_norms_and_their_gradients(
     _assert_close(dx, _central_differences(wanted, x, g))
 
 
+@pytest.mark.parametrize("constants", [*_of_recipes("norm"), *_of_recipes("spatial_norm")], ids=str)
+@pytest.mark.usefixtures("platform")
+def test_response_norms_of_recipes(constants: dict[str, Any]) -> None:
+    """At inputs as large as those of images of 0..255, at which they are strong."""
+    shape, norm, oracle = (1, 7, 6, 2), layers.spatial_norm, _spatial_norm
+    if "across_towers" in constants:
+        shape, norm, oracle = (2, 2, 1, 9), layers.channel_norm, _channel_norm
+        if constants["across_towers"]:
+            norm = _norm_across_towers
+        constants = {name: value for name, value in constants.items() if name != "across_towers"}
+    x, g = 100 * _normal(0, *shape), _normal(1, *shape)
+    got, dx = _value_and_gradients(functools.partial(norm, **constants), (_f32(x),), _f32(g))
+    wanted = functools.partial(oracle, **constants)
+    _assert_close(got, wanted(x))
+    _assert_close(dx, _central_differences(wanted, x, g))
+
+
 def test_a_window_that_reaches_beyond_the_neighbor_is_refused() -> None:
     with pytest.raises(AlexNetError, match=r"reaches over 2 channels .* a tower has 1"):
         _norm_across_towers(jnp.ones((1, 1, 1, 3)), size=5, alpha=1.0, beta=0.75, k=1.0)
@@ -237,7 +262,10 @@ def _pool(x: Array, g: Array, kind: str, size: int, stride: int) -> tuple[Array,
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
-@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (1, 2)])
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    sorted({(3, 2), (2, 2), (1, 2), *((pool["size"], pool["stride"]) for pool in _of_recipes("pool"))}),
+)
 @pytest.mark.parametrize("ceil", [True, False])
 @pytest.mark.parametrize("pixels", [28, 13, 6])
 @pytest.mark.usefixtures("platform")
