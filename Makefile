@@ -23,7 +23,7 @@ test-all: $(VENV)/installed-test
 # Small steps compiled for TPUs, which need none: two minutes on two cores. libtpu stands beside the environment: inside
 # of it JAX would ask it for TPUs in every process, and print that there are none.
 deviceless: $(VENV)/installed-test $(VENV)/libtpu/installed
-	PYTHONPATH=$(VENV)/libtpu $(PYTEST) tests/test_deviceless.py
+	PYTHONPATH=$(VENV)/libtpu $(PYTEST) tests/tools/test_deviceless.py
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .

@@ -1,7 +1,7 @@
 """TPU slices as fake devices: what `mesh_utils` and `make_mesh` read of those that JAX has on real ones.
 
 Coordinates, processes and their order follow one rule in libtpu 0.0.42.1 (jax 0.10.2) and 0.0.50.1 (jax 0.12.0.1), with
-one device a chip on v4 ("megacore"); tests/test_deviceless.py compares it with the libtpu that is installed.
+one device a chip on v4 ("megacore"); tests/tools/test_deviceless.py compares it with the libtpu that is installed.
 """
 
 import dataclasses

@@ -16,7 +16,6 @@ import tpu_slices
 
 from benchmarks import deviceless
 
-ROOT = Path(__file__).resolve().parent.parent
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: make deviceless")
 
 
