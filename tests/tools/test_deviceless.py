@@ -162,6 +162,14 @@ def test_table_sets_commits_side_by_side(
     assert one.count("too large") == 6
 
 
+def test_table_of_the_docs_is_that_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(deviceless.__file__).parent.parent
+    _run(monkeypatch, "table", *(f"{root}/benchmarks/steps/{commit}.jsonl" for commit in ("da279de", "af4d3a9")))
+    assert capsys.readouterr().out in (root / "docs" / "speed.md").read_text()
+
+
 @pytest.mark.parametrize(("target", "package"), [("v5e:2x2", "libtpu"), ("h100:2", "jax-cuda13-pjrt")])
 def test_a_missing_compiler_is_one_sentence(target: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = mock.Mock(side_effect=importlib.metadata.PackageNotFoundError)
