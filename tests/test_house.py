@@ -15,8 +15,8 @@ from structure import MODULES, PACKAGE, RINGS, ROOT, imports, lines, module_name
 
 # Goals: 6,500 lines of the core, 11,500 of the package, 12 modules and 7 files below. Where one is not reached, the
 # number is today's: lower it. They were 7,300 and 12,300 before norms and pools had a form for each platform, 19 kinds
-# of devices their rates, and inference another engine and precision.
-CORE_LINES, PACKAGE_LINES = 7_485, 12_520
+# of devices their rates, inference another engine and precision, and PyTorch's files a reader without PyTorch.
+CORE_LINES, PACKAGE_LINES = 7_485, 12_740
 TESTS_PER_LINE = (0.6, 1.0)  # goal: 0.9
 
 

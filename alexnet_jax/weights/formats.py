@@ -6,10 +6,11 @@ ours; and the JSON that a file written here has about itself, or None. `_reader_
 
 import contextlib
 import dataclasses
+import functools
 import json
-import pickle
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model.plain import Arrays
 from alexnet_jax.weight_file import ABOUT, MEAN_IMAGE, TORCH_PARTS, TORCHVISION
+from alexnet_jax.weights import pickled
 
 CAFFE, TORCH = "Caffe's layout", "PyTorch's names"
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts put the weights under
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
 _FIRST_BYTES = 9
 
 
@@ -54,6 +54,7 @@ def read(path: Path) -> WeightFile:
     layout = TORCH if any("." in name for name in found) else CAFFE  # conv1.weight or conv1_w
     about = _about(path, text)
     image = found.pop(MEAN_IMAGE, None) if about else None
+    found = {name: array for name, array in found.items() if not name.endswith("num_batches_tracked")}  # of batch norms
     arrays = _our_names(path, found)
     if not arrays:
         raise AlexNetError(f"{path} holds no arrays.")
@@ -136,28 +137,7 @@ def _read_safetensors(path: Path) -> _Found:
 
 
 def _read_torch(path: Path) -> _Found:
-    try:
-        import torch
-    except (ImportError, OSError):
-        raise AlexNetError(
-            f"{path} needs PyTorch to be read: pip install torch, or save it as .safetensors where there is one."
-        ) from None
-    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 6):
-        raise AlexNetError(
-            f"{path} needs PyTorch 2.6 or newer to be read, since an older one ({torch.__version__}) may execute what "
-            "is in a file."
-        )
-    try:
-        whole = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _not_only_arrays(path) from error
-    found: dict[str, Any] = {}
-    for name, value in _state_dict(path, whole).items():
-        if not isinstance(value, torch.Tensor):
-            raise AlexNetError(f"{path} holds {name}, a {type(value).__name__} where weights were expected.")
-        tensor = value.detach()  # NumPy has no bfloat16 of its own
-        found[str(name)] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    return found, None
+    return pickled.arrays_of_torch(path, functools.partial(_state_dict, path)), None
 
 
 def _not_only_arrays(path: Path) -> AlexNetError:
@@ -167,14 +147,19 @@ def _not_only_arrays(path: Path) -> AlexNetError:
     )
 
 
-def _state_dict(path: Path, whole: Any) -> Mapping[Any, Any]:
-    """The weights, out of what a training script wrapped them in. Raises AlexNetError."""
-    while isinstance(whole, Mapping):
-        inner = next((whole[key] for key in _WRAPPERS if isinstance(whole.get(key), Mapping)), None)
-        if inner is None:
-            return whole
-        whole = inner
-    raise AlexNetError(f"{path} holds a {type(whole).__name__}, not a state_dict of named weights.")
+def _state_dict(path: Path, whole: Any) -> dict[str, Any]:
+    """The tensors of the dict that has the most of them, whatever a training script put around it."""
+    if isinstance(whole, pickled.Inert):
+        raise _not_only_arrays(path)
+    found, left = [], [whole]
+    while left:
+        if isinstance(one := left.pop(0), Mapping):
+            found.append({str(name): value for name, value in one.items() if isinstance(value, pickled.Tensor)})
+            left += one.values()
+    best = max(found, key=len, default={})
+    if not best:
+        raise AlexNetError(f"{path} holds a {type(whole).__name__}, not a state_dict of named weights.")
+    return best
 
 
 # ---------------------------------------------------------------- checked and named as here
@@ -193,20 +178,40 @@ def _about(path: Path, text: str | None) -> dict[str, Any]:
 
 def _our_names(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     """The arrays as conv1_w, ... Raises AlexNetError for two arrays of one name."""
-    for _ in _PREFIXES:
-        for prefix in _PREFIXES:
-            if found and all(name.startswith(prefix) for name in found):
-                found = {name.removeprefix(prefix): array for name, array in found.items()}
-    ours = {theirs: layer for layer, theirs in TORCHVISION.items()}
     parts = {theirs: part for part, theirs in TORCH_PARTS.items()}
+    layers = _layers(dict.fromkeys(name.rpartition(".")[0] for name in found if "." in name), found)
     arrays, origin = dict[str, Any](), dict[str, str]()
     for name, array in found.items():
         layer, dot, part = name.rpartition(".")
-        ours_now = f"{ours.get(layer, layer)}_{parts.get(part, part)}" if dot else name
-        if ours_now in arrays:
-            raise AlexNetError(f"{path} has two arrays for {ours_now}: {origin[ours_now]} and {name}.")
-        arrays[ours_now], origin[ours_now] = array, name
+        ours = f"{layers[layer]}_{parts.get(part, part)}" if dot else name
+        if ours in arrays:
+            raise AlexNetError(f"{path} has two arrays for {ours}: {origin[ours]} and {name}.")
+        arrays[ours], origin[ours] = array, name
     return arrays
+
+
+def _layers(names: Iterable[str], found: dict[str, Any]) -> dict[str, str]:
+    """{the name of a layer in PyTorch: ours}.
+
+    Wrappers leave their names in it: in front of all (`net.`, `encoder.`), and `module` anywhere, of DataParallel
+    around the convolutions alone in pytorch/examples' imagenet/main.py. Where torchvision's names are not behind them,
+    and none of ours, layers are numbered in order: conv1, conv2, ... where the kernel has four axes, then fc6, ...
+    """
+    plain = {name: re.sub(r"(^|\.)(module|_orig_mod)(?=\.)", "", name).lstrip(".") for name in names}
+    while plain and all("." in name for name in plain.values()):
+        if len({name.split(".")[0] for name in plain.values()}) > 1 or set(plain.values()) & set(TORCHVISION.values()):
+            break
+        plain = {name: inner.split(".", 1)[1] for name, inner in plain.items()}
+    behind = {theirs: ours for ours, theirs in TORCHVISION.items()}
+    named = {name: behind.get(".".join(inner.split(".")[-2:]), inner) for name, inner in plain.items()}
+    kernels = {name: np.ndim(found.get(f"{name}.weight", 0)) for name in plain}
+    if not set(named.values()) & TORCHVISION.keys() and list(kernels.values()) == sorted(
+        kernels.values(), reverse=True
+    ):
+        kinds = {4: "conv", 2: "fc"}
+        if kinds.keys() >= set(kernels.values()):
+            return {name: f"{kinds[kernels[name]]}{number}" for number, name in enumerate(plain, 1)}
+    return named
 
 
 def _float32(path: Path, name: str, array: Any) -> np.ndarray:
