@@ -286,10 +286,8 @@ def evaluation(config: ConfigDict, *, classes: int, workdir: Path | None = None)
     preprocessing = inputs(config, folder=split.folder, workdir=workdir)
     _check_memory(config, network, preprocessing, training=False)
     return Evaluation(
-        network, grid, split, preprocessing,
-        views=every if config.eval.views == "all" else every[:1],
-        batch_size=config.eval.batch_size,
-        side_pixels=c.resize_pixels,
+        network, grid, split, preprocessing, views=every if config.eval.views == "all" else every[:1],
+        batch_size=config.eval.batch_size, side_pixels=c.resize_pixels,
         feed=feed.Feed(*feed.parallelism(c.threads, c.workers), c.prefetch_batches, c.max_bad_records),
         data_name=c.name,
     )  # fmt: skip

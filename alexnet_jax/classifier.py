@@ -355,11 +355,9 @@ def _answers(net: Classifier, data: str, split: Split, views: Views) -> evaluati
     # Threads alone: worker processes would start a script again that has no main guard.
     threads, warn = feed.parallelism(c.threads, 0)[0], functools.partial(warnings.warn, stacklevel=2)
     setup = builder.Evaluation(
-        net.tower, net.mesh, split, net.inputs, views,
-        batch_size=_BATCH * net.mesh.shape[DATA],
-        side_pixels=c.resize_pixels,
+        net.tower, net.mesh, split, net.inputs, views, batch_size=_BATCH * net.mesh.shape[DATA],
+        side_pixels=c.resize_pixels, data_name=data,
         feed=feed.Feed(threads, 0, c.prefetch_batches, c.max_bad_records, warn),
-        data_name=data,
     )  # fmt: skip
     per_image: list[evaluation.PerImage] = []
     run = evaluation.evaluator(setup, progress.bar, warn)

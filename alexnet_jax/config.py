@@ -234,16 +234,6 @@ def differences(ours: ConfigDict, theirs: ConfigDict, role: Role = Role.HOST) ->
     ]
 
 
-def computed_from(config: ConfigDict) -> dict[str, Any]:
-    """{field: value} of all that decides which numbers a run computes.
-
-    A field that came later counts only where it differs from what runs did before, so that older runs keep what they
-    are known by.
-    """
-    leaves = flat(config)
-    return {name: v for name, v in leaves if _role(name) > Role.HOST and not schema.is_older(name, v)}
-
-
 def _role(name: str) -> Role:
     row = schema.field(name)
     return row.role if row else Role.NETWORK

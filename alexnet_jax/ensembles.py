@@ -90,12 +90,3 @@ def member(
         labels.append(batch["label"][real])
     center, all_views = np.concatenate(found, axis=1)
     return Member(f"{workdir} step {net.step}", center, all_views), np.concatenate(labels), own
-
-
-def cross_tuned(members: Sequence[Array], labels_N: Array) -> Array:
-    """[N, K]: each half of the images (every second) averaged with the weights that were tuned on the other half."""
-    out = np.empty_like(members[0])
-    for half in (np.arange(len(labels_N)) % 2 == 0, np.arange(len(labels_N)) % 2 == 1):
-        weights = tuned([p[~half] for p in members], labels_N[~half])
-        out[half] = mixed([p[half] for p in members], weights)
-    return out

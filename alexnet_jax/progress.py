@@ -36,6 +36,11 @@ def write(line: str, file: Any = None) -> None:
     tqdm.write(line, file=file)
 
 
+def to_stderr(text: str) -> None:
+    """A line for people, where there is no log."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def wrap(text: str) -> str:
     """Broken between words to the width of the terminal, the rest of a line indented; as it is without a terminal."""
     if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():

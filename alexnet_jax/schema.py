@@ -269,12 +269,6 @@ def add_older(saved: dict[str, Any]) -> None:
             here.setdefault(last, row.older)
 
 
-def is_older(name: str, value: Any) -> bool:
-    """Whether a field that came later has the value that runs had without it."""
-    row = field(name)
-    return row is not None and row.older is not ALWAYS and bool(row.older == value)
-
-
 # ---------------------------------------------------------------- the check
 
 

@@ -13,6 +13,7 @@ from alexnet_jax import builder, config as configs, schema
 from alexnet_jax.configs.alexnet import get_config
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.train import loop
+from experiments.ledger import plans
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,8 +102,8 @@ def test_a_field_lives_in_its_recipe_and_one_row(tmp_path: Path, monkeypatch: py
     assert older.to_dict() == before.to_dict()
     assert configs.differences(after, older, configs.Role.RUN) == [("train.nesterov", 2, 0)]
     assert configs.differences(after, older, configs.Role.NETWORK) == []
-    assert configs.computed_from(older) == configs.computed_from(configs.find_recipe("alexnet:digits"))
-    assert configs.computed_from(after)["train.nesterov"] == 2
+    assert plans.computed_from(older) == plans.computed_from(configs.find_recipe("alexnet:digits"))
+    assert plans.computed_from(after)["train.nesterov"] == 2
 
 
 def test_roles_decide_what_a_run_is() -> None:
@@ -112,7 +113,7 @@ def test_roles_decide_what_a_run_is() -> None:
     def role(name: str, value: Any) -> set[str]:
         other = configs.load_recipe("alexnet:digits", {name: value})
         found = {role.name for role in configs.Role if configs.differences(config, other, role)}
-        return found if configs.computed_from(config) != configs.computed_from(other) else found - {"TRAINING"}
+        return found if plans.computed_from(config) != plans.computed_from(other) else found - {"TRAINING"}
 
     assert role("data.threads", 3) == {"HOST"}
     assert role("train.learning_rate", 3.0) == role("train.rates.conv1", 0.5) == {"HOST", "TRAINING"}

@@ -78,25 +78,17 @@ def parallelism(threads: int, workers: int) -> tuple[int, int]:
 
 
 def train_batches(
-    split: Split,
-    images: Crop,
-    feed: Feed,
-    *,
-    batch_size: int,
-    seed: int,
-    step: int,
-    share: tuple[int, int],
+    split: Split, images: Crop, feed: Feed, *, batch_size: int, seed: int, step: int, share: tuple[int, int]
 ) -> Iterator[Batch]:
     """Batches from `step` on, without end: image [b, H, W, 3] uint8, label [b] int32, place [b] int32.
 
-    The records are shuffled anew each epoch, and a batch may hold the end of one and the beginning
-    of the next. `batch_size` is the global one; this process gets part `share` = (index, count) of
-    it, reads no other record, and `place` is where in the global batch each of its examples stands.
-    Nothing but `step` is needed to resume: neither threads nor processes change what comes.
+    The records are shuffled anew each epoch, and a batch may hold the end of one and the beginning of the next.
+    `batch_size` is the global one; this process gets part `share` = (index, count) of it, reads no other record, and
+    `place` is where in the global batch each of its examples stands. Nothing but `step` is needed to resume: neither
+    threads nor processes change what comes.
 
-    A record that does not decode is named to `feed.say` and replaced by the next one in the data
-    set that does. Raises AlexNetError when there are more of them than `feed.max_bad_records`, and
-    for a label without a class.
+    A record that does not decode is named to `feed.say` and replaced by the next one in the data set that does. Raises
+    AlexNetError when there are more of them than `feed.max_bad_records`, and for a label without a class.
     """
     load = functools.partial(_train_batch, split, images, batch_size, seed, share, feed.max_bad_records + 2)
     return _checked(computed_ahead(step, _FOREVER, load, feed), split, feed)

@@ -55,13 +55,9 @@ def _patches(x: jax.Array, size: int, stride: int, before: int, shape: tuple[int
     # As integers, for XLA:CPU would move bfloat16 about as float32.
     x = lax.pad(lax.bitcast_convert_type(x, jnp.uint16), np.uint16(0), [(0, 0, 0), *edges, (0, 0, 0)])
     x = x.reshape(*x.shape[:2], -1, step * channels)  # the pixels from one group to the next are neighbors in memory
+    tall = sides[0] - size + 1
     parts = [
-        x[
-            :,
-            i : i + stride * (height - 1) + 1 : stride,
-            j : j + width // group,
-            : min(step, wide - j * step) * channels,
-        ]
+        x[:, i : i + tall : stride, j : j + width // group, : min(step, wide - j * step) * channels]
         for i in range(size)
         for j in range(blocks)
     ]

@@ -92,11 +92,7 @@ def shardings(model: models.AlexNet, tree: Any, mesh: Mesh) -> Any:
 
 def on_mesh(model: models.AlexNet, shapes: Any, mesh: Mesh) -> Any:
     """A tree of shapes with their shardings on `mesh`: what a checkpoint is restored to."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings(model, shapes, mesh),
-    )
+    return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), shapes, shardings(model, shapes, mesh))
 
 
 # ---------------------------------------------------------------- what it costs

@@ -46,7 +46,7 @@ def from_arrays(model: models.AlexNet, arrays: Arrays, image_pixels: int) -> dic
             raise AlexNetError(f"{name} is {found} in the file and {shape} in the network.")
     if unknown := sorted(arrays.keys() - wanted.keys()):
         raise AlexNetError(f"the file holds {unknown[0]}, which the network has no place for.")
-    arrays = _unfolded(model, arrays)
+    arrays = arrays | {part: arrays[part] / np.float32(by) for part, by in _scaled_parts(model, arrays)}  # unfolded
     last = model.stack[-1]
 
     def leaf_of(path: Any, leaf: Any) -> np.ndarray:
@@ -139,10 +139,6 @@ def factors(model: models.AlexNet) -> dict[str, float]:
 def folded(model: models.AlexNet, arrays: Arrays) -> Arrays:
     """The arrays with `factors` in the weights; with weight norm in their scale. 0.5 is exact in float32."""
     return arrays | {part: arrays[part] * np.float32(by) for part, by in _scaled_parts(model, arrays)}
-
-
-def _unfolded(model: models.AlexNet, arrays: Arrays) -> Arrays:
-    return arrays | {part: arrays[part] / np.float32(by) for part, by in _scaled_parts(model, arrays)}
 
 
 def _scaled_parts(model: models.AlexNet, arrays: Arrays) -> list[tuple[str, float]]:

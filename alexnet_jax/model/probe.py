@@ -66,10 +66,7 @@ def _in_order(model: models.AlexNet) -> list[str]:
 
 def _measure(name: str, x: jax.Array, before: jax.Array | None) -> dict[str, jax.Array]:
     """The figures of a stage, [T, B, ..., C], that was computed from `before`."""
-    found = {
-        "between": jnp.sqrt(x.var(axis=1).mean()),
-        "within": jnp.sqrt(jnp.mean(x * x)),
-    }
+    found = {"between": jnp.sqrt(x.var(axis=1).mean()), "within": jnp.sqrt(jnp.mean(x * x))}
     if name.startswith("relu"):
         found["dead"] = jnp.mean(jnp.all(x <= 0, axis=range(1, x.ndim - 1)).astype(jnp.float32))
     if name.startswith(("norm", "spatial_norm")) and before is not None:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from alexnet_jax import builder, config as configs, files
+from alexnet_jax import builder, config as configs, files, progress
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model import alexnet as models, placement
 from alexnet_jax.train import checksums
@@ -57,7 +57,7 @@ class Checkpoints:
         """The step of the last checkpoint that was finished, None without one."""
         return max(checksums.steps(self.workdir), default=None)
 
-    def find(self, which: str, *, say: checksums.Say = checksums.to_stderr) -> int:
+    def find(self, which: str, *, say: checksums.Say = progress.to_stderr) -> int:
         """The step of `latest`, `best` or a step. `latest` is the newest whole one; what is damaged is named to `say`.
 
         Raises AlexNetError when there is none.
@@ -265,7 +265,7 @@ def restore_network(
     *,
     mesh: Mesh | None = None,
     overrides: Sequence[str] = (),
-    say: checksums.Say = checksums.to_stderr,
+    say: checksums.Say = progress.to_stderr,
 ) -> Restored:
     """The network of checkpoint `which` (latest, best or a step) of `workdir`, on `mesh` or on all devices.
 

@@ -7,14 +7,13 @@ checksums of chunks of arrays only.
 import concurrent.futures
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from alexnet_jax import config as configs, files
+from alexnet_jax import config as configs, files, progress
 from alexnet_jax.errors import AlexNetError
 
 FOLDER, SUMS = "checkpoints", "sums.json"
@@ -26,11 +25,6 @@ _SMALL = 1 << 16  # bytes up to which a quick check reads a file
 _THREADS = 4
 
 Say = Callable[[str], None]
-
-
-def to_stderr(text: str) -> None:
-    """A line for people, where there is no log."""
-    print(text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------- writing
@@ -204,7 +198,7 @@ def _quarantine(path: Path, name: str) -> str:
     return name
 
 
-def restore_files(workdir: Path, *, say: Say = to_stderr) -> None:
+def restore_files(workdir: Path, *, say: Say = progress.to_stderr) -> None:
     """Restores the config and the classes of a run from its newest checkpoint where they are damaged or missing.
 
     What was there is kept beside them. It changes nothing where no checkpoint has a copy. Raises AlexNetError.

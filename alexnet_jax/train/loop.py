@@ -17,14 +17,7 @@ from alexnet_jax.data import feed, statistics as pixel_statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluate import PerImage, Predictions, evaluator
 from alexnet_jax.model import towers
-from alexnet_jax.train import (
-    checksums,
-    memory,
-    provenance,
-    skipped_batches as skips,
-    speed,
-    start,
-)
+from alexnet_jax.train import checksums, memory, provenance, skipped_batches as skips, speed, start
 from alexnet_jax.train.checkpoint import Checkpoints
 from alexnet_jax.train.distributed import ProcessGroup, check_shared
 from alexnet_jax.train.metrics import MetricsWriter, Tracker, format_evaluation

@@ -35,6 +35,7 @@ def check(
     """
     weights = _FLOAT * count_parameters(model, placement.variables(model, inputs.crop_pixels)["params"])
     images = batch = batch_size * 3 * side_pixels**2
+    ahead = prefetch_batches
     if training:
         shapes = placement.shapes(model, inputs.crop_pixels)
         outputs = sum(math.prod(shape) for name, shape in shapes.items() if name.endswith("_out"))
@@ -42,12 +43,7 @@ def check(
     for what, needed, there, remedy in (
         ("the parameters", weights, _of_devices(), "give the layers fewer features"),
         ("the parameters and a batch", weights + batch, _of_devices(), f"lower {field}={batch_size}"),
-        (
-            f"{prefetch_batches} batches of images",
-            prefetch_batches * images,
-            _of_hosts(),
-            f"lower config.data.prefetch_batches={prefetch_batches}",
-        ),
+        (f"{ahead} batches of images", ahead * images, _of_hosts(), f"lower config.data.prefetch_batches={ahead}"),
     ):
         if needed > there:
             raise AlexNetError(

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from alexnet_jax import files, progress
@@ -70,14 +69,12 @@ class MetricsWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         self._to_trackers(lambda tracker: tracker.close())
         if self._board is not None:
-            with contextlib.suppress(AlexNetError) if value else contextlib.nullcontext():  # it was reported already
+            with contextlib.suppress(AlexNetError) if kind else contextlib.nullcontext():  # it was reported already
                 self._write("tensorboard", lambda _: self._board.close())
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> Any:
@@ -91,7 +88,7 @@ class MetricsWriter:
             if self._trains:
                 raise
             self._writes = False
-            _warn(f"nothing is written: {error}")
+            progress.to_stderr(f"nothing is written: {error}")
 
     # ---------------------------------------------------------------- lines
 
@@ -115,7 +112,7 @@ class MetricsWriter:
         if self._main:
             self.say(text)
         else:
-            _warn(text)
+            progress.to_stderr(text)
 
     def _log(self, text: str) -> None:
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
@@ -159,7 +156,7 @@ class MetricsWriter:
             except Exception as error:
                 self._trackers.remove(tracker)
                 why = (str(error).splitlines() or [type(error).__name__])[0]
-                _warn(f"{tracker.name} gets nothing more of this run: {why}; {METRICS} has it all")
+                progress.to_stderr(f"{tracker.name} gets nothing more of this run: {why}; {METRICS} has it all")
 
     # ---------------------------------------------------------------- progress bars
 
@@ -182,10 +179,6 @@ def _open_board(folder: Path, first_step: int | None) -> Any:
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=None if first_step is None else first_step + 1)
-
-
-def _warn(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------- metrics in words

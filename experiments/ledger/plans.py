@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Set
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as configs
+from alexnet_jax import config as configs, schema
 from alexnet_jax.model import layers
 from experiments.ledger.claims import Claim, Proxy, Variant
 
@@ -151,7 +152,21 @@ def is_of(config: ConfigDict, run: Planned) -> bool:
     return digest(left) == run.digest and config.train.seed == run.seed
 
 
+def computed_from(config: ConfigDict) -> dict[str, Any]:
+    """{field: value} of all that decides which numbers a run computes.
+
+    A field that came later counts only where it differs from what runs did before, so that older runs keep what they
+    are known by.
+    """
+    rows = [(name, value, schema.field(name)) for name, value in configs.flat(config)]
+    return {
+        name: value
+        for name, value, row in rows
+        if row is None or (row.role > schema.Role.HOST and row.older != value)  # `ALWAYS` is no field's value
+    }
+
+
 def digest(config: ConfigDict) -> str:
     """The digest of all fields that decide what a run computes, but for its seed."""
-    fields = {name: value for name, value in configs.computed_from(config).items() if name != "train.seed"}
+    fields = {name: value for name, value in computed_from(config).items() if name != "train.seed"}
     return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=6).hexdigest()

@@ -5,12 +5,15 @@ import io
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alexnet_jax import builder, config as configs, files, summary
 from alexnet_jax.classifier import load_run
-from alexnet_jax.ensembles import Array, Member, cross_tuned, errors, mixed
+from alexnet_jax.ensembles import Array, Member, errors, mixed, tuned
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.figures import kernels
 from alexnet_jax.train import metrics, provenance
@@ -90,6 +93,15 @@ def ensemble_row(
         top1, top5 = errors(together, labels)
         row |= {f"{prefix}top1": _rounded(100.0 - top1), f"{prefix}top5": _rounded(100.0 - top5)}
     return row
+
+
+def cross_tuned(members: Sequence[Array], labels_N: Array) -> Array:
+    """[N, K]: each half of the images (every second) averaged with the weights that were tuned on the other half."""
+    out = np.empty_like(members[0])
+    for half in (np.arange(len(labels_N)) % 2 == 0, np.arange(len(labels_N)) % 2 == 1):
+        weights = tuned([p[~half] for p in members], labels_N[~half])
+        out[half] = mixed([p[half] for p in members], weights)
+    return out
 
 
 def _rounded(value: float | None) -> str:

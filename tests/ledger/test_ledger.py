@@ -358,12 +358,12 @@ def test_ensemble_weights_are_tuned_on_the_other_half_of_the_images() -> None:
     good = np.full((400, 10), 0.01)
     good[np.arange(400), labels] = 0.91
     bad = rng.dirichlet(np.ones(10), 400)
-    tuned = ensembles.cross_tuned([good, bad], labels)
+    tuned = rows.cross_tuned([good, bad], labels)
     assert ensembles.errors(tuned, labels)[0] <= ensembles.errors(ensembles.mixed([good, bad], [1, 1]), labels)[0]
     # The weights of the odd images come from the even ones: other labels of the odd ones leave them as they are.
     swapped = labels.copy()
     swapped[1::2] = (labels[1::2] + 5) % 10
-    assert np.array_equal(ensembles.cross_tuned([good, bad], swapped)[1::2], tuned[1::2])
+    assert np.array_equal(rows.cross_tuned([good, bad], swapped)[1::2], tuned[1::2])
 
 
 # ---------------------------------------------------------------- what the pages say
