@@ -247,9 +247,6 @@ class Classifier:
         return logits_BK[0] if one else logits_BK
 
 
-# ---------------------------------------------------------------- what the methods are made of
-
-
 def _check_arguments(variables: Any, shape: tuple[int, ...], pixels: int) -> None:
     if len(shape) not in (3, 4) or shape[-3:] != (pixels, pixels, 3):
         raise AlexNetError(

@@ -75,9 +75,6 @@ def write(text: str) -> None:
         os.write(_screen, text.encode("utf-8", "backslashreplace"))
 
 
-# ---------------------------------------------------------------- signals
-
-
 @contextlib.contextmanager
 def guard() -> Iterator[None]:
     """Around a whole command: a signal ends it, and so does sys.exit(message), by `exit_now`."""
@@ -131,9 +128,6 @@ def _on_signal(number: int) -> None:
         exit_now(status=SIGNALED + number)
     _requested = number
     write(f"\n{signal.Signals(number).name}: saving after this step (once more ends at once, unsaved)\n")
-
-
-# ---------------------------------------------------------------- what C++ writes, and its abort()
 
 
 def redirect_native_output(log: str) -> None:

@@ -103,9 +103,6 @@ def _blocks(pictures: Pictures, first: int, say: Callable[[str], None]) -> Itera
             yield [row for row, _ in good], np.stack([square for _, square in good])
 
 
-# ---------------------------------------------------------------- computed and written
-
-
 def write(net: Classifier, pictures: Pictures, layer: str, output: Path, *, say: Callable[[str], None] = print) -> int:
     """Writes the features of all pictures to `output` (.npz) and returns how many there are.
 
@@ -184,9 +181,6 @@ def digest(net: Classifier) -> str:
     for leaf in jax.tree.leaves(jax.device_get(net.variables)):
         hashed.update(np.ascontiguousarray(leaf).data)
     return hashed.hexdigest()
-
-
-# ---------------------------------------------------------------- read again
 
 
 @dataclasses.dataclass(frozen=True)

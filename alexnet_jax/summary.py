@@ -17,9 +17,6 @@ from alexnet_jax.model import alexnet as models, placement
 _COLUMNS = 80
 
 
-# ---------------------------------------------------------------- the layers
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A layer with weights or a pooling: shapes of one tower without the batch, counts of all towers."""
@@ -76,9 +73,6 @@ def _weighted(
         x, window = (weights,), f"{weights} x {output[-1]}"
     per_unit = weights + len(params) - 1  # its weights, its bias, and its scale where it has one
     return Row(layer.name, x, window, output, reads, per_unit * units, weights * units * math.prod(output[:-1]))
-
-
-# ---------------------------------------------------------------- the summary of a network
 
 
 def summarize(config: ConfigDict, *, classes: int | None = None) -> str:
@@ -151,9 +145,6 @@ def _wrapped(text: str, label: str = "") -> str:
     return textwrap.fill(text, _COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
 
 
-# ---------------------------------------------------------------- the placement
-
-
 def placement_sentence(model: models.AlexNet, image_pixels: int) -> str:
     """How the network lies on two devices, or on any number in the hybrid placement, in a few sentences."""
     if model.hybrid:
@@ -183,9 +174,6 @@ def _hybrid_sentence(model: models.AlexNet, image_pixels: int) -> str:
         + (f", before {' and '.join(others)} its units of every image." if others else ".")
         + " As many gradients come back."
     )
-
-
-# ---------------------------------------------------------------- all recipes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,9 +71,6 @@ def sentence(error: BaseException | None) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------- options of the commands that take no recipe
-
-
 class Parser(argparse.ArgumentParser):
     """A parser of a command's options whose errors are one sentence. No option is abbreviated."""
 

@@ -56,9 +56,6 @@ def _code() -> dict[str, Any]:
     return {"the code of alexnet_jax": digest.hexdigest()} | {f"the version of {n}": v for n, v in versions.items()}
 
 
-# ---------------------------------------------------------------- where this process stands
-
-
 def _place(flags: Any) -> tuple[str, int, int, list[int] | None]:
     """(address of process 0, how many processes, which one this is, its devices or None for all)."""
     place = flags.coordinator, flags.num_processes, flags.process_id
@@ -124,9 +121,6 @@ def _detected(timeout: float) -> tuple[str, int, int, list[int] | None] | None:
     if local and visible and len(visible.split(",")) <= local[0]:
         local = None
     return address, count, index, list(local) if local else None
-
-
-# ---------------------------------------------------------------- processes that are started here
 
 
 def _free_port() -> int:

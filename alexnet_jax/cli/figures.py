@@ -25,9 +25,6 @@ def main(argv: list[str]) -> None:
     print(f"wrote {output}")
 
 
-# ---------------------------------------------------------------- one function per figure
-
-
 def _filters(options: argparse.Namespace) -> Any:
     net = networks.open_network(options)
     found = figures.specialization(net)
@@ -86,9 +83,6 @@ def _answers(options: argparse.Namespace) -> Predictions:
     net = networks.open_network(options)
     name, split, data_dir = networks.data_of(options, net)
     return net.answers(name, split=split, data_dir=data_dir)
-
-
-# ---------------------------------------------------------------- the command line
 
 
 def _parser() -> argparse.ArgumentParser:

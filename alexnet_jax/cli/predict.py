@@ -67,9 +67,6 @@ def _readable(paths: list[Path], good: list[Path], pixels: int) -> Iterator[np.n
         yield square
 
 
-# ---------------------------------------------------------------- out
-
-
 def _print(predictions: list[Prediction], form: str | None) -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without the letters of a name

@@ -141,9 +141,6 @@ def _checked_array(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-# ---------------------------------------------------------------- the bytes of a picture
-
-
 def decode(data: bytes, *, own: bool) -> tuple[np.ndarray, bool]:
     """(the pixels of a picture, uint8 [H, W, 3] RGB, alpha over white; whether its bytes can be stored as they are).
 

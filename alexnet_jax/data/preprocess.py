@@ -21,8 +21,6 @@ _FLIP, _COLOR = 1_000_000, 1_000_001
 
 Views = tuple[tuple[int, int, bool], ...]  # top, left, mirrored
 
-# ---------------------------------------------------------------- on the host: one picture
-
 
 def decode(image: bytes | np.ndarray, *, at_least: int = 0) -> np.ndarray:
     """An encoded image (JPEG, PNG, WebP, ...) or an array [H, W, 1 or 3] -> uint8 [H, W, 3], RGB.
@@ -121,9 +119,6 @@ class Crop:
         return crop_resized(pixels, self.resize_pixels, self.crop_pixels, place, in_center=self.square)
 
 
-# ---------------------------------------------------------------- on the device: a batch
-
-
 @dataclasses.dataclass(frozen=True)
 class Input:
     """How pixels become the network's input.
@@ -152,9 +147,6 @@ class Input:
         return images[..., ::-1] if self.bgr else images
 
 
-# ---------------------------------------------------------------- views of a test image
-
-
 def views_of(resize_pixels: int, crop_pixels: int, *, flip: bool) -> Views:
     """The views of a test image: the center first, then the four corners, and with `flip` all of them mirrored.
 
@@ -173,9 +165,6 @@ def crop_view(images: jax.Array, view: jax.Array, crop_pixels: int) -> jax.Array
     zero = jnp.zeros_like(view[0])  # all of one dtype, also in float64 mode
     crop = jax.lax.dynamic_slice(images, (zero, view[0], view[1], zero), size)
     return jnp.where(view[2] > 0, crop[:, :, ::-1], crop)
-
-
-# ---------------------------------------------------------------- augmentation of a training batch
 
 
 def mirrored(images: jax.Array, flips_B: jax.Array) -> jax.Array:

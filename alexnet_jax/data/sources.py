@@ -36,9 +36,6 @@ def _no_split(name: str, split: str, there: Iterable[str]) -> AlexNetError:
     )
 
 
-# ---------------------------------------------------------------- without a file
-
-
 def _digits(split: str) -> Split:
     """scikit-learn's 1,797 handwritten digits (8x8, 16 gray levels): every sixth is held out for test."""
     from sklearn.datasets import load_digits
@@ -101,9 +98,6 @@ def _noise_photographs() -> tuple[bytes, ...]:
         pixels = np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
         images.append(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 89])[1].tobytes())
     return tuple(images)
-
-
-# ---------------------------------------------------------------- prepared by TFDS, or in its layout
 
 
 def _tfds(name: str, split: str, data_dir: str) -> Split:
@@ -284,9 +278,6 @@ def _lengths(path: str) -> np.ndarray:
             rows.append((at + 12, size))
             at += 16 + size
     return np.asarray(rows, np.int64).reshape(-1, 2)
-
-
-# ---------------------------------------------------------------- read ahead
 
 
 def read_ahead(folder: Path | None, *, free: int) -> str:

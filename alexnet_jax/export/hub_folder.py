@@ -50,9 +50,6 @@ def write(
     return f"{folder}: {hub.MODEL}, {_CONFIG} and {_CARD}; read {_CARD}, then: hf upload OWNER/NAME {folder}"
 
 
-# ---------------------------------------------------------------- what the run says of itself
-
-
 def _accuracy(entry: dict[str, Any], prefix: str) -> str:
     """An evaluation as a table; `prefix` tells that of the average from that of the weights."""
     by_views = {"center crop": prefix, f"{entry.get('eval_views', 1)} views": f"{prefix}views_"}
@@ -84,9 +81,6 @@ def _public(command: str) -> str:
         else:
             kept.append(word)
     return shlex.join(kept)
-
-
-# ---------------------------------------------------------------- the model card
 
 
 def card(net: Classifier, license: str, accuracy: str, training: str) -> str:

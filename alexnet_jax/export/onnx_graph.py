@@ -71,9 +71,6 @@ def relative_difference(theirs: np.ndarray, ours: np.ndarray) -> float:
     return float(np.abs(theirs - ours).max() / max(np.abs(ours).max(), np.finfo(np.float32).tiny))
 
 
-# ---------------------------------------------------------------- the graph
-
-
 def to_onnx(net: Classifier, *, pixels: str, output: str = LOGITS) -> Any:
     """The onnx.ModelProto of a network: images `pixels` [B, crop, crop, 3], RGB in 0..255 -> logits float32 [B, K].
 

@@ -107,9 +107,6 @@ def _section(title: str, body: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
 
 
-# ---------------------------------------------------------------- the sections
-
-
 def _head(title: str, workdir: Path, training: list[dict[str, Any]], last: dict[str, Any], net: Classifier) -> str:
     percents = {"eval_top1": "top-1, center crop", "eval_top5": "top-5", "eval_views_top1": "top-1, all views"}
     numbers = [(f"{last[name]:.2f} %", what) for name, what in percents.items() if name in last]
@@ -222,9 +219,6 @@ def _commands(workdir: Path, starts: list[dict[str, Any]]) -> str:
         ("Take it elsewhere", f"alexnet weights export --workdir={where} --output=net.safetensors"),
     )
     return "".join(f"<p>{escape(what)}</p>\n<pre>{escape(text)}</pre>\n" for what, text in lines)
-
-
-# ---------------------------------------------------------------- what they are made of
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

@@ -95,9 +95,6 @@ def on_mesh(model: models.AlexNet, shapes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), shapes, shardings(model, shapes, mesh))
 
 
-# ---------------------------------------------------------------- what it costs
-
-
 @functools.cache
 def shapes(model: models.AlexNet, image_pixels: int) -> dict[str, tuple[int, ...]]:
     """{operation: the shape of its result}, of one tower and one image; the layers are conv1_out, fc6_out, ..."""

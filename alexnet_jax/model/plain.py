@@ -109,9 +109,6 @@ def _channels_before(model: models.AlexNet, name: str) -> int:
     return before.features * (model.towers if name in model.exchange else 1)
 
 
-# ---------------------------------------------------------------- the factor of the 2012 dropout
-
-
 def factors(model: models.AlexNet) -> dict[str, float]:
     """{layer: the factor that a dropout before it applies in evaluation}, without the layers for which it is 1.
 

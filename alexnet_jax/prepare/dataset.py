@@ -70,9 +70,6 @@ def _check_same(path: Path, fingerprint: str) -> None:
         )
 
 
-# ---------------------------------------------------------------- the whole
-
-
 def _finish(shards: Shards, fingerprint: str) -> None:
     parts: _Parts = {
         split: [files.read_json(shards.part_path(split, n)) for n in range(shards.count(split))]

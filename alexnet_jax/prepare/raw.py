@@ -83,9 +83,6 @@ def prepared(name: str, data_dir: str) -> RawDataset:
     return RawDataset(name, str(builder.version), opened, first.class_names, own=False, about=about)
 
 
-# ---------------------------------------------------------------- ImageNet
-
-
 def imagenet2012(folder: Path, splits: tuple[str, ...]) -> RawDataset:
     """ILSVRC 2012 from its two tars in `folder`; labels, classes and order are those of TFDS's imagenet2012.
 
@@ -163,9 +160,6 @@ def _members(file: IO[bytes], size: int, what: str) -> Iterator[tuple[tarfile.Ta
         official = _TAR_BYTES.get(Path(what).name)
         expected = f" (the official file has {official:,} bytes, this one {size:,})" if official else ""
         raise AlexNetError(f"{what} is truncated or not a tar, after {count:,} files{expected}: download it again.")
-
-
-# ---------------------------------------------------------------- a folder per class
 
 
 def folder(root: Path, name: str, *, validation_percent: int) -> RawDataset:

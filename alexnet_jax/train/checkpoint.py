@@ -241,9 +241,6 @@ def _top1(metrics: dict[str, Any]) -> float:
     return float(metrics["eval_top1"])
 
 
-# ---------------------------------------------------------------- a network that was trained
-
-
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """The network of a workdir: its config, classes in label order, variables on a mesh, and the step they are from.

@@ -27,9 +27,6 @@ _THREADS = 4
 Say = Callable[[str], None]
 
 
-# ---------------------------------------------------------------- writing
-
-
 def write(folder: Path, workdir: Path | None = None) -> None:
     """Writes the checksums of all files of a checkpoint, and waits until these are on the disk. Raises OSError.
 
@@ -72,9 +69,6 @@ def _files(folder: Path) -> list[str]:
     """The paths of all files and links below a folder, except that of its checksums."""
     found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted({str(path.relative_to(folder)) for path in found} - {SUMS})
-
-
-# ---------------------------------------------------------------- verifying
 
 
 def damage(folder: Path, *, quick: bool = False) -> str | None:
@@ -137,9 +131,6 @@ def stamps(folder: Path) -> list[tuple[str, int]]:
         return [(name, (folder / name).lstat().st_ctime_ns) for name in _files(folder)]
     except OSError:
         return []
-
-
-# ---------------------------------------------------------------- the checkpoints of a run
 
 
 def steps(workdir: Path) -> list[int]:

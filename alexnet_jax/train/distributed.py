@@ -45,8 +45,6 @@ class ProcessGroup:
         """Whether this is process 0, which writes and prints."""
         return self.index == 0
 
-    # ------------------------------------------------------------ meeting
-
     def barrier(self, what: str) -> None:
         """Waits until every process has come here; one that is gone ends the run."""
         if self._client is not None:
@@ -75,8 +73,6 @@ class ProcessGroup:
                         f"{ours.get(name)!r} here. Start all processes with the same command, code and data."
                     )
 
-    # ------------------------------------------------------------ stopping
-
     def stop_requested(self) -> int:
         """The signal that asks the run to stop, or 0: the same on every process at the same call.
 
@@ -101,8 +97,6 @@ class ProcessGroup:
         exits.abort_is_expected = True  # process 0 may end before this one
         # Not jax.distributed.shutdown(): the thread may still be asking, and the process ends by `exits.exit_now`.
         self._leave(60.0)
-
-    # ------------------------------------------------------------ the thread
 
     def _watch(self) -> None:
         while not self._over.wait(_TICK):
@@ -157,9 +151,6 @@ class ProcessGroup:
     def _set(self, key: str, value: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is set already: the first one counts
             self._client.key_value_set(key, value)
-
-
-# ---------------------------------------------------------------- joining
 
 
 def join(

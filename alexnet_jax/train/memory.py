@@ -66,9 +66,6 @@ def _of_hosts() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()
 
 
-# ---------------------------------------------------------------- the compiled step
-
-
 def check_step(compiled: Any, *, batch_size: int, multiple: int) -> str:
     """The memory that a compiled training step takes of each device and that is left there, in words.
 

@@ -90,8 +90,6 @@ class MetricsWriter:
             self._writes = False
             progress.to_stderr(f"nothing is written: {error}")
 
-    # ---------------------------------------------------------------- lines
-
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in train.log."""
         if not self._main:
@@ -158,8 +156,6 @@ class MetricsWriter:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 progress.to_stderr(f"{tracker.name} gets nothing more of this run: {why}; {METRICS} has it all")
 
-    # ---------------------------------------------------------------- progress bars
-
     def start(self, *, step: int, steps: int) -> None:
         """Shows the progress bar, on a terminal only."""
         if self._main and step < steps:
@@ -179,9 +175,6 @@ def _open_board(folder: Path, first_step: int | None) -> Any:
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=None if first_step is None else first_step + 1)
-
-
-# ---------------------------------------------------------------- metrics in words
 
 
 def format_step(entry: dict[str, Any], steps: int) -> str:
@@ -237,9 +230,6 @@ def format_classes(entry: dict[str, Any]) -> str:
 def format_names(names: Sequence[str]) -> str:
     """The first names of a long list, all of a short one."""
     return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:8])}, ..., {names[-1]}"
-
-
-# ---------------------------------------------------------------- reading metrics.jsonl
 
 
 def entries(workdir: Path, name: str = METRICS) -> list[dict[str, Any]]:

@@ -89,9 +89,6 @@ def _for_each_tower(rule: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(rule.init, update)
 
 
-# ---------------------------------------------------------------- schedules: step -> learning rate
-
-
 def step_schedule(
     *,
     learning_rate: float,
@@ -132,9 +129,6 @@ def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
         return schedule(step) * rise(step)
 
     return warmed
-
-
-# ---------------------------------------------------------------- the plateau
 
 
 @dataclasses.dataclass(frozen=True)
