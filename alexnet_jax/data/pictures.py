@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
@@ -175,10 +174,3 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(white, over).convert("RGB")
     return picture.convert("RGB")
-
-
-def encode(pixels: np.ndarray, *, quality: int, subsampling: bool = True) -> bytes:
-    """uint8 [H, W, 3] RGB -> JPEG, its chroma at half the resolution with `subsampling`."""
-    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if subsampling else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
-    return bytes(cv2.imencode(".jpg", pixels[:, :, ::-1], options)[1].tobytes())

@@ -117,21 +117,15 @@ def traffic(model: models.AlexNet, image_pixels: int) -> dict[str, int]:
     """
     if model.towers == 1:
         return {}
-    rows = {row.name: row for row in table(model)}
-    found: dict[str, int] = {}
-
-    def count(name: str, x: tuple[int, ...]) -> None:
-        if (row := rows.get(name)) and row.exchange:
-            found[name] = math.prod(x) if row.exchange == ALL else math.prod(x[:-1]) * (model.norm.size - 1)
-
     x: tuple[int, ...] = (image_pixels, image_pixels, 3)
-    results = shapes(model, image_pixels)
+    reads, results = dict[str, tuple[int, ...]](), shapes(model, image_pixels)
     for layer in model.stack:
-        count(layer.name, x)
-        x = results[f"{layer.name}_out"]
-        for word in layer.post_ops:
-            name = models.operation_name(word, layer.name)
-            count(name, x)
-            x = results[name]
-    count(LOGITS, x)
+        operations = [models.operation_name(word, layer.name) for word in layer.post_ops]
+        for name, result in ((layer.name, f"{layer.name}_out"), *zip(operations, operations, strict=True)):
+            reads[name], x = x, results[result]
+    found: dict[str, int] = {}
+    for row in table(model):
+        if row.exchange:
+            *space, channels = reads.get(row.name, x)  # the logits are the last result
+            found[row.name] = math.prod(space) * (channels if row.exchange == ALL else model.norm.size - 1)
     return found

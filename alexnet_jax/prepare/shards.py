@@ -5,6 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from alexnet_jax import files
@@ -43,8 +44,8 @@ class Layout:
             pixels = preprocess.resize_short_side(pixels, self.pack)
             if not self.keep_long_side:
                 pixels = preprocess.crop_resized(pixels, self.pack, self.pack)
-            return pixels.tobytes() if self.raw else pictures.encode(pixels, quality=self.quality), pixels
-        return data if is_plain else pictures.encode(pixels, quality=100, subsampling=False), pixels
+            return pixels.tobytes() if self.raw else _encoded(pixels, quality=self.quality), pixels
+        return data if is_plain else _encoded(pixels, quality=100, subsampling=False), pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,3 +147,10 @@ def _example(key: str, label: int, image: bytes) -> bytes:
     }
     features = tf_feature_pb2.Features(feature=feature)
     return bytes(tf_example_pb2.Example(features=features).SerializeToString(deterministic=True))
+
+
+def _encoded(pixels: np.ndarray, *, quality: int, subsampling: bool = True) -> bytes:
+    """uint8 [H, W, 3] RGB -> JPEG, its chroma at half the resolution with `subsampling`."""
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if subsampling else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    return bytes(cv2.imencode(".jpg", pixels[:, :, ::-1], options)[1].tobytes())
