@@ -106,17 +106,9 @@ class Classifier:
     """
 
     def __init__(
-        self,
-        config: ConfigDict,
-        class_names: tuple[str, ...],
-        variables: dict[str, Any],
-        *,
-        inputs: Input,
-        mesh: Mesh | None = None,
-        step: int | None = None,
-        precision: str = "float32",
-        engine: "Engine | None" = None,
-    ) -> None:
+        self, config: ConfigDict, class_names: tuple[str, ...], variables: dict[str, Any], *, inputs: Input,
+        mesh: Mesh | None = None, step: int | None = None, precision: str = "float32", engine: "Engine | None" = None,
+    ) -> None:  # fmt: skip
         if precision not in ("float32", "bfloat16"):
             raise AlexNetError(f"precision={precision!r} must be 'float32' or 'bfloat16'.")
         self.config, self.class_names, self.inputs, self.step = config, class_names, inputs, step

@@ -25,8 +25,6 @@ from alexnet_jax.schema import Role as Role  # noqa: PLC0414
 SAVED_AS, CLASSES = "config.json", "classes.txt"
 Overrides = Mapping[str, Any] | Sequence[str]
 
-# ---------------------------------------------------------------- a recipe, by name or path
-
 
 def recipe_names() -> list[str]:
     """The recipes that come with the package, sorted."""
@@ -92,8 +90,6 @@ def _run(path: Path) -> dict[str, Any]:
     return runpy.run_path(str(path), run_name=f"_recipe_{path.stem}")
 
 
-# ---------------------------------------------------------------- overrides: --config.section.field=value
-
 _KINDS = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text",
     tuple: "a tuple, such as 5,7 or (5,7) or (30,)", ConfigDict: "a section: set one of its fields",
@@ -153,9 +149,6 @@ def _checked(config: ConfigDict, overrides: Overrides) -> ConfigDict:
     return config
 
 
-# ---------------------------------------------------------------- beside a run
-
-
 def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path) -> None:
     """The resolved config as `config.json` in `workdir`, and beside it the classes' names in label order."""
     files.write_text(workdir / SAVED_AS, json.dumps(config.to_dict(), indent=2) + "\n")
@@ -211,9 +204,6 @@ def tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: tuples(part) for key, part in value.items()}
     return tuple(tuples(part) for part in value) if isinstance(value, list) else value
-
-
-# ---------------------------------------------------------------- two configs
 
 
 def flat(config: ConfigDict) -> Iterator[tuple[str, Any]]:

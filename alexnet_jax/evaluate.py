@@ -31,8 +31,6 @@ EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array]]
 
 TOP_CLASSES = 5  # so many classes of an image are kept
 
-# ---------------------------------------------------------------- on the devices
-
 
 def make_eval_step(model: AlexNet, mesh: Mesh, *, inputs: Input, views: Views) -> EvalStep:
     """The jitted `step(variables, batch)` -> (counts over the whole batch, probabilities [2, B, K]).
@@ -81,9 +79,6 @@ def _counts(probabilities_BK: jax.Array, labels_B: jax.Array, real_B: jax.Array,
 
 def _by_class(counted_B: jax.Array, labels_B: jax.Array, classes: int) -> jax.Array:
     return jnp.zeros(classes, jnp.int32).at[labels_B].add(counted_B.astype(jnp.int32))
-
-
-# ---------------------------------------------------------------- over a split
 
 
 def evaluate(
@@ -161,9 +156,6 @@ def _of_classes(total: dict[str, Any], class_names: tuple[str, ...]) -> dict[str
     }
 
 
-# ---------------------------------------------------------------- image by image
-
-
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """The predictions for the N images of a split, in its order, by the center crop.
@@ -226,9 +218,6 @@ class Predictions:
             table.writerow([*row, *(part for pair in top for part in pair)])
         files.make_folder(path.absolute().parent)
         files.write_text(path, text.getvalue())
-
-
-# ---------------------------------------------------------------- in a run, and of a checkpoint
 
 
 def evaluator(

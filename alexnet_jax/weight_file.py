@@ -24,15 +24,9 @@ ABOUT, MEAN_IMAGE = "about", "mean_image"  # what a file holds beside the arrays
 
 
 def save(
-    path: Path,
-    model: models.AlexNet,
-    variables: Any,
-    *,
-    config: ConfigDict,
-    class_names: tuple[str, ...],
-    inputs: Input,
-    step: int | None = None,
-) -> None:
+    path: Path, model: models.AlexNet, variables: Any, *, config: ConfigDict, class_names: tuple[str, ...],
+    inputs: Input, step: int | None = None,
+) -> None:  # fmt: skip
     """Writes a network with these variables (numpy, of all towers), and all that it takes to load it again.
 
     torchvision's own names only where the network computes what torchvision's does. Raises AlexNetError.

@@ -154,17 +154,9 @@ class ProcessGroup:
 
 
 def join(
-    coordinator: str,
-    index: int,
-    count: int,
-    *,
-    facts: dict[str, Any],
-    start_timeout: float,
-    peer_timeout: float,
-    native_log: str,
-    local_devices: list[int] | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> ProcessGroup:
+    coordinator: str, index: int, count: int, *, facts: dict[str, Any], start_timeout: float, peer_timeout: float,
+    native_log: str, local_devices: list[int] | None = None, check: Callable[[], None] = lambda: None,
+) -> ProcessGroup:  # fmt: skip
     """Joins the `count` processes of a run at `coordinator`, HOST:PORT of process 0, and compares their `facts`.
 
     `start_timeout` seconds are left for all of them to come, `peer_timeout` until a silent one is lost. `check` is

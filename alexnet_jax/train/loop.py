@@ -38,15 +38,9 @@ class Diverged(AlexNetError):
 
 
 def train(
-    config: ConfigDict,
-    workdir: Path,
-    *,
-    command: str,
-    eval_command: str,
-    group: ProcessGroup | None = None,
-    watchdog: Watchdog | None = None,
-    open_trackers: Callable[[], list[Tracker]] = list,
-) -> "Run":
+    config: ConfigDict, workdir: Path, *, command: str, eval_command: str, group: ProcessGroup | None = None,
+    watchdog: Watchdog | None = None, open_trackers: Callable[[], list[Tracker]] = list,
+) -> "Run":  # fmt: skip
     """Trains to the end, or raises Stopped or AlexNetError with everything good saved.
 
     `command` and `eval_command` are shown as what to type to resume and to evaluate. `group` are the processes
@@ -74,15 +68,9 @@ def train(
 
 
 def _train(
-    setup: builder.TrainSetup,
-    workdir: Path,
-    group: ProcessGroup,
-    watchdog: Watchdog,
-    *,
-    command: str,
-    eval_command: str,
-    open_trackers: Callable[[], list[Tracker]],
-) -> "Run":
+    setup: builder.TrainSetup, workdir: Path, group: ProcessGroup, watchdog: Watchdog, *, command: str,
+    eval_command: str, open_trackers: Callable[[], list[Tracker]],
+) -> "Run":  # fmt: skip
     """From the newest whole checkpoint, or from the start, to the end."""
     repairs: list[str] = []
     watchdog.phase("verifying the checkpoints")

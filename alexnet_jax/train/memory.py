@@ -18,15 +18,9 @@ _FLOAT = 4  # bytes
 
 
 def check(
-    model: AlexNet,
-    inputs: Input,
-    *,
-    field: str,
-    batch_size: int,
-    side_pixels: int,
-    prefetch_batches: int,
+    model: AlexNet, inputs: Input, *, field: str, batch_size: int, side_pixels: int, prefetch_batches: int,
     training: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Raises AlexNetError where a model and its batches need more memory, at the very least, than there is.
 
     On the devices: the parameters (in training their gradients and momentum too), the images of a batch, `side_pixels`
