@@ -26,8 +26,6 @@ from alexnet_jax.train.metrics import format_classes
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette" / "val"
 
-# ---------------------------------------------------------------- views
-
 
 def test_views_are_the_ten_of_2012() -> None:
     """The center and the four corners of 224 in 256 pixels, and all of them mirrored."""
@@ -97,9 +95,6 @@ def test_hybrid_placement_counts_as_one_device(recipe: str) -> None:
     np.testing.assert_allclose(same_odds, odds, rtol=1e-4, atol=1e-7)
 
 
-# ---------------------------------------------------------------- by class, and image by image
-
-
 def _predictions(images: int, classes: int) -> evaluate.Predictions:
     """Half of them right; the last class but one has no images, the last is never predicted."""
     rng = np.random.default_rng(0)
@@ -163,9 +158,6 @@ def test_csv_has_worst_mistakes_first(tmp_path: Path) -> None:
         assert row["class"] == f"class {found.labels[int(row['image'].removesuffix('.jpg'))]}"
 
 
-# ---------------------------------------------------------------- ensembles
-
-
 def _members(count: int, images: int, classes: int) -> tuple[list[ensemble.Member], Any]:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, images)
@@ -209,9 +201,6 @@ def test_ensemble_weights_are_reported_on_other_images() -> None:
     error = ensemble.errors(members[0].center[1::2], labels[1::2])
     assert f"{error[0]:14.2f}{error[1]:8.2f}" in shown[0]
     assert "2 averaged" in report(members, labels, tune=False)
-
-
-# ---------------------------------------------------------------- the probe
 
 
 def _start(config: ConfigDict, images: Any) -> list[probe.Stage]:
@@ -275,9 +264,6 @@ def test_probe_orders_initializations_on_photographs() -> None:
     assert ratios["alexnet", 74.0] < 0.1 * ratios["alexnet", 1.0]
     assert ratios["alexnet_paper_text", 74.0] < 0.001
     assert [name for name, is_warned in warned.items() if not is_warned] == [("alexnet", 1.0), ("caffe_alexnet", 1.0)]
-
-
-# ---------------------------------------------------------------- the mean image and the colors of a data set
 
 
 def _with_statistics(folder: Path, pixels: int) -> Split:

@@ -46,9 +46,6 @@ def _load(path: Path) -> dict[str, Any]:
         return dict(file)
 
 
-# ---------------------------------------------------------------- written
-
-
 @pytest.mark.parametrize("layer", ["fc7", "conv5"])
 def test_features_file_has_each_readable_picture(
     layer: str, net: Classifier, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,9 +144,6 @@ def test_wrong_output_or_layer_is_refused(
     with pytest.raises(AlexNetError, match=named):
         features.write(net, features.of_files(paths, net), layer, tmp_path / output)
     assert not list(tmp_path.iterdir())
-
-
-# ---------------------------------------------------------------- neighbours
 
 
 def _file(tmp_path: Path, rows: np.ndarray, **more: Any) -> features.FeatureFile:

@@ -59,9 +59,6 @@ def _noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
 
 
-# ---------------------------------------------------------------- kernels
-
-
 def _with_kernels(net: Classifier, kernels: np.ndarray) -> Classifier:
     """The network with these kernels of conv1, [T, k, k, 3, C]."""
     params = jax.device_get(net.variables["params"])
@@ -131,9 +128,6 @@ def test_specialization_of_towers() -> None:
     assert found["difference"] == pytest.approx(abs(found["color"][0] - found["color"][1]))
 
 
-# ---------------------------------------------------------------- one picture
-
-
 def test_activations_are_those_of_features(net: Classifier) -> None:
     """The strongest channels of each tower first; fully connected layers whole."""
     picture = _noise(PIXELS, PIXELS)
@@ -171,9 +165,6 @@ def test_occlusion_is_the_mean_over_the_squares_that_hide_a_pixel(net: Classifie
     assert best in figures.occlusion(net, picture, side=60).axes[1].get_title()
     with pytest.raises(AlexNetError, match="class_name='bat'"):
         figures.occlusion(net, picture, class_name="bat")
-
-
-# ---------------------------------------------------------------- runs and their predictions
 
 
 def test_curves_are_those_of_the_log(run: loop.Run, folder: Path) -> None:
@@ -237,9 +228,6 @@ def test_run_keeps_the_predictions_of_its_last_evaluation(run: loop.Run) -> None
     np.testing.assert_allclose(found.label_probability, run.answers.label_probability, rtol=1e-4, atol=1e-6)
 
 
-# ---------------------------------------------------------------- the drawing of the towers
-
-
 def _drawn(recipe: str) -> list[str]:
     """The texts of a recipe's drawing."""
     config = configs.load_recipe(f"{recipe}:imagenet2012")
@@ -266,9 +254,6 @@ def test_architecture_of_the_front_page_is_current() -> None:
     assert re.findall("<text.*>(.*)</text>", page) == _drawn("alexnet"), "alexnet figures architecture writes it"
 
 
-# ---------------------------------------------------------------- files
-
-
 def test_figure_is_the_same_file_each_time(net: Classifier, tmp_path: Path) -> None:
     for suffix in ("png", "svg"):
         for name in ("a", "b"):
@@ -287,9 +272,6 @@ def test_figures_without_matplotlib_say_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setattr(extras, "importlib", types.SimpleNamespace(import_module=missing))
     with pytest.raises(AlexNetError, match=r"alexnet_jax\[figures\]"):
         figures.filters(net)
-
-
-# ---------------------------------------------------------------- the report
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,10 @@ import pytest
 import structure
 from structure import MODULES, PACKAGE, RINGS, ROOT, imports, lines, module_name, top_level
 
-# ---------------------------------------------------------------- sizes
-
 # Goals: 6,500 lines of the core, 11,500 of the package, 12 modules and 7 files below. Where one is not reached, the
-# number is today's: lower it. They were 7,300 and 12,300 before norms and pools had a form for each platform, 19 kinds
-# of devices their rates, inference another engine and precision, and PyTorch's files a reader without PyTorch.
-CORE_LINES, PACKAGE_LINES = 7_485, 12_740
+# number is today's: lower it, do not raise it. That of the package was 12,300 before inference had another engine, and
+# PyTorch's files a reader without PyTorch.
+CORE_LINES, PACKAGE_LINES = 7_270, 12_470
 TESTS_PER_LINE = (0.6, 1.0)  # goal: 0.9
 
 
@@ -42,9 +40,6 @@ def test_ring_and_test_sizes() -> None:
     assert lines([path for path in package if _ring(module_name(path)) == 0]) <= CORE_LINES
     assert lines(package) <= PACKAGE_LINES
     assert TESTS_PER_LINE[0] <= lines(tests) / lines(package) <= TESTS_PER_LINE[1]
-
-
-# ---------------------------------------------------------------- the direction of imports
 
 
 def test_no_import_cycles() -> None:
@@ -114,9 +109,6 @@ def test_private_names_of_jax_are_bounded() -> None:
     assert re.fullmatch(r">=[\d.]+,<[\d.]+", bound)
 
 
-# ---------------------------------------------------------------- what an import costs
-
-
 def _python(code: str) -> str:
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -141,9 +133,6 @@ def test_importing_and_building_need_nothing_heavy() -> None:
         """
     ).split("\n")
     assert seen[:2] == ["False", "[]"]
-
-
-# ---------------------------------------------------------------- the way from disk to loss
 
 
 def test_a_batch_passes_few_files_from_disk_to_loss() -> None:

@@ -55,9 +55,6 @@ def test_every_flag_is_one_of_train(job: dict[str, Any]) -> None:
     assert {flag.lstrip("-").partition("=")[0] for flag in flags} <= {*train._FLAGS}
 
 
-# ---------------------------------------------------------------- SLURM
-
-
 class Slurm:
     """Stands for SLURM: `srun` runs what it is given, and every call of the others is written down."""
 
@@ -185,9 +182,6 @@ def test_a_real_slurm() -> None:
     assert "of both: 0 of 40 arrays differ" in done.stdout
 
 
-# ---------------------------------------------------------------- Kubernetes
-
-
 def test_jobset_has_as_many_pods_as_processes(kubernetes: dict[str, Any], job: dict[str, Any]) -> None:
     """JAX takes `parallelism` for the number of processes and the completion index for the process (k8s_cluster.py)."""
     assert kubernetes["JobSet"]["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
@@ -221,9 +215,6 @@ def test_jobset_may_ask_who_is_there(kubernetes: dict[str, Any], job: dict[str, 
     assert {("pods", "list"), ("services", "list"), ("jobs", "get")} <= may
     mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
-
-
-# ---------------------------------------------------------------- SkyPilot, Cloud TPU
 
 
 def test_skypilot(tmp_path: Path) -> None:

@@ -33,9 +33,6 @@ DOTTED = {"features.0.weight": "conv1_w", "features.0.bias": "conv1_b", "classif
           "classifier.6.bias": "fc8_b"}  # fmt: skip
 
 
-# ---------------------------------------------------------------- how the files are made
-
-
 def _npz(**changes: Any) -> Write:
     return lambda path: path.write_bytes(_npz_bytes(**changes))
 
@@ -131,8 +128,6 @@ def _sentence(error: AlexNetError, path: Path) -> str:
     return text
 
 
-# ---------------------------------------------------------------- what is read
-
 _COUNT = "features.1.num_batches_tracked"
 READ: dict[str, tuple[str, Write, float]] = {  # the last is the largest relative difference
     "npz named .pth": ("w.pth", _npz(), 0),
@@ -169,8 +164,6 @@ def test_weight_file_is_read(case: str, tmp_path: Path) -> None:
     assert file.layout == (formats.TORCH if dotted else formats.CAFFE)
     assert file.about == {}
 
-
-# ---------------------------------------------------------------- what is refused
 
 _NAN = np.full(4, np.nan, np.float32)
 _HUGE_HEADER = (2**60).to_bytes(8, "little") + b"{" + bytes(100)
@@ -269,9 +262,6 @@ def test_weights_of_another_network_are_refused_in_one_sentence(case: str, tmp_p
     assert message in _sentence(raised.value, path)
 
 
-# ---------------------------------------------------------------- nothing is executed
-
-
 class _Trap:
     """Makes the file of its name if it is unpickled."""
 
@@ -295,9 +285,6 @@ def test_no_code_in_a_file_is_executed(name: str, tmp_path: Path) -> None:
         formats.read(path)
     _sentence(raised.value, path)
     assert not trap.path.exists()
-
-
-# ---------------------------------------------------------------- what is written
 
 
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])

@@ -46,6 +46,9 @@ def batches(images: Picture | Iterable[Picture], pixels: int, size: int) -> tupl
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any], *, ahead: int) -> Iterator[Any]:
     """`function` of each item, in order; a thread for each core computes it for up to `ahead` items before."""
+    if not ahead:  # to start threads takes longer than a small picture
+        yield from map(function, items)
+        return
     futures = collections.deque[Future[Any]]()
     with ThreadPoolExecutor(feed.parallelism(0, 0)[0]) as pool:
         for item in items:

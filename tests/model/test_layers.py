@@ -57,8 +57,6 @@ def _of_recipes(section: str) -> list[dict[str, Any]]:
     return [dict(items) for items in sorted(found, key=str)]
 
 
-# ---------------------------------------------------------------- convolution
-
 CONVOLUTIONS = [  # height, width, channels, maps, size, stride, padding
     pytest.param((27, 24, 3, 5, 11, 4, (0, 3)), id="conv1"),  # with pixels to spare in height, none in width
     pytest.param((9, 7, 4, 3, 5, 1, (2, 2)), id="conv2"),
@@ -160,9 +158,6 @@ def test_initialization(layer: Any, x_shape: tuple[int, ...], kernel_shape: tupl
     assert np.all(params["bias"] == 1.0)
 
 
-# ---------------------------------------------------------------- response normalization
-
-
 def _channel_norm(x: Array, *, size: int, alpha: float, beta: float, k: float, alpha_over_size: bool = True) -> Array:
     out = np.zeros_like(x)
     for c in range(x.shape[-1]):
@@ -242,9 +237,6 @@ def test_a_window_that_reaches_beyond_the_neighbor_is_refused() -> None:
         _norm_across_towers(jnp.ones((1, 1, 1, 3)), size=5, alpha=1.0, beta=0.75, k=1.0)
 
 
-# ---------------------------------------------------------------- pooling
-
-
 def _pool(x: Array, g: Array, kind: str, size: int, stride: int) -> tuple[Array, Array]:
     """(output, dL/dx for dL/doutput = g) where no two pixels are equal, window by window."""
     out, dx = np.zeros_like(g), np.zeros_like(x)
@@ -301,9 +293,6 @@ def test_the_gradient_of_equal_maxima(size: int, stride: int, platform: str) -> 
             assert got.sum() == 1
         ties += maxima.sum() > 1
     assert ties > 3
-
-
-# ---------------------------------------------------------------- dropout
 
 
 def test_dropout_without_keys_scales() -> None:

@@ -104,9 +104,6 @@ def test_over_towers_is_a_loop_over_towers(devices: int | None, tower: int) -> N
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-# ---------------------------------------------------------------- what crosses in bfloat16, and between replicas
-
-
 def _rounded(x: np.ndarray) -> np.ndarray:
     return np.asarray(jnp.asarray(x, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32))
 
@@ -167,9 +164,6 @@ def test_a_share_of_the_units() -> None:
     np.testing.assert_array_equal(share(x), x)
 
 
-# ---------------------------------------------------------------- the mesh over hosts
-
-
 def _grid(owners: list[tuple[int, int]], tower: int) -> list[list[int]]:
     """The ids on the mesh of devices given as (slice, process) of each."""
     devices = [Device(number, process, where) for number, (where, process) in enumerate(owners)]
@@ -225,9 +219,6 @@ def test_a_run_says_where_exchanges_cross_processes(
     said = start._describe_placement(builder.model(small_config, 10), mesh)
     assert "they exchange at conv3, fc6, fc7, fc8" in said
     assert ("between processes" in said) == crossing
-
-
-# ---------------------------------------------------------------- who feeds what
 
 
 def _mesh_of_processes(owners: list[int], tower: int) -> Any:

@@ -17,8 +17,6 @@ from alexnet_jax.train.step import make_state, make_train_step
 
 Function = Callable[[Any, jax.Array], jax.Array]  # of variables and an input
 
-# ---------------------------------------------------------------- the network in float64, of JAX's own operations
-
 
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
     numbers = ("NHWC", "HWIO", "NHWC")
@@ -71,9 +69,6 @@ def _network(model: models.AlexNet, variables: Any, images: jax.Array) -> jax.Ar
                 x = operations[word](x)
             xs[t] = x
     return jnp.concatenate(xs, axis=-1)[:, : model.classes]
-
-
-# ---------------------------------------------------------------- the transformations
 
 
 def _moved(tree: Any, seed: int) -> Any:

@@ -266,9 +266,6 @@ def test_checkpoint_changed_while_it_is_read_is_refused(
         _restored(damaged, 2)
 
 
-# ---------------------------------------------------------------- the files beside the checkpoints
-
-
 def _restore_files(workdir: Path) -> list[str]:
     lines: list[str] = []
     checksums.restore_files(workdir, say=lines.append)

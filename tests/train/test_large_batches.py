@@ -26,9 +26,6 @@ def _apart(left: Any, right: Any) -> float:
     )
 
 
-# ---------------------------------------------------------------- microbatches
-
-
 def test_four_microbatches_equal_the_batch(small_config: ConfigDict) -> None:
     """Parameters after 5 steps, losses and hits: the same up to rounding, dropout and flips on, on any mesh."""
     small_config.train.batch_size = 32
@@ -68,9 +65,6 @@ def test_batch_must_be_divisible_by_microbatches() -> None:
         builder.check_batches(config, towers.make_mesh(towers=2, tower=1, devices=jax.devices()[:4]))
 
 
-# ---------------------------------------------------------------- LARS
-
-
 def test_lars_is_equal_on_every_mesh(small_config: ConfigDict) -> None:
     """The norms are of one tower's weights, wherever it is."""
     small_config.train.lars = 0.001
@@ -86,9 +80,6 @@ def test_lars_is_refused_with_hybrid_placement() -> None:
         schema.check(config)
 
 
-# ---------------------------------------------------------------- label smoothing
-
-
 def test_label_smoothing_by_hand() -> None:
     """Cross-entropy with 1 - s of the label and s / K of every class."""
     logits = np.random.default_rng(0).normal(size=(5, 7))
@@ -98,9 +89,6 @@ def test_label_smoothing_by_hand() -> None:
     target[np.arange(5), labels] += 0.9
     got = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), 0.1)
     np.testing.assert_allclose(got, -(target * log_p).sum(1), rtol=1e-5)
-
-
-# ---------------------------------------------------------------- the average of the weights
 
 
 def test_step_uses_label_smoothing_and_averages_weights_by_hand(normed_config: ConfigDict) -> None:

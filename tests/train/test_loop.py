@@ -79,9 +79,6 @@ def _evaluations(workdir: Path) -> list[dict[str, Any]]:
     return [entry for entry in _lines(workdir) if "eval_top1" in entry]
 
 
-# ---------------------------------------------------------------- stopped and resumed
-
-
 @pytest.mark.usefixtures("few_digits")
 def test_resume_equals_undisturbed_run(small_config: ConfigDict, tmp_path: Path, devices: Devices) -> None:
     """6 steps at once and 3 + 3 end in the same parameters, momentum, average and key, to the bit."""
@@ -209,9 +206,6 @@ def test_resume_refuses_another_run_and_names_changed_fields(small_config: Confi
         loop.check_resume(now, small_config, 9, 9, tmp_path)
 
 
-# ---------------------------------------------------------------- what it leaves, and what stops it
-
-
 @pytest.mark.usefixtures("few_digits")
 def test_run_writes_config_start_metrics_and_keeps_the_best_checkpoint(
     small_config: ConfigDict, tmp_path: Path, devices: Devices
@@ -258,9 +252,6 @@ def test_evaluation_without_a_run_or_checkpoint_is_refused(small_config: ConfigD
     configs.save(small_config, tuple("0123456789"), tmp_path)
     with pytest.raises(AlexNetError, match="no checkpoint"):
         evaluate_checkpoint(tmp_path, which="latest")
-
-
-# ---------------------------------------------------------------- data on its way through a run
 
 
 @pytest.fixture
@@ -334,9 +325,6 @@ def test_bad_records_are_logged_and_too_many_end_the_run(
     assert _evaluations(tmp_path / "run")[-1]["eval_images"] == 6
     with pytest.raises(AlexNetError, match=r"config\.data\.max_bad_records=1: .*; .*\.jpg does"):
         _train(pets, tmp_path / "other", **{"train.steps": 6, "data.max_bad_records": 1})
-
-
-# ---------------------------------------------------------------- the command
 
 
 def _command(*arguments: str) -> list[str]:

@@ -166,9 +166,6 @@ def test_lost_terminal_does_not_end_a_run(gone: str, tmp_path: Path, monkeypatch
     assert sum("is gone" in line for line in lines) == (gone == "a closed pipe")
 
 
-# ---------------------------------------------------------------- trackers
-
-
 class _Tracked:
     """A stand-in for wandb or trackio that keeps what it is told."""
 
@@ -240,9 +237,6 @@ def test_tracker_that_is_not_installed_is_named(tmp_path: Path, small_config: Co
     small_config.log.track = "trackio"
     with pytest.raises(AlexNetError, match=r"log\.track=trackio .*alexnet_jax\[trackio\]"):
         trackers.opened(small_config, tmp_path)
-
-
-# ---------------------------------------------------------------- progress bars
 
 
 class _Screen(io.StringIO):

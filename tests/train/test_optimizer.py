@@ -34,9 +34,6 @@ def _rates(schedule: optax.Schedule, steps: Any) -> list[float]:
     return [float(schedule(jnp.asarray(step, jnp.float32))) for step in steps]
 
 
-# ---------------------------------------------------------------- the update
-
-
 def _lars(decayed: np.ndarray, w: np.ndarray, coefficient: float) -> np.ndarray:
     """Each tower's update with `coefficient` times the norm of its parameter; as it is where that is zero."""
     norms = [np.linalg.norm(tree.reshape(2, -1), axis=1).reshape(2, *[1] * (w.ndim - 1)) for tree in (decayed, w)]
@@ -110,9 +107,6 @@ def test_plateau_drops_rates_by_hand() -> None:
     assert scales == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
     updates, _ = rule.update(gradient, state._replace(plateau=plateau), gradient)
     np.testing.assert_allclose(updates["fc8"]["bias"], -0.01 * gradient["fc8"]["bias"], rtol=1e-6)
-
-
-# ---------------------------------------------------------------- schedules
 
 
 def test_step_schedule_changes_at_its_steps() -> None:

@@ -125,9 +125,6 @@ def test_rate_of_a_chain_counts_its_products(dtype: str, monkeypatch: pytest.Mon
     assert 0.1 < np.abs(product).max() < 10
 
 
-# ---------------------------------------------------------------- memory
-
-
 class _Compiled:
     """A step that takes `per_image` bytes for each of its images beside its arguments."""
 
@@ -155,9 +152,6 @@ def test_out_of_memory_is_a_sentence_and_other_errors_stay() -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.shortage_named("it"):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
-
-
-# ---------------------------------------------------------------- the compilation cache
 
 
 Settled = Callable[..., dict[str, Any]]
