@@ -13,6 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.io
+from flax import serialization
 from safetensors import numpy as safetensors
 
 import alexnet_jax as alexnet
@@ -118,6 +120,150 @@ def _tensor(count: int, shape: tuple[int, ...], strides: tuple[int, ...], offset
     return _entry(**{"w/data.pkl": content, "w/data/0": bytes(1200)})
 
 
+# Two convolutions and two matrices, as no two axes are alike: conv2 in two groups, fc3 of 2 x 2 x 6 inputs.
+_rng = np.random.default_rng(2)
+SMALL = {
+    "conv1_w": _rng.standard_normal((4, 3, 5, 5)), "conv1_b": _rng.standard_normal(4),
+    "conv2_w": _rng.standard_normal((6, 2, 3, 3)), "conv2_b": _rng.standard_normal(6),
+    "fc3_w": _rng.standard_normal((7, 24)), "fc3_b": _rng.standard_normal(7),
+    "fc4_w": _rng.standard_normal((2, 7)), "fc4_b": _rng.standard_normal(2),
+}  # fmt: skip
+SMALL = {name: array.astype(np.float32) for name, array in SMALL.items()}
+_LAYERS = ("conv1", "conv2", "fc3", "fc4")
+
+
+def _channels_last(array: Array) -> Array:
+    """A kernel as TensorFlow, Flax and MATLAB have it; the inputs of fc3 in the order row, column, channel."""
+    if array.shape == (7, 24):
+        array = array.reshape(7, 6, 2, 2).transpose(0, 2, 3, 1).reshape(7, 24)
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _caffemodel(version: int) -> Write:
+    """By protobuf, from the lines of caffe.proto: with layers of version 2, 1 or 0, whose blobs have four axes."""
+    net = _caffe_net()
+    for name in (*_LAYERS, "relu4"):
+        layer = net.layer.add() if version == 2 else net.layers.add()
+        layer = layer.layer if version == 0 else layer
+        layer.name = name
+        for part in "wb" if name != "relu4" else "":
+            array, blob = SMALL[f"{name}_{part}"], layer.blobs.add()
+            blob.data.extend(array.reshape(-1))
+            if version == 2:
+                blob.shape.dim.extend(array.shape)
+            else:
+                blob.num, blob.channels, blob.height, blob.width = (1,) * (4 - array.ndim) + array.shape
+    return _bytes(net.SerializeToString())
+
+
+def _caffe_net() -> Any:
+    """An empty NetParameter."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+    text = """
+    name: "caffe.proto" package: "caffe" syntax: "proto2"
+    message_type { name: "Shape" field { name: "dim" number: 1 label: LABEL_REPEATED type: TYPE_INT64
+      options { packed: true } } }
+    message_type { name: "Blob"
+      field { name: "num" number: 1 label: LABEL_OPTIONAL type: TYPE_INT32 }
+      field { name: "channels" number: 2 label: LABEL_OPTIONAL type: TYPE_INT32 }
+      field { name: "height" number: 3 label: LABEL_OPTIONAL type: TYPE_INT32 }
+      field { name: "width" number: 4 label: LABEL_OPTIONAL type: TYPE_INT32 }
+      field { name: "data" number: 5 label: LABEL_REPEATED type: TYPE_FLOAT options { packed: true } }
+      field { name: "shape" number: 7 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".caffe.Shape" } }
+    message_type { name: "Layer" field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+      field { name: "blobs" number: 7 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".caffe.Blob" } }
+    message_type { name: "V0" field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+      field { name: "blobs" number: 50 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".caffe.Blob" } }
+    message_type { name: "V1" field { name: "layer" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE
+      type_name: ".caffe.V0" } field { name: "name" number: 4 label: LABEL_OPTIONAL type: TYPE_STRING }
+      field { name: "blobs" number: 6 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".caffe.Blob" } }
+    message_type { name: "Net"
+      field { name: "layers" number: 2 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".caffe.V1" }
+      field { name: "layer" number: 100 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".caffe.Layer" } }
+    """
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(text, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.Net"))()
+
+
+def _npy(path: Path) -> None:
+    """As caffe-tensorflow writes it: {layer: [weights, biases]}."""
+    layers = {name: [_channels_last(SMALL[f"{name}_w"]), SMALL[f"{name}_b"]] for name in _LAYERS}
+    with path.open("wb") as file:
+        np.save(file, np.array(layers, object), allow_pickle=True)
+
+
+def _matconvnet(path: Path) -> None:
+    """Fully connected layers are convolutions, and others have no weights."""
+    layers: list[Any] = [{"type": "relu", "name": "relu1"}]
+    for name in _LAYERS:
+        kernel = SMALL[f"{name}_w"]
+        kernel = (
+            kernel.reshape(7, 6, 2, 2) if name == "fc3" else kernel.reshape(*kernel.shape, *(1,) * (4 - kernel.ndim))
+        )
+        weights = np.empty(2, object)
+        weights[:] = kernel.transpose(2, 3, 1, 0), SMALL[f"{name}_b"]
+        layers.append({"type": "conv", "name": name, "weights": weights})
+    cells = np.empty(len(layers), object)
+    cells[:] = layers
+    with path.open("wb") as file:
+        scipy.io.savemat(file, {"layers": cells, "meta": {"normalization": 1}})
+
+
+def _onnx(path: Path) -> None:
+    from onnx import helper, numpy_helper
+
+    weights = [numpy_helper.from_array(array, name) for name, array in SMALL.items()]
+    weights[6] = numpy_helper.from_array(np.ascontiguousarray(SMALL["fc4_w"].T), "fc4_w")
+    names = [("Conv", "conv1", {}), ("Relu", "", {}), ("Conv", "conv2", {"group": 2}), ("Gemm", "fc3", {"transB": 1})]
+    nodes = [
+        helper.make_node(kind, ["x", *([f"{name}_w", f"{name}_b"] if name else [])], ["x"], **options)
+        for kind, name, options in (*names, ("Gemm", "fc4", {}))
+    ]
+    path.write_bytes(helper.make_model(helper.make_graph(nodes, "net", [], [], weights)).SerializeToString())
+
+
+def _msgpack(path: Path) -> None:
+    names = {"conv1": "Conv_0", "conv2": "Conv_1", "fc3": "Dense_0", "fc4": "Dense_1"}
+    layers = {
+        names[name]: {"kernel": _channels_last(SMALL[f"{name}_w"]), "bias": SMALL[f"{name}_b"]} for name in _LAYERS
+    }
+    path.write_bytes(serialization.msgpack_serialize({"params": layers}))
+
+
+FORMS: dict[str, tuple[str, Write, bool]] = {  # the last is whether it reads BGR
+    "caffemodel": ("w.caffemodel", _caffemodel(2), True),
+    "caffemodel of 2014": ("w.caffemodel", _caffemodel(1), True),
+    "caffemodel of 2013": ("w.caffemodel", _caffemodel(0), True),
+    "a dict in an npy": ("w.npy", _npy, True),
+    "MatConvNet": ("w.mat", _matconvnet, False),
+    "ONNX": ("w.onnx", _onnx, False),
+    "Flax": ("w.msgpack", _msgpack, False),
+}
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_files_of_other_frameworks(case: str, tmp_path: Path) -> None:
+    name, write, bgr = FORMS[case]
+    write(tmp_path / name)
+    file = formats.read(tmp_path / name)
+    assert file.arrays.keys() == SMALL.keys()
+    for part, array in file.arrays.items():
+        np.testing.assert_array_equal(array, SMALL[part], err_msg=part)
+    assert (file.layout in formats.BGR) == bgr
+
+
+@pytest.mark.parametrize("case", FORMS)
+@pytest.mark.parametrize("by", [0.02, 0.3, 0.9])
+def test_files_of_other_frameworks_cut_off(case: str, by: float, tmp_path: Path) -> None:
+    name, write, _ = FORMS[case]
+    _cut(write, by)(tmp_path / name)
+    with pytest.raises(AlexNetError) as raised:
+        formats.read(tmp_path / name)
+    _sentence(raised.value, tmp_path / name)
+
+
 def _sentence(error: AlexNetError, path: Path) -> str:
     """The error, which must be one sentence with the file's name in it."""
     text = str(error)
@@ -173,8 +319,14 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "a pipe": ("w.npz", os.mkfifo, "is not a regular file"),
     "a name that is too long": ("w" * 300 + ".npz", lambda path: None, "File name too long"),
     "empty": ("w.npz", _bytes(b""), "is empty"),
-    "text": ("w.npz", _bytes(b"conv1_w,conv1_b\n1,2\n"), "is not a weight file: give a .npz"),
-    "a caffemodel": ("w.caffemodel", _bytes(b"\n\x07AlexNet"), "Caffe's own format"),
+    "text": ("w.npz", _bytes(b"conv1_w,conv1_b\n1,2\n"), "is not a weight file of a kind"),
+    "a pointer of Git LFS": ("w.pth", _bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "HDF5": ("w.h5", _bytes(b"\x89HDF\r\n\x1a\n" + bytes(9)), "is HDF5"),
+    "Torch7": ("w.t7", _bytes(bytes(9)), "is Torch7's format"),
+    "a part of a TensorFlow checkpoint": ("model.ckpt-1.data-00000-of-00001", _bytes(bytes(9)), "of TensorFlow"),
+    "an empty caffemodel": ("w.caffemodel", _bytes(b"\n\x07AlexNet"), "holds no arrays"),
+    "a caffemodel of text": ("w.caffemodel", _bytes(b"name: 'AlexNet'"), "damaged"),
+    "an array without names": ("w.npy", lambda path: np.save(path, np.ones(3)), "one array, without names"),
     "TorchScript": ("w.pt", _entry(**{"w/data.pkl": b"", "w/constants.pkl": b""}), "model.state_dict()"),
     "a zip cut off": ("w.npz", _cut(_npz(), 0.7), "damaged"),
     "an empty zip": ("w.npz", _entry(), "holds no arrays"),

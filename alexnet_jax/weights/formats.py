@@ -1,7 +1,8 @@
-"""Reads weight files: .npz in Caffe's layout, .safetensors and .pth with PyTorch's names. Nothing in them is executed.
+"""Reads weight files of every kind that AlexNets come in. Nothing in them is executed.
 
-A reader is a function `path -> (arrays, text)`: the arrays, laid out as `model.plain` says, under the file's names or
-ours; and the JSON that a file written here has about itself, or None. `_reader_of` chooses it by the first bytes.
+A reader is a function `path -> (arrays, text, layout)`: the arrays, laid out as `model.plain` says, under the file's
+names or ours; the JSON that a file written here has about itself, or None; and where such a layout comes from.
+`_reader_of` chooses it by the first bytes, or by the ending where the form has none.
 """
 
 import contextlib
@@ -20,10 +21,28 @@ from alexnet_jax import files
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.model.plain import Arrays
 from alexnet_jax.weight_file import ABOUT, MEAN_IMAGE, TORCH_PARTS, TORCHVISION
-from alexnet_jax.weights import pickled
+from alexnet_jax.weights import foreign, pickled
 
 CAFFE, TORCH = "Caffe's layout", "PyTorch's names"
-
+# {the first bytes or the ending: how such a file is read, and what it is}
+_FOREIGN: dict[bytes | str, tuple[Callable[[Path], dict[str, Any]], str]] = {
+    ".caffemodel": (foreign.caffemodel, "Caffe's own format"),
+    b"\x93NUMPY": (foreign.npy, "a dict of caffe-tensorflow"),
+    b"MATLAB 5.": (foreign.matconvnet, "MatConvNet's layout"),
+    ".onnx": (foreign.onnx, "ONNX"),
+    ".msgpack": (foreign.msgpack, "Flax's layout"),
+}
+_UNREAD: dict[bytes | str, str] = {
+    b"version h": "is a pointer of Git LFS, not the file that it stands for: git lfs pull",
+    b"\x89HDF": "is HDF5, as Keras and MATLAB 7.3 write it, which is not read: save its arrays as .npz, or with -v7",
+    ".t7": "is Torch7's format, which no maintained package reads: save its arrays as .npz or .mat where Torch7 is",
+}
+_TENSORFLOW = r"\.(index|meta|data-\d+-of-\d+)"
+BGR = (
+    CAFFE,
+    "Caffe's own format",
+    "a dict of caffe-tensorflow",
+)  # the layouts whose networks read colors in that order
 _FIRST_BYTES = 9
 
 
@@ -31,8 +50,8 @@ _FIRST_BYTES = 9
 class WeightFile:
     """What a file holds: arrays as in `model.plain`, and what it says about them ({} unless written here).
 
-    `layout` is CAFFE or TORCH, which decides the order of colors where nobody says. `mean_image` is float32
-    [crop, crop, 3], over R, G, B, or None.
+    `layout` says where its layout comes from, which decides the order of colors where nobody says: see BGR.
+    `mean_image` is float32 [crop, crop, 3], over R, G, B, or None.
     """
 
     path: Path
@@ -50,8 +69,7 @@ def read(path: Path) -> WeightFile:
     """
     reader = _reader_of(path)
     with _in_a_sentence(path):
-        found, text = reader(path)
-    layout = TORCH if any("." in name for name in found) else CAFFE  # conv1.weight or conv1_w
+        found, text, layout = reader(path)
     about = _about(path, text)
     image = found.pop(MEAN_IMAGE, None) if about else None
     found = {name: array for name, array in found.items() if not name.endswith("num_batches_tracked")}  # of batch norms
@@ -62,7 +80,7 @@ def read(path: Path) -> WeightFile:
     return WeightFile(path, arrays, about, layout, None if image is None else _float32(path, MEAN_IMAGE, image))
 
 
-_Found = tuple[dict[str, Any], str | None]
+_Found = tuple[dict[str, Any], str | None, str]
 
 
 def _reader_of(path: Path) -> Callable[[Path], _Found]:
@@ -76,12 +94,16 @@ def _reader_of(path: Path) -> Callable[[Path], _Found]:
             head = file.read(_FIRST_BYTES)
     if not head:
         raise AlexNetError(f"{path} is empty.")
-    if path.suffix == ".caffemodel":
+    for sign, reason in _UNREAD.items():
+        if path.suffix == sign or (isinstance(sign, bytes) and head.startswith(sign)):
+            raise AlexNetError(f"{path} {reason}.")
+    if re.search(rf"{_TENSORFLOW}$", path.name):
         raise AlexNetError(
-            f"{path} is Caffe's own format, which no maintained package reads today: where Caffe is installed, save it "
-            "as .npz with net = caffe.Net(prototxt, caffemodel, caffe.TEST); numpy.savez(file, **{f'{name}_{part}': "
-            "blob.data for name, blobs in net.params.items() for part, blob in zip('wb', blobs)})."
+            f"{path} is a part of a checkpoint of TensorFlow: save its variables as .npz where TensorFlow is."
         )
+    for sign, (reader, layout) in _FOREIGN.items():
+        if path.suffix == sign or (isinstance(sign, bytes) and head.startswith(sign)):
+            return lambda path: (_numbered(reader(path)), None, layout)
     if head.startswith(b"PK"):
         with _in_a_sentence(path), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -92,7 +114,7 @@ def _reader_of(path: Path) -> Callable[[Path], _Found]:
         return _read_torch
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors
-    raise AlexNetError(f"{path} is not a weight file: give a .npz, .safetensors, .pth or .pt.")
+    raise AlexNetError(f"{path} is not a weight file of a kind that docs/weights.md lists.")
 
 
 @contextlib.contextmanager
@@ -124,7 +146,11 @@ def _read_npz(path: Path) -> _Found:
                     "its numbers as plain arrays."
                 ) from error
     text = found.pop(ABOUT, None)
-    return found, None if text is None else str(text)
+    return found, None if text is None else str(text), _layout(found)
+
+
+def _layout(found: dict[str, Any]) -> str:
+    return TORCH if any("." in name for name in found) else CAFFE  # conv1.weight or conv1_w
 
 
 def _read_safetensors(path: Path) -> _Found:
@@ -132,12 +158,13 @@ def _read_safetensors(path: Path) -> _Found:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get(ABOUT)
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+        return found, (file.metadata() or {}).get(ABOUT), _layout(found)
 
 
 def _read_torch(path: Path) -> _Found:
-    return pickled.arrays_of_torch(path, functools.partial(_state_dict, path)), None
+    found = pickled.arrays_of_torch(path, functools.partial(_state_dict, path))
+    return found, None, _layout(found)
 
 
 def _not_only_arrays(path: Path) -> AlexNetError:
@@ -204,14 +231,25 @@ def _layers(names: Iterable[str], found: dict[str, Any]) -> dict[str, str]:
         plain = {name: inner.split(".", 1)[1] for name, inner in plain.items()}
     behind = {theirs: ours for ours, theirs in TORCHVISION.items()}
     named = {name: behind.get(".".join(inner.split(".")[-2:]), inner) for name, inner in plain.items()}
-    kernels = {name: np.ndim(found.get(f"{name}.weight", 0)) for name in plain}
-    if not set(named.values()) & TORCHVISION.keys() and list(kernels.values()) == sorted(
-        kernels.values(), reverse=True
-    ):
-        kinds = {4: "conv", 2: "fc"}
-        if kinds.keys() >= set(kernels.values()):
-            return {name: f"{kinds[kernels[name]]}{number}" for number, name in enumerate(plain, 1)}
-    return named
+    if set(named.values()) & TORCHVISION.keys():
+        return named
+    return _in_order({name: np.ndim(found.get(f"{name}.weight", 0)) for name in plain}) or named
+
+
+def _in_order(axes: dict[str, int]) -> dict[str, str]:
+    """{a layer: conv1, ... or fc6, ...} by the axes of their kernels; {} where they are not first 4 and then 2."""
+    kinds = {4: "conv", 2: "fc"}
+    if not kinds.keys() >= set(axes.values()) or list(axes.values()) != sorted(axes.values(), reverse=True):
+        return {}
+    return {name: f"{kinds[count]}{number}" for number, (name, count) in enumerate(axes.items(), 1)}
+
+
+def _numbered(found: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a file whose layers may have any names (conv_1, fc8_flickr), in order."""
+    axes = {name.removesuffix("_w"): np.ndim(array) for name, array in found.items() if name.endswith("_w")}
+    names = _in_order(axes)
+    parts = {name: name.rpartition("_") for name in found}
+    return {f"{names.get(parts[name][0], parts[name][0])}_{parts[name][2]}": array for name, array in found.items()}
 
 
 def _float32(path: Path, name: str, array: Any) -> np.ndarray:

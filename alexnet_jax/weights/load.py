@@ -32,7 +32,7 @@ def load(
     channels: str | None = None,
     mesh: Mesh | None = None,
 ) -> Classifier:
-    """The network of a run's workdir, of a weight file (.safetensors, .npz, .pth), or of the Hugging Face Hub.
+    """The network of a run's workdir, of a weight file (.safetensors, .npz, .pth, .caffemodel, ...), or of the Hub.
 
     `path` may be hf://OWNER/NAME or hf://OWNER/NAME@REVISION, or a folder that `alexnet export --format=hf` wrote.
     `checkpoint` is latest, best or a step of a workdir. A file that was written here knows what it is. For any other,
@@ -156,7 +156,7 @@ def channels_of(file: WeightFile, channels: str | None) -> str:
         if str(channels).lower() not in ("rgb", "bgr"):
             raise AlexNetError(f"channels={channels!r} must be 'rgb' or 'bgr'.")
         return str(channels).upper()
-    default = "BGR" if file.layout == formats.CAFFE else "RGB"
+    default = "BGR" if file.layout in formats.BGR else "RGB"
     return str(file.about.get("channels", default))
 
 
