@@ -18,12 +18,13 @@ from alexnet_jax.errors import AlexNetError, LostError
 
 ROOT = Path(__file__).resolve().parent.parent
 _CODE = """
-import hashlib
+import hashlib, signal
 from pathlib import Path
 from alexnet_jax import exits, files
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has it ignore, and all that is started under it
 def fill(path):
     print("ready", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # an hour in C, where Python runs no handler
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in C, where Python runs no handler
 with exits.guard(), files.new_folder(Path("made")) as folder:
     files.write(folder / "whole", lambda path: path.write_text("whole"))
     files.write(Path("file"), fill)
