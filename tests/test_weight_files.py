@@ -254,6 +254,14 @@ def test_files_of_other_frameworks(case: str, tmp_path: Path) -> None:
     assert (file.layout in formats.BGR) == bgr
 
 
+def test_a_dict_that_holds_itself(tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"epoch": 1}
+    whole["self"] = whole
+    _pickle(whole)(tmp_path / "w.pth")
+    with pytest.raises(AlexNetError, match="not a state_dict"):
+        formats.read(tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("case", FORMS)
 @pytest.mark.parametrize("by", [0.02, 0.3, 0.9])
 def test_files_of_other_frameworks_cut_off(case: str, by: float, tmp_path: Path) -> None:

@@ -38,11 +38,8 @@ _UNREAD: dict[bytes | str, str] = {
     ".t7": "is Torch7's format, which no maintained package reads: save its arrays as .npz or .mat where Torch7 is",
 }
 _TENSORFLOW = r"\.(index|meta|data-\d+-of-\d+)"
-BGR = (
-    CAFFE,
-    "Caffe's own format",
-    "a dict of caffe-tensorflow",
-)  # the layouts whose networks read colors in that order
+# The layouts whose networks read colors in that order.
+BGR = (CAFFE, "Caffe's own format", "a dict of caffe-tensorflow")
 _FIRST_BYTES = 9
 
 
@@ -158,7 +155,7 @@ def _read_safetensors(path: Path) -> _Found:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         return found, (file.metadata() or {}).get(ABOUT), _layout(found)
 
 
@@ -178,9 +175,10 @@ def _state_dict(path: Path, whole: Any) -> dict[str, Any]:
     """The tensors of the dict that has the most of them, whatever a training script put around it."""
     if isinstance(whole, pickled.Inert):
         raise _not_only_arrays(path)
-    found, left = [], [whole]
+    found, left, seen = [], [whole], set[int]()
     while left:
-        if isinstance(one := left.pop(0), Mapping):
+        if isinstance(one := left.pop(0), Mapping) and id(one) not in seen:  # a pickle may hold itself
+            seen.add(id(one))
             found.append({str(name): value for name, value in one.items() if isinstance(value, pickled.Tensor)})
             left += one.values()
     best = max(found, key=len, default={})

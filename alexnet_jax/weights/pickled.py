@@ -1,6 +1,6 @@
 """Pickles of arrays, read without what wrote them: PyTorch's files, and NumPy's arrays of Python objects.
 
-Only arrays and plain types are made. Any other name stands for an `_Inert`, which takes whatever a pickle does with it
+Only arrays and plain types are made. Any other name stands for an `Inert`, which takes whatever a pickle does with it
 and does nothing, so that nothing in a file is executed, and a training script's own objects beside the weights do no
 harm. Nothing is allocated that the file does not hold.
 """
