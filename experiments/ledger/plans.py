@@ -162,7 +162,7 @@ def computed_from(config: ConfigDict) -> dict[str, Any]:
     return {
         name: value
         for name, value, row in rows
-        if row is None or (row.role > schema.Role.HOST and row.older != value)  # `ALWAYS` is no field's value
+        if row is None or (row.role > schema.Role.HOST and row.older != value)  # `ALWAYS` is not a field's value
     }
 
 
